@@ -1,0 +1,90 @@
+"""`t5lite eval`."""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import rich.console
+import rich.table
+
+from t5lite import configurables
+from t5lite.cli.quiet import quiet_libraries
+from t5lite.core.errors import UserError
+from t5lite.inference.evaluate import make_evaluate
+from t5lite.parallel.sharding import batch_sharding, on_mesh
+from t5lite.training.checkpoints import FOLDER, Checkpoints, open_checkpoint
+from t5lite.training.loop import abstract_batch
+from t5lite.training.run import Run
+from t5lite.training.state import abstract_state
+
+
+def run(flags: Any, bindings: Sequence[str]) -> None:
+    """Scores checkpoints on a split, prints a table and appends to `MODEL_DIR/eval/SPLIT.jsonl`."""
+    quiet_libraries()
+    run, evaluation = configurables.load(
+        flags.gin_file, bindings, flags.gin_search_paths, "train", "evaluate"
+    )
+    split = evaluation.split or run.eval_split
+    batch_size = evaluation.batch_size or run.batch_size
+    mesh = run.mesh.make()
+    evaluate = make_evaluate(
+        run.model, run.task, run.loss, mesh, split=split, batch_size=batch_size
+    )
+    batch = abstract_batch(run, batch_sharding(mesh, batch_size), batch_size)
+    with on_mesh(mesh):
+        shapes, _ = abstract_state(run.model, run.hyperparameters, batch, mesh)
+    results = []
+    with _checkpoints(run, flags.checkpoint) as (checkpoints, steps):
+        for step in steps:
+            scores = evaluate(checkpoints.restore_params(step, shapes.params))
+            results.append({"step": step, "split": split, **scores})
+    if jax.process_index() == 0:
+        _write(pathlib.Path(run.model_dir) / "eval" / f"{split}.jsonl", results)
+        if flags.json:
+            print(json.dumps(results))
+        else:
+            _print_table(results)
+
+
+@contextlib.contextmanager
+def _checkpoints(run: Run, which: str) -> Iterator[tuple[Checkpoints, list[int]]]:
+    if "/" in which:
+        with open_checkpoint(which) as (checkpoints, step):
+            yield checkpoints, [step]
+        return
+    folder = pathlib.Path(run.model_dir) / FOLDER
+    found = []
+    if folder.is_dir():
+        checkpoints = Checkpoints(folder, read_only=True)
+        found = checkpoints.steps()
+    if not found:
+        raise UserError(f"{run.model_dir} holds no checkpoint; train it first, or use --checkpoint")
+    with contextlib.closing(checkpoints):
+        if which in ("latest", "all"):
+            yield checkpoints, found[-1:] if which == "latest" else found
+            return
+        wanted = which.split(",")
+        for step in wanted:
+            if not (step.isdigit() and int(step) in found):
+                have = ", ".join(map(str, found))
+                raise UserError(f"{run.model_dir} holds no checkpoint {step!r}; it has {have}")
+        yield checkpoints, [int(step) for step in wanted]
+
+
+def _write(path: pathlib.Path, results: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.writelines(json.dumps(result) + "\n" for result in results)
+
+
+def _print_table(results: list[dict[str, Any]]) -> None:
+    table = rich.table.Table()
+    for name in results[0]:
+        table.add_column(name.replace("_", " "), justify="right")
+    for result in results:
+        values = result.values()
+        table.add_row(*(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values))
+    rich.console.Console().print(table)

@@ -1,0 +1,91 @@
+"""`t5lite COMMAND FLAGS`: flags, help, and errors on one line."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+COMMANDS = {
+    "train": "train from a run file; resumes by itself from what is in MODEL_DIR",
+    "eval": "score one, several or all checkpoints of a run on a whole split",
+}
+
+USAGE = """usage: t5lite COMMAND [--gin_file=FILE]... [--gin.NAME=VALUE]...
+
+Trains, fine-tunes and evaluates T5-style language models.
+
+commands:
+{commands}
+
+`t5lite COMMAND --help` lists the flags of a command. --gin.NAME=VALUE binds a macro such as
+MODEL_DIR, STEPS, BATCH_SIZE or SEED, or a parameter such as AdamW.learning_rate; it needs no
+nested quotes. A first run: t5lite train --gin_file=gin/run/quickstart.gin"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a command and ends the process: 0 for success, 2 for a user's mistake."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments.pop(0) if arguments else "--help"
+    if command in ("-h", "-help", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name.ljust(width)}  {text}" for name, text in COMMANDS.items()]
+        print(USAGE.format(commands="\n".join(lines)))
+        sys.exit(0)
+    if command not in COMMANDS:
+        from t5lite.core.errors import suggestion
+
+        _fail(f"t5lite has no command {command!r}; {suggestion(command, COMMANDS)}")
+    # Quiet before JAX is loaded; a user's own choice stands.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    bindings = [a[len("--gin.") :] for a in arguments if a.startswith("--gin.")]
+    values = _flags(command)
+    try:
+        rest = values(["t5lite", *(a for a in arguments if not a.startswith("--gin."))])
+    except flags.Error as error:
+        _fail(str(error).replace("\n", " "))
+    if values.help:
+        print(f"usage: t5lite {command} FLAGS\n\n{COMMANDS[command]}\n{values.get_help()}")
+        sys.exit(0)
+    if len(rest) > 1:
+        _fail(f"t5lite {command} takes flags only, got {rest[1]!r}")
+    module = importlib.import_module(f"t5lite.cli.{command}")
+
+    from t5lite.core.errors import UserError
+
+    try:
+        module.run(values, bindings)
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}; nothing more was written")
+    except KeyboardInterrupt:
+        print("t5lite: interrupted; start it again to go on from the latest checkpoint")
+        sys.exit(130)
+
+
+def _flags(command: str) -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_multi_string(
+        "gin_file", [], "A gin file; may be repeated, later ones win.", flag_values=values
+    )
+    flags.DEFINE_list(
+        "gin_search_paths", [], "Folders where gin files are looked for.", flag_values=values
+    )
+    flags.DEFINE_boolean("help", False, "Shows this.", short_name="h", flag_values=values)
+    if command == "eval":
+        flags.DEFINE_string(
+            "checkpoint",
+            "latest",
+            "latest, all, steps such as 1000,2000, or a folder such as DIR/checkpoints/1000.",
+            flag_values=values,
+        )
+        flags.DEFINE_boolean("json", False, "Prints one JSON document.", flag_values=values)
+    return values
+
+
+def _fail(message: str) -> None:
+    # An error that passed through gin carries gin's remarks on further lines.
+    print(f"t5lite: {message.splitlines()[0]}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,30 @@
+"""`t5lite train`."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from t5lite import configurables
+from t5lite.cli.quiet import quiet_libraries
+from t5lite.cli.show import show_examples
+from t5lite.inference.evaluate import make_evaluate
+from t5lite.training.loop import train
+
+
+def run(flags: Any, bindings: Sequence[str]) -> None:
+    """Builds the run from gin, writes its `config.gin`, trains, and shows examples if asked to."""
+    quiet_libraries()
+    (run,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "train")
+    mesh = run.mesh.make()
+    model_dir = pathlib.Path(run.model_dir)
+    if jax.process_index() == 0:
+        model_dir.mkdir(parents=True, exist_ok=True)
+        (model_dir / "config.gin").write_text(configurables.resolved_text())
+    evaluate = make_evaluate(
+        run.model, run.task, run.loss, mesh, split=run.eval_split, batch_size=run.batch_size
+    )
+    state = train(run, mesh, evaluate=evaluate)
+    if run.show_examples:
+        show_examples(run, mesh, state.params)

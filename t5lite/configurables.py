@@ -1,0 +1,319 @@
+"""The one module that knows gin: the table of public names, and the way from flags to objects.
+
+Each name stands for a frozen dataclass or a builder function. A command builds one root; gin
+makes the tree of finished objects below it, and after that nothing reads gin.
+"""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import pathlib
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gin
+import optax
+from gin import config as gin_internals
+
+import t5lite
+from t5lite.core.errors import UserError, suggestion
+from t5lite.data.sources import TextSource, TfdsSource
+from t5lite.data.task import Task
+from t5lite.data.vocabularies import ByteVocabulary, SentencePieceVocabulary
+from t5lite.inference.evaluate import Evaluation
+from t5lite.models.architectures import DecoderOnly, EncoderDecoder
+from t5lite.models.config import T5Config
+from t5lite.models.losses import CrossEntropy
+from t5lite.objectives.causal import Causal
+from t5lite.objectives.span_corruption import SpanCorruption
+from t5lite.optimizers.adafactor import adafactor
+from t5lite.optimizers.optimizer import Optimizer, make_optimizer
+from t5lite.optimizers.schedules import Constant, Cosine, InverseSquareRoot, Linear
+from t5lite.parallel.mesh import Mesh
+from t5lite.training.run import Run
+
+
+def encoder_decoder(config: T5Config) -> EncoderDecoder:
+    """Builds the encoder-decoder model."""
+    if config.num_encoder_layers == 0:
+        raise UserError(
+            "EncoderDecoder needs T5Config.num_encoder_layers > 0, got 0; "
+            "bind it, or use DecoderOnly"
+        )
+    return EncoderDecoder(config)
+
+
+def decoder_only(config: T5Config) -> DecoderOnly:
+    """Builds the decoder-only model."""
+    if config.num_encoder_layers != 0:
+        raise UserError(
+            "DecoderOnly needs T5Config.num_encoder_layers = 0, "
+            f"got {config.num_encoder_layers}; leave it out, or use EncoderDecoder"
+        )
+    return DecoderOnly(config)
+
+
+def optimizer(name: str, factory: Callable[..., Any]) -> Callable[..., Optimizer]:
+    """Returns a builder with the arguments of an optax factory, its learning rate a schedule."""
+    signature = inspect.signature(factory)
+    # What the step itself supplies is not for users to bind.
+    parameters = [p for p in signature.parameters.values() if p.name != "param_axes"]
+    if "learning_rate" not in signature.parameters:
+        raise ValueError(f"{name} takes no learning_rate")
+
+    def build(**arguments: Any) -> Optimizer:
+        return make_optimizer(factory, name=name, **arguments)
+
+    build.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
+    )
+    return build
+
+
+# Needs the loss as a function, to search along a line; all others take gradients alone.
+_OPTAX_EXCEPTIONS = ("lbfgs", "polyak_sgd")
+
+
+def _optax_aliases() -> dict[str, Callable[..., Any]]:
+    """Every optimizer that optax exports, by its name there."""
+    found = {}
+    for name in dir(optax):
+        factory = getattr(optax, name)
+        if (
+            inspect.isfunction(factory)
+            and name not in _OPTAX_EXCEPTIONS
+            and not name.startswith("scale_by")
+            and "learning_rate" in inspect.signature(factory).parameters
+            and "GradientTransformation" in str(inspect.signature(factory).return_annotation)
+        ):
+            found[name] = factory
+    return found
+
+
+ROOTS: Mapping[str, Callable[..., Any]] = {"train": Run, "evaluate": Evaluation}
+
+TABLE: Mapping[str, Callable[..., Any]] = {
+    **ROOTS,
+    "EncoderDecoder": encoder_decoder,
+    "DecoderOnly": decoder_only,
+    "T5Config": T5Config,
+    "CrossEntropy": CrossEntropy,
+    "Task": Task,
+    "TfdsSource": TfdsSource,
+    "TextSource": TextSource,
+    "ByteVocabulary": ByteVocabulary,
+    "SentencePieceVocabulary": SentencePieceVocabulary,
+    "SpanCorruption": SpanCorruption,
+    "Causal": Causal,
+    "Adafactor": optimizer("Adafactor", adafactor),
+    "AdamW": optimizer("AdamW", optax.adamw),
+    "Lion": optimizer("Lion", optax.lion),
+    **{f"optax.{k}": optimizer(f"optax.{k}", v) for k, v in _optax_aliases().items()},
+    "Constant": Constant,
+    "InverseSquareRoot": InverseSquareRoot,
+    "Cosine": Cosine,
+    "Linear": Linear,
+    "Mesh": Mesh,
+}
+
+
+def load(
+    gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str], *roots: str
+) -> tuple[Any, ...]:
+    """Parses files, then bindings, and returns the objects of `roots`.
+
+    Args:
+        gin_files: later ones win.
+        bindings: `NAME=VALUE`; a value that is no gin literal is a string.
+        search_paths: folders where files and includes are looked for, after the current one and
+            before those that come with t5lite.
+
+    Raises:
+        UserError: for a file that is not there, a name that is unknown, a parameter that is
+            needed and not bound, a value of another type, or a binding that binds nothing.
+    """
+    _register_once()
+    gin.clear_config()
+    for path in (*search_paths, *_packaged_paths()):
+        gin.add_config_file_search_path(path)
+    with _user_errors():
+        for path in gin_files:
+            gin.parse_config_file(path)
+        from_files = _bound()
+        gin.parse_config([_quoted(binding) for binding in bindings])
+        gin.finalize()
+        built = tuple(gin.get_configurable(root)() for root in roots)
+    from_flags = _bound(bindings)
+    displaced = any(value.startswith("@") for value in from_flags.values())
+    _check_all_used(from_flags if displaced else {**from_files, **from_flags}, roots)
+    return built
+
+
+def resolved_text() -> str:
+    """Returns all that was in force as a gin file, which on its own builds the same tree."""
+    return gin.operative_config_str(max_line_length=100)
+
+
+@functools.cache
+def _register_once() -> None:
+    for name, target in TABLE.items():
+        module, _, short = name.rpartition(".")
+        gin.external_configurable(
+            _builder(name, target), name=short, module=module or "t5lite"
+        )
+
+
+def _builder(name: str, target: Callable[..., Any]) -> Callable[..., Any]:
+    """A plain function in place of `target`, which checks what was bound and calls it."""
+    signature = inspect.signature(target)
+    parameters = [
+        p for p in signature.parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
+
+    def build(**bound: Any) -> Any:
+        for parameter in parameters:
+            if parameter.name in bound:
+                _check_type(f"{name}.{parameter.name}", bound[parameter.name], hints)
+            elif parameter.default is parameter.empty:
+                raise UserError(
+                    f"{name}.{parameter.name} is needed and not bound; "
+                    f"add --gin.{name}.{parameter.name}=VALUE or bind it in the run file"
+                )
+            elif (part := _PARTS.get(type(parameter.default))) is not None:
+                # So `Mesh.fsdp` can be bound though no file says `train.mesh = @Mesh()`.
+                bound[parameter.name] = gin.get_configurable(part)()
+        return target(**bound)
+
+    # Gin asks the signature for what may be bound. Every argument gets a default, so that what
+    # is missing is reported above and not by gin.
+    build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            p.replace(
+                kind=p.KEYWORD_ONLY, default=None if p.default is p.empty else p.default
+            )
+            for p in parameters
+        ]
+    )
+    build.__name__ = name.rpartition(".")[2]
+    return build
+
+
+# Classes whose instances are defaults of others.
+_PARTS = {CrossEntropy: "CrossEntropy", Mesh: "Mesh"}
+
+_PLAIN_TYPES = (int, float, str, bool, types.NoneType)
+
+
+def _check_type(owner: str, value: Any, hints: Mapping[str, Any]) -> None:
+    """Checks a value against a hint that is a plain type or a union of them, and no other."""
+    hint = hints.get(owner.rpartition(".")[2])
+    wanted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if not all(kind in _PLAIN_TYPES for kind in wanted):
+        return
+    accepted = {*wanted, int} if float in wanted else set(wanted)
+    if type(value) not in accepted:
+        names = " or ".join(kind.__name__.replace("NoneType", "None") for kind in wanted)
+        raise UserError(f"{owner} must be {names}, got {value!r}")
+
+
+def _packaged_paths() -> list[str]:
+    """The folder above gin/ in a checkout, so that paths read alike, or the wheel's copy of it."""
+    package = pathlib.Path(t5lite.__file__).parent
+    return [str(package.parent), str(package.parent / "gin"), str(package / "gin")]
+
+
+def _quoted(binding: str) -> str:
+    """Quotes a value that is no gin literal: `MODEL_DIR=/tmp/x` binds the string "/tmp/x"."""
+    name, equals, value = binding.partition("=")
+    if not equals or not name.strip():
+        raise UserError(f"--gin.NAME=VALUE needs a name and a value, got --gin.{binding}")
+    name, value = name.strip(), value.strip()
+    if not value.startswith(("@", "%", "[", "(", "{")):
+        try:
+            ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            value = repr(value)
+    return f"{name} = {value}"
+
+
+def _bound(bindings: Sequence[str] | None = None) -> dict[str, str]:
+    """All that is bound, or what `bindings` bind: the full name to the value as text."""
+    if bindings is not None:
+        pairs = [binding.partition("=") for binding in bindings]
+        return {name.strip(): value.strip() for name, _, value in pairs}
+    found = {}
+    # NOTE: gin has no public way to list what is bound.
+    for (scope, selector), parameters in gin_internals._CONFIG.items():
+        for parameter, value in parameters.items():
+            found[_binding_name(scope, selector, parameter)] = repr(value)
+    return found
+
+
+def _binding_name(scope: str, selector: str, parameter: str) -> str:
+    if selector == "gin.macro":
+        return scope
+    prefix = f"{scope}/" if scope else ""
+    return f"{prefix}{selector.removeprefix('t5lite.')}.{parameter}"
+
+
+def _check_all_used(bound: Mapping[str, str], roots: Sequence[str]) -> None:
+    """Raises a UserError for the first binding that nothing below `roots` has read."""
+    used = {
+        _binding_name(scope, selector, parameter)
+        for (scope, selector), parameters in gin_internals._OPERATIVE_CONFIG.items()
+        for parameter in parameters
+    }
+    # The same flags serve every command, so what another root takes is no mistake.
+    others = tuple(f"{name}." for name in ROOTS if name not in roots)
+    for name in bound:
+        if name not in used and not name.startswith(others):
+            kind = "macro" if re.fullmatch(r"[A-Z0-9_]+", name) else "parameter"
+            near = suggestion(name, used)
+            hint = f"; {near}" if near.startswith("did") else ""
+            raise UserError(f"{name} binds nothing: {roots[0]} uses no such {kind}{hint}")
+
+
+class _user_errors:  # noqa: N801  # used as a context manager, reads as a function
+    """Turns gin's errors about names into UserErrors on one line, with a suggestion."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, UserError):
+            return
+        text = str(error)
+        if isinstance(error, OSError) and "config file" in text:
+            name = re.search(r"config file: (\S+)", text)
+            raise UserError(
+                f"gin file {name.group(1) if name else text!r} is not there; looked in the "
+                "current folder, --gin_search_paths and the files that come with t5lite"
+            ) from error
+        if match := re.match(r"No configurable matching '(.*?)'", text):
+            raise UserError(
+                f"{match.group(1)!r} is not a name that gin can bind; "
+                f"{suggestion(match.group(1), TABLE)}{_where(text)}"
+            ) from error
+        if match := re.match(r"Configurable '(.*?)' doesn't have a parameter named '(.*?)'", text):
+            owner, parameter = match.groups()
+            known = inspect.signature(TABLE[owner]).parameters
+            raise UserError(
+                f"{owner} has no parameter {parameter!r}; "
+                f"{suggestion(parameter, known)}{_where(text)}"
+            ) from error
+        if match := re.search(r"macro\(\) missing .* in scope '(.*?)'", text, re.DOTALL):
+            name = match.group(1).rpartition("/")[2]
+            raise UserError(f"macro {name} is used and not defined; add {name} = VALUE") from error
+        if isinstance(error, SyntaxError):
+            raise UserError(f"gin cannot read {error.text!r}: {error.msg}") from error
+
+
+def _where(text: str) -> str:
+    """Gin's own words on the place, where it names a file."""
+    match = re.search(r'In file "(.*?)", line (\d+)', text)
+    return f" ({match.group(1)}:{match.group(2)})" if match else ""

@@ -1,0 +1,41 @@
+"""The one error that users see, and suggestions for misspelt names."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: printed on one line, without a traceback.
+
+    The message names the owner, the rule, what was got and the remedy.
+    """
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Returns "did you mean 'x'?" for the nearest known name, or the list of all of them.
+
+    >>> suggestion("gellu", ["relu", "gelu"])
+    "did you mean 'gelu'?"
+    >>> suggestion("zzz", ["relu", "gelu"])
+    'known: gelu, relu'
+    """
+    names = sorted(known)
+    lowered = {n.lower(): n for n in names}
+    near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {lowered[near[0]]!r}?"
+    return "known: " + ", ".join(names)
+
+
+def choose(owner: str, name: str, table: Mapping[str, T]) -> T:
+    """Returns `table[name]`.
+
+    Raises:
+        UserError: for an unknown name, with a suggestion.
+    """
+    if name not in table:
+        raise UserError(f"{owner} is unknown: got {name!r}; {suggestion(name, table)}")
+    return table[name]

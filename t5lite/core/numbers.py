@@ -1,0 +1,58 @@
+"""Configuration whose numbers are inputs of the compiled step, not constants in it.
+
+A class decorated with `numeric` is a frozen keyword-only dataclass and a JAX pytree: its numbers
+are leaves, so jit sees their values as arguments, and runs that differ only in them share one
+program. Fields made with `static()` are part of the program: changing one compiles anew.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import numpy as np
+
+from t5lite.core.errors import UserError
+
+# A float or an int where a user writes it; inside jit a traced scalar; with several runs in one
+# program an array of one number for each.
+Number = Any
+
+T = TypeVar("T")
+
+
+def static(**kwargs: Any) -> Any:
+    """A dataclass field that is part of the program rather than an input of it."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(static,))
+def numeric(cls: type[T]) -> type[T]:
+    """Makes `cls` a frozen keyword-only dataclass and a pytree with its numbers as leaves."""
+    made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    names: dict[bool, list[str]] = {True: [], False: []}
+    for field in dataclasses.fields(made):  # type: ignore[arg-type]  # made is a dataclass
+        names[bool(field.metadata.get("static"))].append(field.name)
+    return jax.tree_util.register_dataclass(made, names[False], names[True])
+
+
+def check_number(
+    owner: str, value: Number, rule: str, holds: Callable[[float], bool]
+) -> None:
+    """Checks a number that a user wrote; traced numbers were checked when they were written.
+
+    Raises:
+        UserError: where the value is no finite number, or `holds(value)` is false.
+    """
+    if isinstance(value, str | bool):
+        raise UserError(f"{owner} must be a number, got {value!r}")
+    if isinstance(value, int | float) and not (math.isfinite(value) and holds(value)):
+        raise UserError(f"{owner} must be {rule}, got {value}")
+
+
+def as_inputs(tree: T) -> T:
+    """Returns `tree` with every leaf a float32 or int32 scalar, as the compiled step takes it."""
+    return jax.tree.map(
+        lambda x: np.asarray(x, np.int32 if isinstance(x, int) else np.float32), tree
+    )

@@ -1,0 +1,135 @@
+"""Text to token ids and back, with sentinels: pad 0, end of sequence 1, unknown 2."""
+
+import abc
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from t5lite.core.errors import UserError
+
+PAD_ID, EOS_ID = 0, 1
+NUM_SPECIAL = 3
+
+
+class Vocabulary(abc.ABC):
+    """Ids of pieces of text, the last `num_sentinels` of them sentinels, counted downwards."""
+
+    num_sentinels: int
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """Ids in use, sentinels included."""
+
+    @abc.abstractmethod
+    def encode(self, text: str | bytes) -> Int[np.ndarray, "length"]:
+        """Returns the ids of the text, with no end of sequence."""
+
+    @abc.abstractmethod
+    def decode_pieces(self, ids: Int[np.ndarray, "length"]) -> str:
+        """Returns the text of ids without sentinels; special ids have none."""
+
+    @property
+    def eos_id(self) -> int:
+        """The end of a sequence."""
+        return EOS_ID
+
+    def sentinel(self, index: int) -> int:
+        """Returns the id of `<extra_id_index>`; that of index 0 is the highest."""
+        assert 0 <= index < self.num_sentinels, (index, self.num_sentinels)
+        return self.size - 1 - index
+
+    def decode(self, ids: Int[np.ndarray, "length"]) -> str:
+        """Returns the text up to the first end of sequence; sentinels read `<extra_id_N>`."""
+        ends = np.flatnonzero(ids == EOS_ID)
+        ids = ids[: ends[0]] if len(ends) else ids
+        first_sentinel = self.size - self.num_sentinels
+        text, start = [], 0
+        for at in [*np.flatnonzero(ids >= first_sentinel), len(ids)]:
+            text.append(self.decode_pieces(ids[start:at]))
+            if at < len(ids):
+                index = self.size - 1 - int(ids[at])
+                # A model whose vocabulary is padded may write ids that mean nothing.
+                text.append(f"<extra_id_{index}>" if index >= 0 else "<unk>")
+            start = at + 1
+        return "".join(text)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByteVocabulary(Vocabulary):
+    """UTF-8 bytes: byte b has the id b + 3, sentinels follow.
+
+    >>> vocabulary = ByteVocabulary()
+    >>> vocabulary.size, vocabulary.encode("hi").tolist(), vocabulary.sentinel(0)
+    (384, [107, 108], 383)
+    >>> vocabulary.decode(np.array([107, 383, 108, 1, 107]))
+    'h<extra_id_0>i'
+    """
+
+    num_sentinels: int = 125
+
+    @property
+    def size(self) -> int:
+        return NUM_SPECIAL + 256 + self.num_sentinels
+
+    def encode(self, text: str | bytes) -> Int[np.ndarray, "length"]:
+        raw = text.encode() if isinstance(text, str) else text
+        return np.frombuffer(raw, np.uint8).astype(np.int32) + NUM_SPECIAL
+
+    def decode_pieces(self, ids: Int[np.ndarray, "length"]) -> str:
+        return bytes((ids[ids >= NUM_SPECIAL] - NUM_SPECIAL).tolist()).decode(errors="replace")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SentencePieceVocabulary(Vocabulary):
+    """A SentencePiece model with sentinels after its pieces, as in T5 (32000 + 100).
+
+    Args:
+        path: of the `.model` file; its ids 0, 1 and 2 are padding, end of sequence and unknown.
+        num_sentinels: ids added after the last piece.
+
+    Raises:
+        UserError: where the file is not there, is no model, or has other special ids.
+    """
+
+    path: str
+    num_sentinels: int = 100
+
+    def __post_init__(self) -> None:
+        processor = self._processor
+        special = (processor.pad_id(), processor.eos_id(), processor.unk_id())
+        if special != (0, 1, 2):
+            raise UserError(
+                f"SentencePieceVocabulary.path {self.path} must have pad, eos and unk ids (0, 1, "
+                f"2), got {special}; train it with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1"
+            )
+
+    @functools.cached_property
+    def _processor(self) -> Any:
+        import sentencepiece
+
+        if not pathlib.Path(self.path).is_file():
+            raise UserError(f"SentencePieceVocabulary.path {self.path!r} is not there")
+        try:
+            return sentencepiece.SentencePieceProcessor(model_file=self.path)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"SentencePieceVocabulary.path {self.path} must be a SentencePiece model: {reason}"
+            ) from error
+
+    @property
+    def size(self) -> int:
+        return int(self._processor.vocab_size()) + self.num_sentinels
+
+    def encode(self, text: str | bytes) -> Int[np.ndarray, "length"]:
+        # Bytes that are no UTF-8 become replacement characters.
+        plain = text.decode(errors="replace") if isinstance(text, bytes) else text
+        return np.asarray(self._processor.encode(plain), np.int32)
+
+    def decode_pieces(self, ids: Int[np.ndarray, "length"]) -> str:
+        return str(self._processor.decode(ids[ids >= NUM_SPECIAL].tolist()))

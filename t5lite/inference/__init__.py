@@ -1,0 +1,1 @@
+"""What is done with trained parameters: scoring a split, and writing targets."""

@@ -1,0 +1,81 @@
+"""Teacher-forced scores of a whole split: loss, perplexity and accuracy."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from t5lite.core.errors import UserError
+from t5lite.core.numbers import as_inputs, check_number
+from t5lite.data.stream import eval_batches
+from t5lite.data.task import Task
+from t5lite.models.architectures import Batch, Model
+from t5lite.models.losses import CrossEntropy, means
+from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
+
+Evaluate = Callable[[Any], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What `t5lite eval` scores; None takes the run's own value.
+
+    Args:
+        split: of the task's source.
+        batch_size: rows scored at a time.
+    """
+
+    split: str | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None:
+            check_number("evaluate.batch_size", self.batch_size, "at least 1", lambda n: n >= 1)
+
+
+def make_evaluate(
+    model: Model,
+    task: Task,
+    loss: CrossEntropy,
+    mesh: jax.sharding.Mesh,
+    *,
+    split: str,
+    batch_size: int,
+) -> Evaluate:
+    """Returns a function from parameters to the scores of all of `split`.
+
+    Every target of the split counts once, whatever the batch size and the mesh. The scores are
+    `loss_nats_per_token` (with z-loss and smoothing), `cross_entropy_nats_per_token`, `perplexity`
+    (its exponential), `accuracy_fraction`, `target_tokens` and `examples`.
+
+    Raises:
+        UserError: where the mesh does not divide the batch, or the split is empty.
+    """
+    sharding = batch_sharding(mesh, batch_size)
+    rows, place = local_rows(sharding, batch_size), make_global(sharding, batch_size)
+
+    def eval_step(params: Any, loss: CrossEntropy, batch: Batch) -> dict[str, jax.Array]:
+        logits = model.apply({"params": params}, batch)
+        weights = batch["decoder_loss_weights"]
+        sums = loss.sums(logits, batch["decoder_target_tokens"], weights)
+        return {**sums, "examples": (weights > 0).any(axis=1).sum().astype(float)}
+
+    compiled = jax.jit(eval_step)
+
+    def evaluate(params: Any) -> dict[str, float]:
+        with on_mesh(mesh):
+            batches = eval_batches(task, split, rows=rows, batch_size=batch_size)
+            sums = [compiled(params, as_inputs(loss), place(batch)) for batch in batches]
+        if not sums:
+            raise UserError(f"split {split!r} holds no example to score")
+        fetched = jax.device_get(sums)
+        scores = means(fetched)
+        return {
+            **scores,
+            "perplexity": math.exp(min(scores["cross_entropy_nats_per_token"], 700.0)),
+            "examples": math.fsum(float(s["examples"]) for s in fetched),
+        }
+
+    return evaluate

@@ -1,0 +1,53 @@
+"""T5's feed-forward layer, plain (relu) or gated (gelu times linear)."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from t5lite.core.errors import choose
+from t5lite.core.numbers import Number
+from t5lite.models.config import T5Config
+from t5lite.models.layers import Dropout, Linear
+
+# GELU is the tanh approximation, which published T5 checkpoints were trained with.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=True),
+    "silu": jax.nn.silu,
+    "linear": lambda x: x,
+}
+
+
+class FeedForward(nn.Module):
+    """Widens to `mlp_dim` once for each activation, multiplies the results, and narrows again.
+
+    Parameters:
+        wi/kernel, or wi_0/kernel, wi_1/kernel, ... with several activations [embed, mlp],
+        wo/kernel [mlp, embed]: truncated normal with variance 1 / fan-in.
+    """
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b l e"], *, dropout_rate: Number | None
+    ) -> Float[Array, "b l e"]:
+        config = self.config
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+        names = config.mlp_activations
+        branches = []
+        for index, activation in enumerate(names):
+            name = "wi" if len(names) == 1 else f"wi_{index}"
+            wide = Linear(
+                "ble,ef->blf", (config.embed_dim, config.mlp_dim), ("embed", "mlp"), init, name=name
+            )(x)
+            branches.append(choose("T5Config.mlp_activations", activation, ACTIVATIONS)(wide))
+        hidden = Dropout(name="dropout")(math.prod(branches[1:], start=branches[0]), dropout_rate)
+        hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
+        return Linear(
+            "blf,fe->ble", (config.mlp_dim, config.embed_dim), ("mlp", "embed"), init, name="wo"
+        )(hidden)

@@ -1,0 +1,103 @@
+"""The small parts that every layer is made of: linear map, RMS norm, embedding, dropout."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Initializer
+from jaxtyping import Array, Float, Int, Key
+
+from t5lite.core.numbers import Number
+from t5lite.models.config import T5Config
+
+
+def rms_norm(
+    x: Float[Array, "*shape e"], scale: Float[Array, "e"], epsilon: float
+) -> Float[Array, "*shape e"]:
+    """Divides by the root of the mean of squares, taken in float32, then scales; no mean, no bias.
+
+    >>> rms_norm(jnp.array([3.0, -3.0]), jnp.array([1.0, 2.0]), 1e-6).round(3).tolist()
+    [1.0, -2.0]
+    """
+    wide = x.astype(jnp.float32)
+    mean_of_squares = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(mean_of_squares + epsilon)).astype(x.dtype) * scale.astype(x.dtype)
+
+
+def dropout(
+    x: Float[Array, "*shape"], rate: Number, key: Key[Array, ""]
+) -> Float[Array, "*shape"]:
+    """Zeroes with probability `rate` and scales what is kept by 1 / (1 - rate).
+
+    One mask serves all positions of the second last axis, as in T5X: a [length, length] matrix of
+    attention weights or a [length, embed] activation costs one row of random numbers.
+    """
+    shape = (*x.shape[:-2], 1, x.shape[-1])
+    keep = jax.random.bernoulli(key, 1.0 - rate, shape)
+    return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
+
+
+class Dropout(nn.Module):
+    """`dropout` with the key of the stream "dropout"; nothing at all for a rate of None."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape"], rate: Number | None) -> Float[Array, "*shape"]:
+        return x if rate is None else dropout(x, rate, self.make_rng("dropout"))
+
+
+class RMSNorm(nn.Module):
+    """`rms_norm` with its scale.
+
+    Parameters:
+        scale [embed], ones.
+    """
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape e"]) -> Float[Array, "*shape e"]:
+        init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",))
+        scale = self.param("scale", init, (x.shape[-1],))
+        return rms_norm(x, scale, self.config.norm_epsilon)
+
+
+class Linear(nn.Module):
+    """A linear map without bias, as an einsum in the dtype of its input.
+
+    Parameters:
+        kernel `shape` with the logical axes `axes`, initialised by `init`.
+    """
+
+    einsum: str
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    init: Initializer
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        init = nn.with_logical_partitioning(self.init, self.axes)
+        kernel = self.param("kernel", init, self.shape)
+        return jnp.einsum(self.einsum, x, jnp.asarray(kernel, x.dtype))
+
+
+class Embedding(nn.Module):
+    """Token embeddings, looked up by a gather.
+
+    Parameters:
+        embedding [vocab, embed], normal with standard deviation 1.
+    """
+
+    config: T5Config
+
+    def setup(self) -> None:
+        init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed"))
+        shape = (self.config.vocab_size, self.config.embed_dim)
+        self.embedding = self.param("embedding", init, shape)
+
+    def __call__(self, tokens: Int[Array, "b l"]) -> Float[Array, "b l e"]:
+        # Gather first, cast after: casting the table would touch all of its rows.
+        return jnp.take(self.embedding, tokens, axis=0).astype(self.config.compute_dtype)
+
+    def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
+        """The tied output layer of T5 1.0, in float32, scaled by 1 / sqrt(embed)."""
+        scores = jnp.einsum("ble,ve->blv", x.astype(jnp.float32), self.embedding)
+        return scores / jnp.sqrt(jnp.float32(self.config.embed_dim))

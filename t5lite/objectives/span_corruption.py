@@ -1,0 +1,189 @@
+"""T5's span corruption: spans of the text are cut out of the input and are the target."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool
+
+from t5lite.core.errors import UserError
+from t5lite.objectives import Tokens, Vocabulary
+
+
+def span_corruption_lengths(
+    inputs_length: int, *, noise_density: float = 0.15, mean_noise_span_length: float = 3.0
+) -> tuple[int, int]:
+    """Returns the tokens that fill `inputs_length` once corrupted, and the length of the targets.
+
+    Both lengths include the end-of-sequence token. At a density of one half the targets are held
+    to the length of the inputs.
+
+    >>> span_corruption_lengths(512)
+    (568, 114)
+    >>> span_corruption_lengths(512, noise_density=0.5)
+    (766, 512)
+
+    Source: google-research/text-to-text-transfer-transformer@main:t5/data/preprocessors.py,
+    random_spans_helper.
+    """
+
+    def lengths(tokens_length: int) -> tuple[int, int]:
+        # Python's rounding in float64 here, float32 in the mask: T5 does so.
+        num_noise = round(tokens_length * noise_density)
+        num_spans = round(num_noise / mean_noise_span_length)
+        return tokens_length - num_noise + num_spans + 1, num_noise + num_spans + 1
+
+    tokens_length = inputs_length
+    while lengths(tokens_length + 1)[0] <= inputs_length:
+        tokens_length += 1
+    corrupted, targets_length = lengths(tokens_length)
+    if noise_density == 0.5 and targets_length > corrupted:
+        tokens_length, targets_length = tokens_length - 1, targets_length - 1
+    return tokens_length, targets_length
+
+
+def random_segment_lengths(
+    num_items: int, num_segments: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Splits `num_items` into `num_segments` lengths above 0, every such split equally likely."""
+    cuts = np.sort(rng.choice(num_items - 1, num_segments - 1, replace=False)) + 1
+    return np.diff(cuts, prepend=0, append=num_items)
+
+
+def random_spans_noise_mask(
+    length: int, rng: np.random.Generator, *, noise_density: float, mean_noise_span_length: float
+) -> Bool[np.ndarray, "length"]:
+    """Returns which tokens are noise: spans that alternate with kept text, which comes first.
+
+    >>> mask = random_spans_noise_mask(
+    ...     568, np.random.default_rng(0), noise_density=0.15, mean_noise_span_length=3.0)
+    >>> int(mask.sum()), int(np.sum(mask[1:] > mask[:-1])), bool(mask[0]), bool(mask[-1])
+    (85, 28, False, True)
+    """
+    whole = max(length, 2)
+    rounded = np.round(np.float32(whole) * np.float32(noise_density))
+    num_noise = int(np.clip(rounded, 1, whole - 1))
+    wanted = int(np.round(np.float32(num_noise) / np.float32(mean_noise_span_length)))
+    num_spans = min(max(wanted, 1), num_noise, whole - num_noise)
+    noise = random_segment_lengths(num_noise, num_spans, rng)
+    kept = random_segment_lengths(whole - num_noise, num_spans, rng)
+    runs = np.stack([kept, noise], axis=1).reshape(-1)
+    return np.repeat(np.arange(2 * num_spans) % 2 == 1, runs)[:length]
+
+
+def noise_spans_to_sentinels(
+    tokens: Tokens, noise_mask: Bool[np.ndarray, "length"], vocabulary: Vocabulary
+) -> Tokens:
+    """Replaces every span of noise by one sentinel, the first span by the first sentinel."""
+    first = noise_mask & ~np.concatenate([[False], noise_mask[:-1]])
+    replaced = tokens.copy()
+    replaced[first] = [vocabulary.sentinel(i) for i in range(int(first.sum()))]
+    return replaced[~noise_mask | first]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpanCorruption:
+    """Span corruption of `inputs_length` tokens, end-of-sequence included.
+
+    Args:
+        inputs_length: tokens of a full input.
+        noise_density: share of the text that is cut out, in (0, 1).
+        mean_noise_span_length: in tokens, at least 1.
+
+    Raises:
+        UserError: for numbers out of these ranges.
+    """
+
+    inputs_length: int
+    noise_density: float = 0.15
+    mean_noise_span_length: float = 3.0
+    lookahead: int = dataclasses.field(default=0, init=False)
+    tokens_length: int = dataclasses.field(init=False)
+    targets_length: int = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.noise_density < 1:
+            raise UserError(
+                f"SpanCorruption.noise_density must be in (0, 1), got {self.noise_density}"
+            )
+        if self.mean_noise_span_length < 1:
+            raise UserError(
+                "SpanCorruption.mean_noise_span_length must be at least 1 token, "
+                f"got {self.mean_noise_span_length}"
+            )
+        if self.inputs_length < 4:
+            raise UserError(
+                f"SpanCorruption.inputs_length must be at least 4 tokens, got {self.inputs_length}"
+            )
+        tokens_length, targets_length = span_corruption_lengths(
+            self.inputs_length,
+            noise_density=self.noise_density,
+            mean_noise_span_length=self.mean_noise_span_length,
+        )
+        object.__setattr__(self, "tokens_length", tokens_length)
+        object.__setattr__(self, "targets_length", targets_length)
+
+    def check(self, vocabulary: Vocabulary) -> None:
+        """Raises a UserError where a full example has more spans than there are sentinels."""
+        mask = self._noise_mask(self.tokens_length, np.random.default_rng(0))
+        num_spans = int(np.sum(mask[1:] > mask[:-1]))
+        if num_spans > vocabulary.num_sentinels:
+            raise UserError(
+                f"SpanCorruption cuts {num_spans} spans out of {self.tokens_length} tokens, but "
+                f"the vocabulary has {vocabulary.num_sentinels} sentinels; raise its "
+                "num_sentinels or lower inputs_length"
+            )
+
+    def __call__(
+        self, tokens: Tokens, rng: np.random.Generator, vocabulary: Vocabulary
+    ) -> dict[str, Tokens]:
+        mask = self._noise_mask(len(tokens), rng)
+        inputs = noise_spans_to_sentinels(tokens, mask, vocabulary)
+        # The targets mark what was kept, so they begin with the first sentinel.
+        targets = noise_spans_to_sentinels(tokens, ~mask, vocabulary)
+        return {
+            "inputs": _with_eos(inputs, self.inputs_length, vocabulary),
+            "targets": _with_eos(targets, self.targets_length, vocabulary),
+        }
+
+    def _noise_mask(self, length: int, rng: np.random.Generator) -> Bool[np.ndarray, "length"]:
+        return random_spans_noise_mask(
+            length,
+            rng,
+            noise_density=self.noise_density,
+            mean_noise_span_length=self.mean_noise_span_length,
+        )
+
+
+def _with_eos(tokens: Tokens, length: int, vocabulary: Vocabulary) -> Tokens:
+    return np.append(tokens[: length - 1], vocabulary.eos_id).astype(np.int32)
+
+
+def split_at_sentinels(tokens: Tokens, vocabulary: Vocabulary) -> list[tuple[int | None, Tokens]]:
+    """Returns (index of a sentinel, the tokens that follow it) in order; first None, its tokens.
+
+    What comes at and behind the end of the sequence is left out.
+    """
+    ends = np.flatnonzero(tokens == vocabulary.eos_id)
+    tokens = tokens[: ends[0]] if len(ends) else tokens
+    first, last = vocabulary.sentinel(0), vocabulary.sentinel(vocabulary.num_sentinels - 1)
+    starts = np.flatnonzero((last <= tokens) & (tokens <= first))
+    pieces = np.split(tokens, starts)
+    parts: list[tuple[int | None, Tokens]] = [(None, pieces[0])]
+    return parts + [(first - int(piece[0]), piece[1:]) for piece in pieces[1:]]
+
+
+def fill_spans(
+    inputs: Tokens, targets: Tokens, vocabulary: Vocabulary
+) -> list[tuple[bool, Tokens]]:
+    """Returns the text with the spans of `targets` put into `inputs`, part by part.
+
+    Each part comes with whether it is a span. A span that `targets` does not have is empty;
+    together the parts of an example that `SpanCorruption` made are the tokens it was made from.
+    """
+    spans = dict(split_at_sentinels(targets, vocabulary))
+    parts = []
+    for index, kept in split_at_sentinels(inputs, vocabulary):
+        if index is not None:
+            parts.append((True, spans.get(index, kept[:0])))
+        parts.append((False, kept))
+    return parts

@@ -1,0 +1,166 @@
+"""From names of axes to shardings, and from a process's rows to global arrays."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from t5lite.core.errors import UserError
+
+Axes = tuple[str | None, ...]
+Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+
+# Logical axis -> mesh axes. Parameters: all but the first line and those named activation_*.
+RULES: Rules = (
+    ("batch", ("data", "fsdp")),
+    ("length", None),
+    ("activation_embed", None),
+    ("vocab", "tensor"),
+    ("heads", "tensor"),
+    ("mlp", "tensor"),
+    ("embed", "fsdp"),
+    ("kv", None),
+    ("relpos_buckets", None),
+    ("layers", None),
+)
+
+
+@contextlib.contextmanager
+def on_mesh(mesh: jax.sharding.Mesh, rules: Rules = RULES) -> Iterator[None]:
+    """What is traced inside puts its arrays where the rules say."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        yield
+
+
+def sharding_of(
+    axes: Axes, shape: tuple[int, ...], mesh: jax.sharding.Mesh, *, owner: str, rules: Rules = RULES
+) -> NamedSharding:
+    """Returns the sharding of an array whose dimensions have the logical names `axes`.
+
+    Raises:
+        UserError: where a mesh axis does not divide the dimension that it splits.
+    """
+    assert len(axes) == len(shape), (owner, axes, shape)
+    spec = nn.logical_to_mesh_axes(axes, rules) or PartitionSpec()
+    for name, size, mesh_axes in zip(axes, shape, spec, strict=True):
+        names = (mesh_axes,) if isinstance(mesh_axes, str) else (mesh_axes or ())
+        shares = math.prod(mesh.shape[axis] for axis in names)
+        if size % shares:
+            raise UserError(
+                f"{owner}: its axis {name!r} must be divisible by the mesh axis "
+                f"{'*'.join(names)} ({shares}), got {size}; choose another size or another Mesh"
+            )
+    return NamedSharding(mesh, spec)
+
+
+def logical_axes(boxed: Any) -> Any:
+    """Returns for each parameter of a tree of `nn.LogicallyPartitioned` the names of its axes."""
+    return jax.tree.map(
+        lambda box: box.names, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
+    )
+
+
+def tree_shardings(tree: Any, axes: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Returns the sharding of every leaf of `tree`, given the names of its axes."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf, names: sharding_of(
+            names, leaf.shape, mesh, owner=jax.tree_util.keystr(path, simple=True, separator="/")
+        ),
+        tree,
+        axes,
+    )
+
+
+def state_axes(state: Any, params: Any, axes: Any) -> Any:
+    """Returns names of axes for a state that holds trees like the parameters, and other leaves.
+
+    A leaf belongs to a parameter where the parameter's path is part of its own. It has that
+    parameter's axes where it has its sizes; if it lacks some dimensions, or they have length 1,
+    as in factored moments, it has the axes of those that are left. All other leaves have none.
+    No optimizer has to be known for this.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    names = jax.tree.leaves(axes, is_leaf=lambda x: isinstance(x, tuple))
+    by_path = {
+        _keys(path): (leaf.shape, name) for (path, leaf), name in zip(leaves, names, strict=True)
+    }
+    lengths = {len(path) for path in by_path}
+
+    def axes_of(path: tuple[Any, ...], leaf: Any) -> Axes:
+        keys = _keys(path)
+        for start in range(len(keys)):
+            for length in lengths:
+                if (found := by_path.get(keys[start : start + length])) is not None:
+                    return _remaining_axes(leaf.shape, *found)
+        return (None,) * len(leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(axes_of, state)
+
+
+def _keys(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def _remaining_axes(shape: tuple[int, ...], full: tuple[int, ...], axes: Axes) -> Axes:
+    """Names each dimension of `shape` by its first match, in order, in `full`; else all None."""
+    if len(shape) == len(full):
+        if any(size not in (1, whole) for size, whole in zip(shape, full, strict=True)):
+            return (None,) * len(shape)
+        pairs = zip(shape, full, axes, strict=True)
+        return tuple(name if size == whole else None for size, whole, name in pairs)
+    found: list[str | None] = []
+    at = 0
+    for size in shape:
+        while at < len(full) and full[at] != size:
+            at += 1
+        if at == len(full):
+            return (None,) * len(shape)
+        found.append(axes[at])
+        at += 1
+    return tuple(found)
+
+
+def batch_sharding(mesh: jax.sharding.Mesh, batch_size: int) -> NamedSharding:
+    """Returns the sharding of [batch, ...] arrays.
+
+    Raises:
+        UserError: where the mesh does not divide the batch.
+    """
+    return sharding_of(("batch",), (batch_size,), mesh, owner=f"batch_size={batch_size}")
+
+
+def local_rows(sharding: NamedSharding, batch_size: int) -> list[int]:
+    """Returns the rows of the global batch that this process's devices hold."""
+    slices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    rows = {row for (rows,) in slices for row in range(*rows.indices(batch_size))}
+    return sorted(rows)
+
+
+def make_global(
+    sharding: NamedSharding, batch_size: int
+) -> Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]:
+    """Returns a function from this process's rows to the global arrays of all processes."""
+    rows = np.asarray(local_rows(sharding, batch_size))
+
+    def place(local: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            first, end, _ = index[0].indices(batch_size)
+            return local[np.searchsorted(rows, first) : np.searchsorted(rows, end)]
+
+        return jax.make_array_from_callback((batch_size, *local.shape[1:]), sharding, part)
+
+    return lambda batch: {name: place(array) for name, array in batch.items()}
+
+
+def local_values(array: jax.Array, rows: Sequence[int]) -> np.ndarray:
+    """Returns the given rows, which this process holds, of a global [batch, ...] array."""
+    values = np.zeros((len(rows), *array.shape[1:]), array.dtype)
+    for shard in array.addressable_shards:
+        held = range(*shard.index[0].indices(array.shape[0]))
+        values[np.searchsorted(rows, held)] = shard.data
+    return values

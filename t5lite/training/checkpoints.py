@@ -1,0 +1,140 @@
+"""Checkpoints by Orbax: written behind the training, read onto any mesh.
+
+`checkpoints/STEP/` holds `state` (a `TrainState`) and `about` (what the state was made with).
+"""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from t5lite.core.errors import UserError
+from t5lite.training.state import TrainState
+
+FOLDER = "checkpoints"
+
+
+class Checkpoints:
+    """The checkpoints of one folder. Close it, or what is being written is lost.
+
+    Args:
+        directory: the folder; created unless `read_only`.
+        keep: how many of the latest are kept; None for all.
+        keep_every_steps: those at multiples of it are kept for ever.
+    """
+
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        *,
+        keep: int | None = None,
+        keep_every_steps: int | None = None,
+        read_only: bool = False,
+    ) -> None:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            keep_period=keep_every_steps,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+        )
+        self._directory = directory.absolute()
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def steps(self) -> list[int]:
+        """Returns the steps of all complete checkpoints, in order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: TrainState, about: Mapping[str, Any]) -> None:
+        """Copies the state and writes it while training goes on."""
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(dict(about))
+            ),
+        )
+
+    def about(self, step: int) -> dict[str, Any]:
+        """Returns what was saved with the state."""
+        args = ocp.args.Composite(about=ocp.args.JsonRestore())
+        return dict(self._manager.restore(step, args=args).about)
+
+    def restore(self, step: int, state: TrainState) -> TrainState:
+        """Returns the state of `step`, placed as the abstract `state` says.
+
+        Raises:
+            UserError: where a shape is not that of `state`, with both printed.
+        """
+        self._check_shapes(step, {"params": state.params, "opt_state": state.opt_state})
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(state))
+        return self._manager.restore(step, args=args).state
+
+    def restore_params(self, step: int, params: Any) -> Any:
+        """Returns the parameters alone of `step`, placed as the abstract `params` say.
+
+        Raises:
+            UserError: where a shape is not that of `params`, with both printed.
+        """
+        self._check_shapes(step, {"params": params})
+        item = {"params": params}
+        args = ocp.args.PyTreeRestore(
+            item=item,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+            partial_restore=True,
+        )
+        return self._manager.restore(step, args=ocp.args.Composite(state=args)).state["params"]
+
+    def _check_shapes(self, step: int, wanted: Any) -> None:
+        saved = _shapes(self._manager.item_metadata(step)["state"].tree, tuple(wanted))
+        for name, shape in (mine := _shapes(wanted, tuple(wanted))).items():
+            if saved.get(name) != shape:
+                got = f"shape {saved[name]}" if name in saved else "no such array"
+                raise UserError(
+                    f"checkpoint {self._directory / str(step)} does not fit the model: "
+                    f"{name} must have shape {shape}, got {got}"
+                )
+        if extra := sorted(saved.keys() - mine.keys()):
+            raise UserError(
+                f"checkpoint {self._directory / str(step)} does not fit the model: "
+                f"it holds {extra[0]} {saved[extra[0]]}, which the model has not"
+            )
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _shapes(tree: Any, roots: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of every array below `roots`, however the tree's nodes are typed."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return {
+        name: tuple(leaf.shape)
+        for name, leaf in named.items()
+        if name.partition("/")[0] in roots and hasattr(leaf, "shape")
+    }
+
+
+@contextmanager
+def open_checkpoint(folder: str) -> Iterator[tuple[Checkpoints, int]]:
+    """Opens one checkpoint by its own folder, `.../checkpoints/STEP`, for reading.
+
+    Raises:
+        UserError: where there is none.
+    """
+    path = pathlib.Path(folder)
+    if not (path.name.isdigit() and path.is_dir()):
+        raise UserError(
+            f"checkpoint {folder!r} is not there; name a folder such as "
+            "MODEL_DIR/checkpoints/1000"
+        )
+    checkpoints = Checkpoints(path.parent, read_only=True)
+    try:
+        if int(path.name) not in checkpoints.steps():
+            raise UserError(f"checkpoint {folder!r} is not complete: it cannot be restored")
+        yield checkpoints, int(path.name)
+    finally:
+        checkpoints.close()

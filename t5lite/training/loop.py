@@ -1,0 +1,247 @@
+"""The training loop, in the order in which it happens; the only place with time and side effects.
+
+One turn: take a batch, step, and where it is due log, save, evaluate.
+"""
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5lite.core.due import due
+from t5lite.core.errors import UserError
+from t5lite.core.numbers import as_inputs
+from t5lite.data.features import empty_row
+from t5lite.data.stream import train_batches
+from t5lite.models.flops import train_flops
+from t5lite.models.losses import means
+from t5lite.parallel.sharding import (
+    batch_sharding,
+    local_rows,
+    local_values,
+    make_global,
+    on_mesh,
+)
+from t5lite.training.checkpoints import FOLDER, Checkpoints, open_checkpoint
+from t5lite.training.hardware import peak_flops
+from t5lite.training.hyperparameters import Hyperparameters
+from t5lite.training.metrics import MetricWriter, NoWriter
+from t5lite.training.progress import Progress
+from t5lite.training.run import Run
+from t5lite.training.state import TrainState, abstract_state, initial_state
+from t5lite.training.step import Step, Sums, make_train_step
+
+Evaluate = Callable[[Any], dict[str, float]]
+
+
+def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate) -> TrainState:
+    """Trains to `run.total_steps`, from the latest checkpoint in `run.model_dir` if there is one.
+
+    Args:
+        evaluate: from parameters to the scores of the run's evaluation split.
+
+    Returns:
+        The state after the last step, which is saved.
+
+    Raises:
+        UserError: where the mesh does not divide the batch or a parameter, a checkpoint does not
+            fit, or the loss is no longer finite.
+    """
+    model_dir, first = pathlib.Path(run.model_dir), jax.process_index() == 0
+    hyper = as_inputs(run.hyperparameters)
+    sharding = batch_sharding(mesh, run.batch_size)
+    rows, place = local_rows(sharding, run.batch_size), make_global(sharding, run.batch_size)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(on_mesh(mesh))
+        batch_shapes = abstract_batch(run, sharding, run.batch_size)
+        shapes, axes = abstract_state(run.model, run.hyperparameters, batch_shapes, mesh)
+        about = {
+            "batch_size": run.batch_size,
+            "data": run.task.source.documents(run.train_split).fingerprint,
+        }
+        checkpoints = stack.enter_context(
+            contextlib.closing(
+                Checkpoints(
+                    model_dir / FOLDER,
+                    keep=run.keep_checkpoints,
+                    keep_every_steps=run.keep_every_steps,
+                )
+            )
+        )
+        first_step = max(checkpoints.steps(), default=0)
+        progress = stack.enter_context(
+            Progress(first_step=first_step, total_steps=run.total_steps, shown=first)
+        )
+        state = first_state(run, hyper, shapes, axes, batch_shapes, checkpoints, about, progress)
+        writer = MetricWriter(model_dir, first_step=first_step) if first else NoWriter()
+        stack.enter_context(contextlib.closing(writer))
+
+        batches = train_batches(
+            run.task,
+            run.train_split,
+            rows=rows,
+            batch_size=run.batch_size,
+            seed=run.seed,
+            cursors=local_values(state.cursors, rows),
+        )
+        stack.enter_context(contextlib.closing(batches))
+        started = time.perf_counter()
+        step_function = make_train_step(run.model, axes, microbatches=run.microbatches)
+        compiled = compile_step(step_function, hyper, shapes, batch_shapes)
+        meter = Meter(run, compile_seconds=time.perf_counter() - started)
+
+        def score(step: int) -> None:
+            scores = evaluate(state.params)
+            writer.write(step, run.eval_split, scores)
+            text = "  ".join(f"{name} {value:.6g}" for name, value in scores.items())
+            progress.say(f"{run.eval_split} at step {step}: {text}")
+
+        if first_step == 0:
+            score(0)
+        meter.restart()
+        for step in range(first_step + 1, run.total_steps + 1):
+            batch = place(meter.timed_next(batches))
+            state, sums = compiled(hyper, state, batch)
+            meter.add(sums)
+            progress.advance(step)
+            saving = due(step, every=run.checkpoint_every_steps, last=run.total_steps)
+            if saving or due(step, every=run.log_every_steps):
+                metrics = meter.read()
+                if not math.isfinite(metrics["loss_nats_per_token"]):
+                    raise UserError(
+                        f"training diverged: the loss is not finite at step {step}; the latest "
+                        f"good checkpoint is that of step {max(checkpoints.steps(), default=0)}; "
+                        "lower the learning rate or set train.max_gradient_norm"
+                    )
+                writer.write(step, "train", metrics)
+                progress.report(step, metrics)
+            if saving:
+                checkpoints.save(step, state, about)
+            if due(step, every=run.eval_every_steps, last=run.total_steps):
+                score(step)
+                meter.restart()
+    return state
+
+
+def abstract_batch(
+    run: Run, sharding: jax.sharding.NamedSharding, batch_size: int
+) -> dict[str, Any]:
+    """Returns shapes, dtypes and shardings of a training batch."""
+    objective = run.task.objective
+    row = empty_row(
+        inputs_length=objective.inputs_length, targets_length=objective.targets_length
+    )
+    lengths = {**{name: len(array) for name, array in row.items()}, "cursors": 3}
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, length), jnp.int32, sharding=sharding)
+        for name, length in lengths.items()
+    }
+
+
+def compile_step(
+    step: Step, hyper: Hyperparameters, state: TrainState, batch: dict[str, Any]
+) -> Callable[[Hyperparameters, TrainState, dict[str, Any]], tuple[TrainState, Sums]]:
+    """Compiles the step once, for good: called with other shapes it raises, never compiles anew."""
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    jitted = jax.jit(step, donate_argnums=1, out_shardings=(shardings, None))
+    return jitted.lower(hyper, state, batch).compile()
+
+
+def first_state(
+    run: Run,
+    hyper: Hyperparameters,
+    shapes: TrainState,
+    axes: Any,
+    batch: dict[str, Any],
+    checkpoints: Checkpoints,
+    about: dict[str, Any],
+    progress: Progress,
+) -> TrainState:
+    """Returns the latest saved state, or a new one, with parameters from elsewhere if asked for."""
+    if steps := checkpoints.steps():
+        latest = steps[-1]
+        _check_same(checkpoints.about(latest), about, run.model_dir)
+        progress.say(f"resuming at step {latest} from {run.model_dir}")
+        if run.initial_checkpoint is not None:
+            progress.say(
+                f"train.initial_checkpoint {run.initial_checkpoint} is not used: {run.model_dir} "
+                f"already holds step {latest}; name another MODEL_DIR to start from it"
+            )
+        return checkpoints.restore(latest, shapes)
+    shardings = jax.tree.map(lambda x: x.sharding, shapes)
+    init = jax.jit(lambda h: initial_state(run.model, h, batch, axes), out_shardings=shardings)
+    state = init(hyper)
+    if run.initial_checkpoint is not None:
+        with open_checkpoint(run.initial_checkpoint) as (source, step):
+            params = source.restore_params(step, shapes.params)
+        progress.say(f"starting from the parameters of {run.initial_checkpoint}")
+        state = dataclasses.replace(state, params=params)
+    return state
+
+
+def _check_same(saved: dict[str, Any], mine: dict[str, Any], model_dir: str) -> None:
+    for name, value in mine.items():
+        if saved[name] != value:
+            raise UserError(
+                f"{model_dir} was trained with {name} {saved[name]}, got {value}: the place in "
+                "the data would be lost; use the former, or another MODEL_DIR"
+            )
+
+
+class Meter:
+    """Collects what steps return, without waiting for them, and makes metrics when asked."""
+
+    def __init__(self, run: Run, *, compile_seconds: float) -> None:
+        objective = run.task.objective
+        self._flops_per_step = run.batch_size * train_flops(
+            run.model.config, objective.inputs_length, objective.targets_length
+        )
+        peak = peak_flops(jax.devices()[0].device_kind)
+        self._peak_flops = None if peak is None else peak * jax.device_count()
+        self._once = {"compile_seconds": compile_seconds}
+        self._sums: list[Sums] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts the clock; what is not training is not timed."""
+        self._started, self._data_wait_seconds = time.perf_counter(), 0.0
+
+    def timed_next(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Returns the next batch and counts the time that it was waited for."""
+        started = time.perf_counter()
+        batch = next(batches)
+        self._data_wait_seconds += time.perf_counter() - started
+        return batch
+
+    def add(self, sums: Sums) -> None:
+        """Keeps what a step returned, still being computed."""
+        self._sums.append(sums)
+
+    def read(self) -> dict[str, float]:
+        """Waits for the steps since the last call and returns their metrics."""
+        sums, self._sums = jax.device_get(self._sums), []
+        steps, seconds = len(sums), time.perf_counter() - self._started
+        tokens = math.fsum(float(s["tokens"] + s["input_tokens"]) for s in sums)
+        flops_per_second = self._flops_per_step * steps / seconds
+        metrics = {
+            **means(sums),
+            "learning_rate": float(sums[-1]["learning_rate"]),
+            "gradient_norm": float(sums[-1]["gradient_norm"]),
+            "tokens_per_second": tokens / seconds,
+            "step_seconds": seconds / steps,
+            "data_wait_seconds": self._data_wait_seconds,
+            "model_flops_per_second": flops_per_second,
+            **self._once,
+        }
+        if self._peak_flops is not None:
+            metrics["mfu_fraction"] = flops_per_second / self._peak_flops
+        self._once = {}
+        self.restart()
+        return metrics

@@ -1,0 +1,73 @@
+"""What a run tells: `metrics.jsonl` is the record, TensorBoard a view of it."""
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+FILE = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Appends metrics of one run; close it.
+
+    Args:
+        model_dir: the run's folder.
+        first_step: what was written for steps after it, by an attempt that was cut off before its
+            next checkpoint, is dropped: those steps are about to be taken again.
+    """
+
+    def __init__(self, model_dir: pathlib.Path, *, first_step: int) -> None:
+        # Late, because most commands write none.
+        from tensorboardX import SummaryWriter
+
+        path = model_dir / FILE
+        _drop_after(path, first_step)
+        self._file = path.open("a")
+        self._tensorboard = SummaryWriter(
+            str(model_dir / "tensorboard"), purge_step=first_step + 1, write_to_disk=True
+        )
+
+    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Writes one line, at once; a number that is not finite becomes null."""
+        numbers = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        self._file.write(json.dumps({"step": step, "split": split, **numbers}) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._file.close()
+        self._tensorboard.close()
+
+
+class NoWriter:
+    """Stands in for a `MetricWriter` in every process but the first."""
+
+    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Writes nothing."""
+
+    def close(self) -> None:
+        """Has nothing to close."""
+
+
+def read_metrics(model_dir: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the lines of `metrics.jsonl`; one cut short by a crash is left out."""
+    lines = []
+    for line in (model_dir / FILE).read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def _drop_after(path: pathlib.Path, step: int) -> None:
+    if path.exists():
+        kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
+        replacement = path.with_suffix(".tmp")
+        replacement.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        replacement.replace(path)
+

@@ -1,0 +1,105 @@
+"""A training run as the user describes it: every choice, checked before anything starts."""
+
+import dataclasses
+
+from t5lite.core.errors import UserError
+from t5lite.core.numbers import Number, check_number
+from t5lite.data.task import Task
+from t5lite.models.architectures import EncoderDecoder, Model
+from t5lite.models.losses import CrossEntropy
+from t5lite.optimizers.optimizer import Optimizer
+from t5lite.parallel.mesh import Mesh
+from t5lite.training.hyperparameters import Hyperparameters
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What `t5lite train` does; the other commands take from it what they need.
+
+    Args:
+        model, task, optimizer, loss, mesh: see their own classes.
+        model_dir: where everything that the run writes goes.
+        total_steps: the run ends after this many steps, those before a restart included.
+        batch_size: rows of the global batch.
+        seed: of parameters, dropout and data.
+        microbatches: parts of the batch whose gradients are accumulated.
+        max_gradient_norm: gradients of a larger global norm are scaled down; None for no limit.
+        train_split, eval_split: of the task's source.
+        eval_every_steps: how often the whole `eval_split` is scored during training; None for
+            before and after only.
+        log_every_steps: how often metrics are written.
+        checkpoint_every_steps: how often a checkpoint is saved; the last step always is.
+        keep_checkpoints: how many of the latest are kept.
+        keep_every_steps: checkpoints at multiples of this are kept for ever; None for none.
+        initial_checkpoint: a `checkpoints/STEP` folder whose parameters a new run starts from.
+        show_examples: examples of `eval_split` to fill in and show at the end.
+
+    Raises:
+        UserError: where choices are out of range or do not fit together.
+    """
+
+    model: Model
+    task: Task
+    optimizer: Optimizer
+    model_dir: str
+    total_steps: int
+    batch_size: int
+    seed: int = 0
+    loss: CrossEntropy = CrossEntropy()
+    mesh: Mesh = Mesh()
+    microbatches: int = 1
+    max_gradient_norm: Number | None = None
+    train_split: str = "train"
+    eval_split: str = "validation"
+    eval_every_steps: int | None = None
+    log_every_steps: int = 50
+    checkpoint_every_steps: int = 1000
+    keep_checkpoints: int = 3
+    keep_every_steps: int | None = None
+    initial_checkpoint: str | None = None
+    show_examples: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "total_steps", "show_examples"):
+            check_number(f"train.{name}", getattr(self, name), "at least 0", lambda n: n >= 0)
+        for name in (
+            *("batch_size", "microbatches", "log_every_steps", "checkpoint_every_steps"),
+            *("keep_checkpoints", "keep_every_steps", "eval_every_steps"),
+        ):
+            check_number(f"train.{name}", getattr(self, name), "at least 1", lambda n: n >= 1)
+        check_number(
+            "train.max_gradient_norm", self.max_gradient_norm, "over 0", lambda norm: norm > 0
+        )
+        if self.batch_size % self.microbatches:
+            raise UserError(
+                f"train.batch_size must be divisible by train.microbatches ({self.microbatches}), "
+                f"got {self.batch_size}"
+            )
+        self._check_fit()
+
+    def _check_fit(self) -> None:
+        config, vocabulary = self.model.config, self.task.vocabulary
+        if vocabulary.size > config.vocab_size:
+            raise UserError(
+                f"T5Config.vocab_size must be at least the vocabulary's {vocabulary.size} ids "
+                f"({vocabulary.num_sentinels} sentinels included), got {config.vocab_size}"
+            )
+        needs_inputs = isinstance(self.model, EncoderDecoder)
+        if needs_inputs != (self.task.objective.inputs_length > 0):
+            model, objective = type(self.model).__name__, type(self.task.objective).__name__
+            verb = "makes no inputs" if needs_inputs else "makes inputs, which need an encoder"
+            other = "DecoderOnly" if needs_inputs else "EncoderDecoder"
+            raise UserError(
+                f"{model} cannot train on {objective}: it {verb}; use {other} or another objective"
+            )
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """The numbers of the run. A dropout rate of 0 is part of the program: it has none."""
+        return Hyperparameters(
+            optimizer=self.optimizer,
+            loss=self.loss,
+            seed=self.seed,
+            dropout_rate=self.model.config.dropout_rate or None,
+            max_gradient_norm=self.max_gradient_norm,
+        )

@@ -1,0 +1,85 @@
+"""All that training carries from one step to the next, and how it begins."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from t5lite.core.numbers import as_inputs
+from t5lite.core.streams import stream
+from t5lite.models.architectures import Batch, Model
+from t5lite.parallel.sharding import logical_axes, state_axes, tree_shardings
+from t5lite.training.hyperparameters import Hyperparameters
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """The whole of it: saved with every checkpoint, donated to every step.
+
+    Args:
+        step: steps taken.
+        params: the parameters, float32.
+        opt_state: of the optax transformation.
+        cursors: where each row of the batch stands in the data (see `data.stream`).
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+    cursors: Int[Array, "b 3"]
+
+
+def param_axes(model: Model, batch: Batch) -> Any:
+    """Returns the tree of parameters with the names of each one's axes in its place."""
+    boxed = jax.eval_shape(lambda b: model.init(jax.random.key(0), b), batch)["params"]
+    return logical_axes(boxed)
+
+
+def initial_state(model: Model, hyper: Hyperparameters, batch: Batch, axes: Any) -> TrainState:
+    """Returns the state before the first step, a function of the seed; meant to be compiled.
+
+    Args:
+        batch: shapes and dtypes of a batch to train on.
+        axes: from `param_axes`.
+    """
+    key = stream(jax.random.key(hyper.seed), "init")
+    zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()}
+    params = nn.unbox(model.init(key, zeros)["params"])
+    transformation = hyper.optimizer.transformation(0.0, axes)
+    return TrainState(
+        step=jnp.zeros([], jnp.int32),
+        params=params,
+        opt_state=transformation.init(params),
+        cursors=jnp.zeros((batch["decoder_target_tokens"].shape[0], 3), jnp.int32),
+    )
+
+
+def state_shardings(state: TrainState, axes: Any, mesh: jax.sharding.Mesh) -> TrainState:
+    """Returns where each array of an abstract state lives: the optimizer's with its parameter.
+
+    Raises:
+        UserError: where the mesh does not divide an axis that it splits.
+    """
+    names = TrainState(
+        step=(),  # type: ignore[arg-type]  # names of axes stand in for arrays
+        params=axes,
+        opt_state=state_axes(state.opt_state, state.params, axes),
+        cursors=("batch", None),  # type: ignore[arg-type]
+    )
+    return tree_shardings(state, names, mesh)
+
+
+def abstract_state(
+    model: Model, hyper: Hyperparameters, batch: Batch, mesh: jax.sharding.Mesh
+) -> tuple[TrainState, Any]:
+    """Returns shapes, dtypes and shardings of the state, and the parameters' axes."""
+    axes = param_axes(model, batch)
+    state = jax.eval_shape(lambda h: initial_state(model, h, batch, axes), as_inputs(hyper))
+    shardings = state_shardings(state, axes, mesh)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
+    ), axes

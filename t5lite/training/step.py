@@ -1,0 +1,100 @@
+"""One step of training, a pure function of (hyperparameters, state, batch)."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from t5lite.core.streams import stream
+from t5lite.models.architectures import Batch, Model
+from t5lite.training.hyperparameters import Hyperparameters
+from t5lite.training.state import TrainState
+
+Sums = dict[str, Float[Array, ""]]
+Step = Callable[[Hyperparameters, TrainState, Batch], tuple[TrainState, Sums]]
+
+
+def make_train_step(model: Model, param_axes: Any, *, microbatches: int = 1) -> Step:
+    """Returns the step: gradient of the mean loss of the global batch, clipped, and an update.
+
+    The loss is a sum over tokens divided by the number of target tokens in the whole batch, also
+    where gradients are accumulated over microbatches.
+
+    Args:
+        param_axes: names of the axes of each parameter.
+        microbatches: parts of the batch that are worked on one after another.
+
+    Returns:
+        A function to the new state and, for the batch, the sums of `CrossEntropy.sums`,
+        `input_tokens`, and the step's `learning_rate` and `gradient_norm` before clipping.
+    """
+
+    def loss_sum(
+        params: Any, batch: Batch, hyper: Hyperparameters, key: Array
+    ) -> tuple[Float[Array, ""], Sums]:
+        logits = model.apply(
+            {"params": params}, batch, dropout_rate=hyper.dropout_rate, rngs={"dropout": key}
+        )
+        sums = hyper.loss.sums(
+            logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+        )
+        return sums["loss"], sums
+
+    gradient = jax.grad(loss_sum, has_aux=True)
+
+    def gradient_of_batch(
+        params: Any, batch: Batch, hyper: Hyperparameters, key: Array
+    ) -> tuple[Any, Sums]:
+        if microbatches == 1:
+            return gradient(params, batch, hyper, key)
+
+        def add_part(total: Any, part: tuple[Array, Batch]) -> tuple[Any, None]:
+            index, rows = part
+            made = gradient(params, rows, hyper, stream(key, "microbatch", index))
+            return jax.tree.map(jnp.add, total, made), None
+
+        parts = (jnp.arange(microbatches), jax.tree.map(_split_rows, batch))
+        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts[1]), hyper, key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        total, _ = jax.lax.scan(add_part, zeros, parts)
+        return total
+
+    def _split_rows(x: Array) -> Array:
+        # Every microbatch takes rows from all over the batch, so from all devices alike.
+        parts = x.reshape(x.shape[0] // microbatches, microbatches, *x.shape[1:]).swapaxes(0, 1)
+        return nn.with_logical_constraint(parts, (None, "batch", *(None,) * (x.ndim - 1)))
+
+    def train_step(
+        hyper: Hyperparameters, state: TrainState, batch: Batch
+    ) -> tuple[TrainState, Sums]:
+        cursors, features = batch["cursors"], {k: v for k, v in batch.items() if k != "cursors"}
+        key = stream(jax.random.key(hyper.seed), "dropout", state.step)
+        grads, sums = gradient_of_batch(state.params, features, hyper, key)
+        tokens = jnp.maximum(sums["tokens"], 1.0)
+        grads = jax.tree.map(lambda g: g / tokens, grads)
+        norm = optax.global_norm(grads)
+        if hyper.max_gradient_norm is not None:
+            scale = jnp.minimum(1.0, hyper.max_gradient_norm / jnp.maximum(norm, 1e-30))
+            grads = jax.tree.map(lambda g: g * scale, grads)
+
+        learning_rate = hyper.optimizer.learning_rate(state.step)
+        transformation = hyper.optimizer.transformation(learning_rate, param_axes)
+        updates, opt_state = transformation.update(grads, state.opt_state, state.params)
+        new_state = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            cursors=cursors,
+        )
+        inputs = features.get("encoder_segment_ids")
+        input_tokens = jnp.zeros([]) if inputs is None else jnp.sum(inputs > 0, dtype=jnp.float32)
+        scalars = {"learning_rate": learning_rate, "gradient_norm": norm}
+        return new_state, {**sums, "input_tokens": input_tokens, **scalars}
+
+    return train_step
