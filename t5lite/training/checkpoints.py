@@ -41,7 +41,10 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
         )
         self._directory = directory.absolute()
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        handlers = {"state": ocp.PyTreeCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(
+            self._directory, options=options, item_handlers=handlers
+        )
 
     def steps(self) -> list[int]:
         """Returns the steps of all complete checkpoints, in order."""
@@ -52,7 +55,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(dict(about))
+                state=ocp.args.PyTreeSave(state), about=ocp.args.JsonSave(dict(about))
             ),
         )
 
@@ -68,8 +71,7 @@ class Checkpoints:
             UserError: where a shape is not that of `state`, with both printed.
         """
         self._check_shapes(step, {"params": state.params, "opt_state": state.opt_state})
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(state))
-        return self._manager.restore(step, args=args).state
+        return self._restore(step, state)
 
     def restore_params(self, step: int, params: Any) -> Any:
         """Returns the parameters alone of `step`, placed as the abstract `params` say.
@@ -78,13 +80,16 @@ class Checkpoints:
             UserError: where a shape is not that of `params`, with both printed.
         """
         self._check_shapes(step, {"params": params})
-        item = {"params": params}
+        return self._restore(step, {"params": params})["params"]
+
+    def _restore(self, step: int, item: Any) -> Any:
+        """Restores the arrays that the abstract `item` has, and no others."""
         args = ocp.args.PyTreeRestore(
             item=item,
             restore_args=ocp.checkpoint_utils.construct_restore_args(item),
             partial_restore=True,
         )
-        return self._manager.restore(step, args=ocp.args.Composite(state=args)).state["params"]
+        return self._manager.restore(step, args=ocp.args.Composite(state=args)).state
 
     def _check_shapes(self, step: int, wanted: Any) -> None:
         saved = _shapes(self._manager.item_metadata(step)["state"].tree, tuple(wanted))

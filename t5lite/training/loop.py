@@ -79,7 +79,7 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate) -> TrainStat
         progress = stack.enter_context(
             Progress(first_step=first_step, total_steps=run.total_steps, shown=first)
         )
-        state = first_state(run, hyper, shapes, axes, batch_shapes, checkpoints, about, progress)
+        state = first_state(run, hyper, shapes, axes, batch_shapes, mesh, checkpoints, about, progress)
         writer = MetricWriter(model_dir, first_step=first_step) if first else NoWriter()
         stack.enter_context(contextlib.closing(writer))
 
@@ -160,6 +160,7 @@ def first_state(
     shapes: TrainState,
     axes: Any,
     batch: dict[str, Any],
+    mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
     about: dict[str, Any],
     progress: Progress,
@@ -176,7 +177,13 @@ def first_state(
             )
         return checkpoints.restore(latest, shapes)
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
-    init = jax.jit(lambda h: initial_state(run.model, h, batch, axes), out_shardings=shardings)
+    # Run once: on a CPU it takes four times longer to compile well than to compile at all.
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    init = jax.jit(
+        lambda h: initial_state(run.model, h, batch, axes),
+        out_shardings=shardings,
+        compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
+    )
     state = init(hyper)
     if run.initial_checkpoint is not None:
         with open_checkpoint(run.initial_checkpoint) as (source, step):
