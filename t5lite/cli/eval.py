@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import rich.box
 import rich.console
 import rich.table
 
@@ -81,10 +82,11 @@ def _write(path: pathlib.Path, results: list[dict[str, Any]]) -> None:
 
 
 def _print_table(results: list[dict[str, Any]]) -> None:
-    table = rich.table.Table()
-    for name in results[0]:
-        table.add_column(name.replace("_", " "), justify="right")
+    table = rich.table.Table(title="losses in nats per target token", box=rich.box.SIMPLE)
+    names = {name: name.removesuffix("_nats_per_token").replace("_", " ") for name in results[0]}
+    for name in names.values():
+        table.add_column(name.removesuffix(" fraction"), justify="right")
     for result in results:
-        values = result.values()
-        table.add_row(*(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values))
+        values = (result[name] for name in names)
+        table.add_row(*(f"{v:.5g}" if isinstance(v, float) else str(v) for v in values))
     rich.console.Console().print(table)

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from t5lite.core.errors import UserError, suggestion
 from t5lite.data.text_files import text_files_config
@@ -13,6 +13,7 @@ from t5lite.data.text_files import text_files_config
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Documents(Protocol):
     """Documents by number, each the bytes of a text; the fingerprint changes when they change."""
 
@@ -22,6 +23,7 @@ class Documents(Protocol):
     def __getitem__(self, index: int) -> bytes: ...
 
 
+@runtime_checkable
 class Source(Protocol):
     """Gives the documents of a split."""
 

@@ -1,6 +1,7 @@
 """Whole models: from a batch to logits. What a batch holds is named in `data.features`."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -11,7 +12,8 @@ from t5lite.models.layers import Embedding
 from t5lite.models.masks import causal_mask, segment_mask
 from t5lite.models.stack import Decoder, Encoder
 
-Batch = Mapping[str, Array]
+# Arrays by name; NumPy's and JAX's, and inside `jax.eval_shape` their shapes alone.
+Batch = Mapping[str, Any]
 
 
 class EncoderDecoder(nn.Module):

@@ -22,7 +22,8 @@ def rms_norm(
     """
     wide = x.astype(jnp.float32)
     mean_of_squares = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-    return (wide * jax.lax.rsqrt(mean_of_squares + epsilon)).astype(x.dtype) * scale.astype(x.dtype)
+    normed = (wide * jax.lax.rsqrt(mean_of_squares + epsilon)).astype(x.dtype)
+    return normed * jnp.expand_dims(scale.astype(x.dtype), tuple(range(x.ndim - 1)))
 
 
 def dropout(

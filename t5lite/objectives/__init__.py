@@ -8,7 +8,7 @@ An objective is a frozen dataclass with
 - `__call__(tokens, rng, vocabulary)`: makes the example; `rng` decides all that is random.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -16,6 +16,7 @@ from jaxtyping import Int
 Tokens = Int[np.ndarray, "length"]
 
 
+@runtime_checkable
 class Vocabulary(Protocol):
     """What an objective needs to know of a vocabulary."""
 
@@ -26,6 +27,7 @@ class Vocabulary(Protocol):
     def sentinel(self, index: int) -> int: ...
 
 
+@runtime_checkable
 class Objective(Protocol):
     """See the module's docstring."""
 

@@ -1,6 +1,6 @@
 """Learning rates as functions of the step; all of their numbers are inputs of the program."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -10,6 +10,7 @@ from t5lite.core.numbers import Number, check_number, numeric
 Step = int | Int[Array, ""]
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """The learning rate at a step, counted from 0."""
 

@@ -1,0 +1,34 @@
+"""Eight simulated devices, shapes checked at run time, and small things that many tests need."""
+
+import os
+
+# Before JAX is imported: all tests see eight CPU devices.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import logging
+import pathlib
+
+import jax
+import jaxtyping
+import pytest
+
+jaxtyping.install_import_hook("t5lite", "beartype.beartype")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder for the data sets that tests build, shared by all of them."""
+    return str(tmp_path_factory.mktemp("tfds"))
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Forty lines of text with something to learn in it."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    words = "the quick brown fox jumps over the lazy dog and runs far away".split()
+    lines = [" ".join(words[(i + j) % len(words)] for j in range(7)) for i in range(40)]
+    path.write_text("\n".join(lines) + "\n")
+    return path

@@ -1,0 +1,43 @@
+import jax
+import numpy as np
+import pytest
+
+from t5lite.core.errors import UserError
+from t5lite.core.numbers import Number, as_inputs, check_number, numeric, static
+
+
+@numeric
+class Pair:
+    rate: Number
+    steps: Number = 3
+    name: str = static(default="a")
+
+
+def test_numbers_are_leaves_and_choices_are_structure():
+    leaves, structure = jax.tree.flatten(Pair(rate=0.5))
+    assert leaves == [0.5, 3]
+    assert structure != jax.tree.structure(Pair(rate=0.5, name="b"))
+
+
+def test_other_numbers_do_not_compile_anew():
+    traced = []
+
+    @jax.jit
+    def product(pair: Pair) -> jax.Array:
+        traced.append(pair)
+        return pair.rate * pair.steps
+
+    results = [product(as_inputs(Pair(rate=r, steps=s))) for r, s in [(0.5, 2), (2.0, 8)]]
+    assert [float(r) for r in results] == [1.0, 16.0]
+    assert len(traced) == 1
+
+
+def test_inputs_are_32_bit():
+    inputs = as_inputs(Pair(rate=0.5))
+    assert (inputs.rate.dtype, inputs.steps.dtype) == (np.float32, np.int32)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "0.1", True])
+def test_numbers_out_of_range_are_refused(value):
+    with pytest.raises(UserError, match="Pair.rate must be "):
+        check_number("Pair.rate", value, "at least 0", lambda x: x >= 0)

@@ -1,0 +1,110 @@
+"""The smallest models, batches and runs that still have every part."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from t5lite.data.sources import TextSource
+from t5lite.data.task import Task
+from t5lite.data.vocabularies import ByteVocabulary
+from t5lite.models.architectures import DecoderOnly, EncoderDecoder
+from t5lite.models.config import T5Config
+from t5lite.objectives.causal import Causal
+from t5lite.objectives.span_corruption import SpanCorruption
+from t5lite.optimizers.optimizer import make_optimizer
+from t5lite.training.run import Run
+
+CONFIG = T5Config(
+    vocab_size=384,
+    embed_dim=16,
+    num_heads=2,
+    head_dim=6,
+    mlp_dim=24,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    dtype="float32",
+)
+
+
+def config(**changes: Any) -> T5Config:
+    """Two layers, heads that do not divide the width, and what is to be different."""
+    return dataclasses.replace(CONFIG, **changes)
+
+
+def decoder_config(**changes: Any) -> T5Config:
+    """The same without an encoder."""
+    return config(num_encoder_layers=0, **changes)
+
+
+def batch(seed: int, *, rows: int = 4, inputs: int = 10, targets: int = 6) -> dict[str, Any]:
+    """A random batch whose rows end in padding, the first one excepted."""
+    rng = np.random.default_rng(seed)
+    input_lengths = np.append(inputs, rng.integers(3, inputs, rows - 1))
+    target_lengths = np.append(targets, rng.integers(2, targets, rows - 1))
+
+    def segments(lengths: np.ndarray, length: int) -> np.ndarray:
+        return (np.arange(length) < lengths[:, None]).astype(np.int32)
+
+    encoder, decoder = segments(input_lengths, inputs), segments(target_lengths, targets)
+    tokens = rng.integers(3, 259, (rows, targets)).astype(np.int32) * decoder
+    return {
+        "encoder_input_tokens": rng.integers(3, 259, encoder.shape).astype(np.int32) * encoder,
+        "encoder_segment_ids": encoder,
+        "decoder_input_tokens": np.pad(tokens[:, :-1], ((0, 0), (1, 0))),
+        "decoder_segment_ids": decoder,
+        "decoder_target_tokens": tokens,
+        "decoder_loss_weights": decoder,
+    }
+
+
+def logits(
+    model: EncoderDecoder | DecoderOnly, params: Any, batch: dict[str, Any], **arguments: Any
+) -> jax.Array:
+    """The model's logits of a NumPy batch."""
+    return model.apply({"params": params}, jax.tree.map(jnp.asarray, batch), **arguments)
+
+
+def params(model: EncoderDecoder | DecoderOnly, seed: int = 0) -> Any:
+    """Parameters as the model initialises them, norm scales made uneven."""
+    made = nn.unbox(model.init(jax.random.key(seed), jax.tree.map(jnp.asarray, batch(0))))["params"]
+    rng = np.random.default_rng(seed)
+
+    def uneven(path: Any, leaf: Any) -> Any:
+        is_scale = path[-1].key == "scale"
+        return leaf * rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32) if is_scale else leaf
+
+    return jax.tree_util.tree_map_with_path(uneven, made)
+
+
+def task(text: pathlib.Path, data_dir: str, *, causal: bool = False) -> Task:
+    """Span corruption, or causal language modelling, of the bytes of a file."""
+    return Task(
+        source=TextSource(
+            files={"train": str(text), "validation": str(text)}, record="line", data_dir=data_dir
+        ),
+        vocabulary=ByteVocabulary(),
+        objective=Causal(targets_length=24) if causal else SpanCorruption(inputs_length=24),
+    )
+
+
+def run(text: pathlib.Path, data_dir: str, model_dir: pathlib.Path, **changes: Any) -> Run:
+    """A run of a few steps with a log line for each."""
+    causal = changes.pop("causal", False)
+    model = DecoderOnly(decoder_config()) if causal else EncoderDecoder(config())
+    choices: dict[str, Any] = {
+        "model": model,
+        "task": task(text, data_dir, causal=causal),
+        "optimizer": make_optimizer(optax.adamw, name="AdamW", learning_rate=1e-2),
+        "model_dir": str(model_dir),
+        "total_steps": 6,
+        "batch_size": 8,
+        "log_every_steps": 1,
+        "checkpoint_every_steps": 3,
+    }
+    return Run(**{**choices, **changes})
