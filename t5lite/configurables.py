@@ -74,8 +74,8 @@ def optimizer(name: str, factory: Callable[..., Any]) -> Callable[..., Optimizer
     return build
 
 
-# Needs the loss as a function, to search along a line; all others take gradients alone.
-_OPTAX_EXCEPTIONS = ("lbfgs", "polyak_sgd")
+# One searches along a line and needs the loss as a function; the other is deprecated by optax.
+_OPTAX_EXCEPTIONS = ("lbfgs", "optimistic_adam")
 
 
 def _optax_aliases() -> dict[str, Callable[..., Any]]:
@@ -85,8 +85,8 @@ def _optax_aliases() -> dict[str, Callable[..., Any]]:
         factory = getattr(optax, name)
         if (
             inspect.isfunction(factory)
+            and not name.startswith(("_", "scale_by"))
             and name not in _OPTAX_EXCEPTIONS
-            and not name.startswith("scale_by")
             and "learning_rate" in inspect.signature(factory).parameters
             and "GradientTransformation" in str(inspect.signature(factory).return_annotation)
         ):

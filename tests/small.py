@@ -1,6 +1,7 @@
 """The smallest models, batches and runs that still have every part."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -67,19 +68,26 @@ def logits(
     model: EncoderDecoder | DecoderOnly, params: Any, batch: dict[str, Any], **arguments: Any
 ) -> jax.Array:
     """The model's logits of a NumPy batch."""
-    return model.apply({"params": params}, jax.tree.map(jnp.asarray, batch), **arguments)
+    return _compiled(model)(params, jax.tree.map(jnp.asarray, batch), **arguments)
 
 
+@functools.cache
+def _compiled(model: EncoderDecoder | DecoderOnly) -> Any:
+    return jax.jit(lambda params, b, **arguments: model.apply({"params": params}, b, **arguments))
+
+
+@functools.cache
 def params(model: EncoderDecoder | DecoderOnly, seed: int = 0) -> Any:
     """Parameters as the model initialises them, norm scales made uneven."""
-    made = nn.unbox(model.init(jax.random.key(seed), jax.tree.map(jnp.asarray, batch(0))))["params"]
+    example = jax.tree.map(jnp.asarray, batch(0))
+    made = jax.jit(lambda key: nn.unbox(model.init(key, example)))(jax.random.key(seed))
     rng = np.random.default_rng(seed)
 
     def uneven(path: Any, leaf: Any) -> Any:
         is_scale = path[-1].key == "scale"
         return leaf * rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32) if is_scale else leaf
 
-    return jax.tree_util.tree_map_with_path(uneven, made)
+    return jax.tree_util.tree_map_with_path(uneven, made["params"])
 
 
 def task(text: pathlib.Path, data_dir: str, *, causal: bool = False) -> Task:

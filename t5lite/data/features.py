@@ -15,14 +15,14 @@ from jaxtyping import Int
 
 from t5lite.data.vocabularies import PAD_ID
 
-Row = dict[str, Int[np.ndarray, "length"]]
+Row = dict[str, Int[np.ndarray, "_"]]
 
 # What a decoder is given before the first target; T5 has no token of its own for it.
 BOS_ID = PAD_ID
 
 
 def row_from_example(
-    example: Mapping[str, Int[np.ndarray, "length"]], *, inputs_length: int, targets_length: int
+    example: Mapping[str, Int[np.ndarray, "_"]], *, inputs_length: int, targets_length: int
 ) -> Row:
     """Returns the row that holds one example alone, padded; without inputs, no encoder fields.
 
@@ -63,7 +63,7 @@ def empty_row(*, inputs_length: int, targets_length: int) -> Row:
     )
 
 
-def _padded(tokens: Int[np.ndarray, "length"], length: int) -> Int[np.ndarray, "length"]:
+def _padded(tokens: Int[np.ndarray, "_"], length: int) -> Int[np.ndarray, "{length}"]:
     assert len(tokens) <= length, (len(tokens), length)
     padded = np.full(length, PAD_ID, np.int32)
     padded[: len(tokens)] = tokens

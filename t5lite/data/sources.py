@@ -87,6 +87,7 @@ class TextSource:
 
     Args:
         files: for each split a path or glob pattern, or a list of them.
+        folder: where paths that are not absolute begin.
         record: what one document is: a "line", or a whole "file".
         max_bytes: longer documents are cut, at the end of a line where there is one.
         data_dir: as in `TfdsSource`.
@@ -96,6 +97,7 @@ class TextSource:
     """
 
     files: Mapping[str, Any]
+    folder: str = "."
     record: str = "line"
     max_bytes: int = 65536
     data_dir: str | None = None
@@ -107,7 +109,7 @@ class TextSource:
     def _builder(self) -> Any:
         from t5lite.data.text_files import TextFiles
 
-        config = text_files_config(self.files, self.record, self.max_bytes)
+        config = text_files_config(self.files, self.folder, self.record, self.max_bytes)
         return TextFiles(config=config, data_dir=self.data_dir, file_format="array_record")
 
 

@@ -31,7 +31,7 @@ class TextFilesConfig(tfds.core.BuilderConfig):
 
 
 def text_files_config(
-    files: Mapping[str, str | tuple[str, ...] | list[str]], record: str, max_bytes: int
+    files: Mapping[str, Any], folder: str, record: str, max_bytes: int
 ) -> TextFilesConfig:
     """Returns the config for files named by paths or glob patterns, split by split.
 
@@ -45,7 +45,7 @@ def text_files_config(
     found: dict[str, tuple[str, ...]] = {}
     for split, patterns in files.items():
         patterns = [patterns] if isinstance(patterns, str) else patterns
-        paths = [path for pattern in patterns for path in _matches(split, pattern)]
+        paths = [path for pattern in patterns for path in _matches(split, folder, pattern)]
         found[split] = tuple(map(str, paths))
     stamps = {
         split: [(pathlib.Path(p).name, *_stamp(pathlib.Path(p))) for p in paths]
@@ -56,11 +56,11 @@ def text_files_config(
     return TextFilesConfig(name=name, files=found, record=record, max_bytes=max_bytes)
 
 
-def _matches(split: str, pattern: str) -> list[pathlib.Path]:
-    path = pathlib.Path(pattern).expanduser()
+def _matches(split: str, folder: str, pattern: str) -> list[pathlib.Path]:
+    path = pathlib.Path(folder).expanduser() / pattern
     paths = sorted(p for p in path.parent.glob(path.name) if p.is_file())
     if not paths:
-        raise UserError(f"TextSource.files[{split!r}]: there is no file {pattern!r}")
+        raise UserError(f"TextSource.files[{split!r}]: there is no file {str(path)!r}")
     return paths
 
 

@@ -13,7 +13,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-Tokens = Int[np.ndarray, "length"]
+# Of any length: what goes in and what comes out differ.
+Tokens = Int[np.ndarray, "_"]
 
 
 @runtime_checkable

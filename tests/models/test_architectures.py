@@ -43,7 +43,7 @@ def test_gradient_equals_finite_differences_of_the_float64_t5(name):
         picked = jnp.take_along_axis(log_probs, batch["decoder_target_tokens"][..., None], axis=2)
         return -jnp.sum(picked[..., 0] * batch["decoder_loss_weights"])
 
-    grads = jax.grad(loss)(params)
+    grads = jax.jit(jax.grad(loss))(params)
     rng = np.random.default_rng(0)
     wide = reference.float64(params)
     direction = jax.tree.map(lambda p: rng.normal(size=p.shape), wide)
@@ -118,7 +118,7 @@ def test_unrolling_and_remat_change_no_gradient(changes):
     def gradient(config):
         model = EncoderDecoder(config)
         params = small.params(model)
-        return jax.grad(lambda p: jnp.sum(jnp.sin(small.logits(model, p, batch))))(params)
+        return jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(small.logits(model, p, batch)))))(params)
 
     plain, changed = gradient(small.config()), gradient(small.config(**changes))
     # The same operations in float32, fused differently.
@@ -147,8 +147,9 @@ def test_bfloat16_logits_are_float32_and_near():
     exact = small.logits(EncoderDecoder(small.config()), params, batch)
     rough = small.logits(EncoderDecoder(small.config(dtype="bfloat16")), params, batch)
     assert rough.dtype == jnp.float32
-    # bfloat16 keeps 8 bits: 0.4 % a rounding, over some twenty of them, on logits of about 1.
-    np.testing.assert_allclose(rough, exact, atol=0.1)
+    # bfloat16 keeps 8 bits: 0.2 % an average rounding, some forty of them one after another.
+    error = np.sqrt(np.mean(np.square(rough - exact)) / np.mean(np.square(exact)))
+    assert 1e-4 < error < 0.04
 
 
 def test_initialisers_have_t5s_scales():

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import sentencepiece
+
+from t5lite.core.errors import UserError
+from t5lite.data.vocabularies import ByteVocabulary, SentencePieceVocabulary
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory, text_file):
+    """A SentencePiece model with T5's special ids, trained here."""
+    prefix = tmp_path_factory.mktemp("spiece") / "small"
+    _train(text_file, prefix, pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+    return f"{prefix}.model"
+
+
+def _train(text, prefix, **ids):
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(prefix), vocab_size=40, minloglevel=2, **ids
+    )
+
+
+def test_bytes_come_back_whatever_they_are():
+    vocabulary = ByteVocabulary()
+    text = "naïve ⏎ 日本"
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+    every = bytes(range(256))
+    np.testing.assert_array_equal(vocabulary.encode(every), np.arange(256) + 3)
+
+
+def test_sentinels_are_the_highest_ids_downwards():
+    vocabulary = ByteVocabulary(num_sentinels=100)
+    assert [vocabulary.sentinel(i) for i in (0, 1, 99)] == [358, 357, 259]
+
+
+def test_decoding_stops_at_the_end_and_names_sentinels():
+    vocabulary = ByteVocabulary()
+    ids = np.array([383, *vocabulary.encode("ab"), 382, 1, *vocabulary.encode("c")])
+    assert vocabulary.decode(ids) == "<extra_id_0>ab<extra_id_1>"
+
+
+def test_sentencepiece_has_sentinels_after_its_pieces(model_path):
+    vocabulary = SentencePieceVocabulary(path=model_path, num_sentinels=10)
+    assert vocabulary.size == 50
+    assert vocabulary.sentinel(0) == 49
+    text = "the quick brown fox"
+    ids = vocabulary.encode(text)
+    assert vocabulary.decode(ids) == text
+    assert vocabulary.decode(np.append(ids, 49)) == f"{text}<extra_id_0>"
+
+
+def test_sentencepiece_with_other_special_ids_is_refused(tmp_path, text_file):
+    _train(text_file, tmp_path / "other", pad_id=3, eos_id=2, unk_id=0, bos_id=1)
+    with pytest.raises(UserError, match=r"must have pad, eos and unk ids \(0, 1, 2\)"):
+        SentencePieceVocabulary(path=f"{tmp_path}/other.model")
+
+
+def test_a_vocabulary_that_is_not_there_or_no_model_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is not there"):
+        SentencePieceVocabulary(path=str(tmp_path / "none.model"))
+    (tmp_path / "rubbish.model").write_bytes(b"rubbish" * 100)
+    with pytest.raises(UserError, match="must be a SentencePiece model"):
+        SentencePieceVocabulary(path=str(tmp_path / "rubbish.model"))

@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+
+from t5lite.core.errors import UserError
+from t5lite.data.vocabularies import ByteVocabulary
+from t5lite.objectives.span_corruption import (
+    SpanCorruption,
+    fill_spans,
+    random_segment_lengths,
+    random_spans_noise_mask,
+    span_corruption_lengths,
+    split_at_sentinels,
+)
+
+VOCABULARY = ByteVocabulary(num_sentinels=300)
+
+
+# T5's own arithmetic, run: (inputs, density, mean span) -> (tokens, targets).
+@pytest.mark.parametrize(
+    ("inputs", "density", "mean", "expected"),
+    [
+        (128, 0.15, 3, (141, 29)),
+        (256, 0.15, 3, (284, 58)),
+        (512, 0.15, 3, (568, 114)),
+        (1024, 0.15, 3, (1137, 229)),
+        (2048, 0.15, 3, (2274, 456)),
+        (512, 0.15, 8, (588, 100)),
+        (512, 0.5, 3, (766, 512)),
+        (512, 0.5, 8, (908, 512)),
+        (512, 0.15, 64, (600, 92)),
+        (512, 0.5, 64, (1006, 512)),
+    ],
+)
+def test_lengths_are_t5s(inputs, density, mean, expected):
+    lengths = span_corruption_lengths(
+        inputs, noise_density=density, mean_noise_span_length=float(mean)
+    )
+    assert lengths == expected
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 10, 57, 568])
+def test_mask_has_the_noise_and_the_spans_that_were_asked_for(length):
+    mask = random_spans_noise_mask(
+        length, np.random.default_rng(length), noise_density=0.15, mean_noise_span_length=3.0
+    )
+    assert len(mask) == length
+    assert not mask[0]
+    if length > 1:
+        num_noise = max(round(length * 0.15), 1)
+        assert mask.sum() == num_noise
+        assert mask[-1]
+        spans = np.sum(np.diff(mask.astype(int)) == 1)
+        assert spans == max(round(num_noise / 3), 1)
+
+
+def test_every_split_into_segments_is_equally_likely():
+    rng = np.random.default_rng(0)
+    draws = 6000
+    counts: dict[tuple[int, ...], int] = {}
+    for _ in range(draws):
+        lengths = tuple(random_segment_lengths(5, 3, rng).tolist())
+        counts[lengths] = counts.get(lengths, 0) + 1
+    assert len(counts) == 6  # 4 choose 2
+    # A count of 1000 has a standard deviation of 29.
+    assert all(abs(count - draws / 6) < 130 for count in counts.values())
+
+
+def test_corruption_of_a_small_text_by_hand():
+    class Fixed(SpanCorruption):
+        def _noise_mask(self, length, rng):
+            return np.array([0, 1, 1, 0, 0, 1], bool)
+
+    tokens = np.array([10, 11, 12, 13, 14, 15], np.int32)
+    example = Fixed(inputs_length=64)(tokens, np.random.default_rng(0), VOCABULARY)
+    first = VOCABULARY.size - 1
+    assert example["inputs"].tolist() == [10, first, 13, 14, first - 1, 1]
+    assert example["targets"].tolist() == [first, 11, 12, first - 1, 15, 1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_inputs_and_targets_merge_back_to_the_text(seed):
+    rng = np.random.default_rng(seed)
+    objective = SpanCorruption(
+        inputs_length=int(rng.integers(8, 300)),
+        noise_density=float(rng.uniform(0.1, 0.5)),
+        mean_noise_span_length=float(rng.uniform(1, 20)),
+    )
+    length = objective.tokens_length - int(rng.integers(0, 5))
+    tokens = rng.integers(3, 259, length).astype(np.int32)
+    example = objective(tokens, rng, VOCABULARY)
+    parts = fill_spans(example["inputs"], example["targets"], VOCABULARY)
+    np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), tokens)
+    assert len(example["inputs"]) <= objective.inputs_length
+    assert len(example["targets"]) <= objective.targets_length
+
+
+def test_a_full_example_fills_inputs_and_targets():
+    objective = SpanCorruption(inputs_length=512)
+    tokens = np.full(objective.tokens_length, 50, np.int32)
+    example = objective(tokens, np.random.default_rng(0), VOCABULARY)
+    assert (len(example["inputs"]), len(example["targets"])) == (512, 114)
+    sentinels = [index for index, _ in split_at_sentinels(example["targets"], VOCABULARY)[1:]]
+    assert sentinels == list(range(28))
+
+
+def test_too_few_sentinels_are_refused():
+    with pytest.raises(UserError, match=r"cuts 114 spans out of 2274 tokens.* has 100 sentinels"):
+        SpanCorruption(inputs_length=2048).check(ByteVocabulary(num_sentinels=100))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"noise_density": 0.0}, {"noise_density": 1.0}, {"mean_noise_span_length": 0.5}]
+)
+def test_numbers_out_of_range_are_refused(wrong):
+    with pytest.raises(UserError, match=f"SpanCorruption.{next(iter(wrong))} must be"):
+        SpanCorruption(inputs_length=512, **wrong)
