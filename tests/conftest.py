@@ -11,6 +11,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import logging
 import pathlib
+import tempfile
 
 import jax
 import jaxtyping
@@ -18,6 +19,10 @@ import pytest
 
 jaxtyping.install_import_hook("t5lite", "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Many tests compile the same small programs.
+_programs = tempfile.TemporaryDirectory()
+jax.config.update("jax_compilation_cache_dir", _programs.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 

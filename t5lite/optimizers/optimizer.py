@@ -57,9 +57,13 @@ def make_optimizer(
     Raises:
         UserError: where an argument that is a number is not finite.
     """
+    parameters = inspect.signature(factory).parameters
+    # Numbers that were not bound are inputs too, so that binding one later is no other program.
+    defaults = {k: p.default for k, p in parameters.items() if isinstance(p.default, float)}
+    defaults.pop("learning_rate", None)
     numbers, choices = {}, []
-    for key, value in sorted(arguments.items()):
-        default = inspect.signature(factory).parameters[key].default
+    for key, value in sorted({**defaults, **arguments}.items()):
+        default = parameters[key].default
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if is_number and (isinstance(value, float) or isinstance(default, float)):
             check_number(f"{name}.{key}", value, "finite", lambda _: True)

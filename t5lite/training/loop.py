@@ -100,8 +100,7 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate) -> TrainStat
         def score(step: int) -> None:
             scores = evaluate(state.params)
             writer.write(step, run.eval_split, scores)
-            text = "  ".join(f"{name} {value:.6g}" for name, value in scores.items())
-            progress.say(f"{run.eval_split} at step {step}: {text}")
+            progress.score(step, run.eval_split, scores)
 
         if first_step == 0:
             score(0)

@@ -3,7 +3,6 @@
 import datetime
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
 
 import rich.console
 import rich.progress
@@ -25,7 +24,7 @@ class Progress:
         )
         self._task = self._bar.add_task("", total=total_steps, completed=first_step)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         self._bar.start()
         return self
 
@@ -37,6 +36,15 @@ class Progress:
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
         self._console.print(text, markup=False)
+
+    def score(self, step: int, split: str, scores: Mapping[str, float]) -> None:
+        """Prints the scores of a split."""
+        self.say(
+            f"{split} at step {step}: loss {scores['loss_nats_per_token']:.4f}  cross-entropy "
+            f"{scores['cross_entropy_nats_per_token']:.4f} nats per token  perplexity "
+            f"{scores['perplexity']:.2f}  accuracy {scores['accuracy_fraction']:.1%}  "
+            f"{scores['target_tokens']:,.0f} tokens"
+        )
 
     def advance(self, step: int) -> None:
         """Moves the bar."""

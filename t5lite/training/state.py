@@ -6,7 +6,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
 
 from t5lite.core.numbers import as_inputs
 from t5lite.core.streams import stream
@@ -20,17 +19,19 @@ from t5lite.training.hyperparameters import Hyperparameters
 class TrainState:
     """The whole of it: saved with every checkpoint, donated to every step.
 
+    The same tree holds shapes, axes or shardings in the place of arrays, so no type is one.
+
     Args:
-        step: steps taken.
+        step: steps taken, int32 [].
         params: the parameters, float32.
         opt_state: of the optax transformation.
-        cursors: where each row of the batch stands in the data (see `data.stream`).
+        cursors: where each row of the batch stands in the data (see `data.stream`), int32 [b, 3].
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Any
     opt_state: Any
-    cursors: Int[Array, "b 3"]
+    cursors: Any
 
 
 def param_axes(model: Model, batch: Batch) -> Any:
@@ -65,10 +66,10 @@ def state_shardings(state: TrainState, axes: Any, mesh: jax.sharding.Mesh) -> Tr
         UserError: where the mesh does not divide an axis that it splits.
     """
     names = TrainState(
-        step=(),  # type: ignore[arg-type]  # names of axes stand in for arrays
+        step=(),
         params=axes,
         opt_state=state_axes(state.opt_state, state.params, axes),
-        cursors=("batch", None),  # type: ignore[arg-type]
+        cursors=("batch", None),
     )
     return tree_shardings(state, names, mesh)
 

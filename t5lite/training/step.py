@@ -77,7 +77,7 @@ def make_train_step(model: Model, param_axes: Any, *, microbatches: int = 1) -> 
         grads, sums = gradient_of_batch(state.params, features, hyper, key)
         tokens = jnp.maximum(sums["tokens"], 1.0)
         grads = jax.tree.map(lambda g: g / tokens, grads)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         if hyper.max_gradient_norm is not None:
             scale = jnp.minimum(1.0, hyper.max_gradient_norm / jnp.maximum(norm, 1e-30))
             grads = jax.tree.map(lambda g: g * scale, grads)

@@ -1,0 +1,108 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from t5lite.core.errors import UserError
+from t5lite.optimizers.adafactor import adafactor
+from t5lite.parallel.mesh import Mesh
+from t5lite.parallel.sharding import (
+    batch_sharding,
+    local_rows,
+    local_values,
+    make_global,
+    sharding_of,
+    state_axes,
+)
+
+MESH = Mesh(data=2, fsdp=2, tensor=2)
+
+
+def test_one_axis_takes_the_rest():
+    assert dict(Mesh(tensor=4).make().shape) == {"data": 2, "fsdp": 1, "tensor": 4}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"data": 3}, "must use all 8 devices, got {'data': 3"),
+        ({"data": 1}, "must use all 8 devices"),
+        ({"tensor": 16}, "must use all 8 devices"),
+        ({"fsdp": -1}, "at most one of them -1"),
+        ({"fsdp": 0}, "must be whole numbers > 0"),
+    ],
+)
+def test_sizes_that_do_not_make_a_mesh_are_refused(sizes, message):
+    with pytest.raises(UserError, match=message):
+        Mesh(**sizes).make()
+
+
+def test_parameters_are_split_as_the_rules_say():
+    mesh = MESH.make()
+    sharding = sharding_of(("layers", "embed", "heads", "kv"), (2, 8, 4, 3), mesh, owner="query")
+    assert sharding.spec == P(None, "fsdp", "tensor", None)
+    assert sharding.shard_shape((2, 8, 4, 3)) == (2, 4, 2, 3)
+
+
+def test_an_axis_that_the_mesh_does_not_divide_is_refused_with_both_sides():
+    with pytest.raises(UserError, match=r"query: its axis 'heads' .* 'tensor|tensor \(2\), got 5"):
+        sharding_of(("embed", "heads"), (8, 5), MESH.make(), owner="query")
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_refused():
+    with pytest.raises(UserError, match=r"batch_size=6.* data\*fsdp \(4\), got 6"):
+        batch_sharding(MESH.make(), 6)
+
+
+AXES = {"a": {"kernel": ("embed", "mlp")}, "b": {"kernel": ("layers", "embed", "heads", "kv")}}
+PARAMS = {"a": {"kernel": jnp.zeros((6, 4))}, "b": {"kernel": jnp.zeros((3, 6, 2, 5))}}
+
+
+@pytest.mark.parametrize(
+    "transformation",
+    [
+        optax.adamw(1e-3),
+        optax.MultiSteps(optax.chain(optax.clip(1.0), optax.lamb(1e-3)), 2),
+        optax.inject_hyperparams(optax.lion)(learning_rate=1e-3),
+    ],
+    ids=["adamw", "multi_steps", "inject_hyperparams"],
+)
+def test_moments_have_the_axes_of_their_parameters(transformation):
+    state = transformation.init(PARAMS)
+    axes = state_axes(state, PARAMS, AXES)
+    seen = []
+
+    def check(leaf, names):
+        expected = {(6, 4): AXES["a"]["kernel"], (3, 6, 2, 5): AXES["b"]["kernel"]}
+        assert names == expected.get(leaf.shape, (None,) * leaf.ndim)
+        seen.append(leaf.shape)
+
+    jax.tree.map(check, state, axes)
+    assert {(6, 4), (3, 6, 2, 5)} <= set(seen)
+
+
+def test_factored_moments_have_the_axes_that_are_left():
+    state = adafactor(1e-3, param_axes=AXES, min_dim_size_to_factor=2).init(PARAMS)
+    axes = state_axes(state, PARAMS, AXES).second_moment
+    assert tuple(axes["a"]["kernel"]) == (("embed", None), (None, "mlp"))
+    assert tuple(axes["b"]["kernel"]) == (
+        ("layers", "embed", None, None),
+        ("layers", None, "heads", "kv"),
+    )
+    state = optax.scale_by_factored_rms(min_dim_size_to_factor=2).init(PARAMS)
+    axes = state_axes(state, PARAMS, AXES)
+    assert {axes.v_row["a"]["kernel"], axes.v_col["a"]["kernel"]} == {("embed",), ("mlp",)}
+
+
+def test_rows_become_a_global_array_and_come_back():
+    mesh = MESH.make()
+    sharding = batch_sharding(mesh, 8)
+    rows = local_rows(sharding, 8)
+    assert rows == list(range(8))
+    values = np.arange(24, dtype=np.int32).reshape(8, 3)
+    placed = make_global(sharding, 8)({"x": values})["x"]
+    assert placed.sharding.spec == P(("data", "fsdp"))
+    np.testing.assert_array_equal(placed, values)
+    np.testing.assert_array_equal(local_values(placed, rows), values)

@@ -1,0 +1,152 @@
+import pathlib
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from t5lite.core.errors import UserError
+from t5lite.inference.evaluate import make_evaluate
+from t5lite.models.architectures import EncoderDecoder
+from t5lite.optimizers.optimizer import make_optimizer
+from t5lite.parallel.mesh import Mesh
+from t5lite.training.checkpoints import Checkpoints
+from t5lite.training.loop import train
+from t5lite.training.metrics import read_metrics
+from tests import small
+
+
+@pytest.fixture
+def make_run(text_file, data_dir):
+    return lambda model_dir, **changes: small.run(text_file, data_dir, model_dir, **changes)
+
+
+def go(run):
+    mesh = run.mesh.make()
+    pathlib.Path(run.model_dir).mkdir(exist_ok=True)
+    evaluate = make_evaluate(
+        run.model, run.task, run.loss, mesh, split=run.eval_split, batch_size=run.batch_size
+    )
+    return train(run, mesh, evaluate=evaluate)
+
+
+def losses(run, split="train"):
+    lines = read_metrics(pathlib.Path(run.model_dir))
+    return {m["step"]: m["loss_nats_per_token"] for m in lines if m["split"] == split}
+
+
+def assert_same(some, other):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(some), jax.device_get(other))
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["span_corruption", "causal"])
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(causal, make_run, tmp_path):
+    whole = make_run(tmp_path / "whole", causal=causal)
+    state = go(whole)
+    parts = tmp_path / "parts"
+    for steps in (2, 4, 6):
+        resumed_state = go(make_run(parts, causal=causal, total_steps=steps))
+    assert_same(state, resumed_state)
+    resumed = losses(make_run(parts, causal=causal))
+    assert resumed == losses(whole)
+    assert sorted(resumed) == [1, 2, 3, 4, 5, 6]
+
+
+def test_training_lowers_the_loss_and_says_all_that_it_should(make_run, tmp_path):
+    run = make_run(tmp_path, total_steps=30, log_every_steps=10, eval_every_steps=10)
+    go(run)
+    scores = losses(run, "validation")
+    assert sorted(scores) == [0, 10, 20, 30]
+    assert scores[30] < 0.7 * scores[0]
+    line = next(m for m in read_metrics(tmp_path) if m["split"] == "train")
+    assert {
+        "learning_rate", "gradient_norm", "accuracy_fraction", "tokens_per_second",
+        "data_wait_seconds", "step_seconds", "compile_seconds", "model_flops_per_second",
+    } <= line.keys()
+    assert line["learning_rate"] == pytest.approx(1e-2)
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_lines_of_steps_that_are_taken_again_are_dropped(make_run, tmp_path):
+    run = make_run(tmp_path)
+    go(make_run(tmp_path, total_steps=3))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "split": "train", "loss_nats_per_token": 99}\n{"step": 5, "spl')
+    go(run)
+    assert sorted(losses(run)) == [1, 2, 3, 4, 5, 6]
+    assert losses(run)[4] != 99
+
+
+def test_the_latest_and_the_multiples_are_kept(make_run, tmp_path):
+    go(make_run(tmp_path, checkpoint_every_steps=1, keep_checkpoints=2, keep_every_steps=3))
+    checkpoints = Checkpoints(tmp_path / "checkpoints", read_only=True)
+    assert checkpoints.steps() == [3, 5, 6]
+
+
+def test_a_checkpoint_is_restored_on_any_mesh(make_run, tmp_path):
+    state = go(make_run(tmp_path, total_steps=3, mesh=Mesh(fsdp=4)))
+    after = go(make_run(tmp_path, total_steps=3, mesh=Mesh(fsdp=2, tensor=2)))
+    assert_same(state, after)
+
+
+def test_parameters_of_another_run_are_where_a_new_one_starts(make_run, tmp_path, capsys):
+    first = go(make_run(tmp_path / "first", total_steps=3))
+    source = str(tmp_path / "first" / "checkpoints" / "3")
+    start = make_run(tmp_path / "second", total_steps=0, initial_checkpoint=source)
+    second = go(start)
+    assert_same(first.params, second.params)
+    assert int(second.step) == 0
+    assert "starting from the parameters of" in capsys.readouterr().out
+
+
+def test_an_initial_checkpoint_that_is_not_used_is_said_so(make_run, tmp_path, capsys):
+    go(make_run(tmp_path, total_steps=3))
+    go(make_run(tmp_path, initial_checkpoint="elsewhere/checkpoints/9"))
+    out = capsys.readouterr().out
+    assert "train.initial_checkpoint elsewhere/checkpoints/9 is not used" in out
+    assert "already holds step 3" in out
+
+
+def test_a_checkpoint_of_another_shape_is_refused_with_both(make_run, tmp_path):
+    go(make_run(tmp_path, total_steps=3))
+    other = make_run(tmp_path, model=EncoderDecoder(small.config(mlp_dim=32)))
+    with pytest.raises(
+        UserError, match=r"wi_0/kernel must have shape \(2, 16, 32\), got shape \(2, 16, 24\)"
+    ):
+        go(other)
+
+
+def test_another_batch_size_is_refused_on_resuming(make_run, tmp_path):
+    go(make_run(tmp_path, total_steps=3))
+    with pytest.raises(UserError, match="was trained with batch_size 8, got 16"):
+        go(make_run(tmp_path, batch_size=16))
+
+
+def test_an_initial_checkpoint_that_is_not_there_is_refused(make_run, tmp_path):
+    with pytest.raises(UserError, match="checkpoint 'nowhere/3' is not there"):
+        go(make_run(tmp_path, initial_checkpoint="nowhere/3"))
+
+
+def test_a_run_that_diverges_stops_before_it_saves(make_run, tmp_path):
+    sgd = make_optimizer(optax.sgd, name="optax.sgd", learning_rate=1e30)
+    with pytest.raises(UserError, match="training diverged: the loss is not finite at step"):
+        go(make_run(tmp_path, optimizer=sgd, total_steps=3))
+    assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 8, "microbatches": 3}, "must be divisible by train.microbatches"),
+        ({"total_steps": -1}, "train.total_steps must be at least 0"),
+        ({"log_every_steps": 0}, "train.log_every_steps must be at least 1"),
+        ({"causal": True, "model": EncoderDecoder(small.config())}, "cannot train on Causal"),
+        (
+            {"model": EncoderDecoder(small.config(vocab_size=300))},
+            r"must be at least the vocabulary's 384 ids \(125 sentinels included\), got 300",
+        ),
+    ],
+)
+def test_choices_that_do_not_fit_are_refused(changes, message, make_run, tmp_path):
+    with pytest.raises(UserError, match=message):
+        make_run(tmp_path, **changes)
