@@ -8,8 +8,10 @@ import ast
 import dataclasses
 import functools
 import inspect
+import logging
 import pathlib
 import re
+import tokenize
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -222,9 +224,9 @@ def _check_type(owner: str, value: Any, hints: Mapping[str, Any]) -> None:
 
 
 def _packaged_paths() -> list[str]:
-    """The folder above gin/ in a checkout, so that paths read alike, or the wheel's copy of it."""
+    """The folders above gin/ in a checkout and in an installed wheel: paths read alike in both."""
     package = pathlib.Path(t5lite.__file__).parent
-    return [str(package.parent), str(package.parent / "gin"), str(package / "gin")]
+    return [str(package.parent), str(package)]
 
 
 def _quoted(binding: str) -> str:
@@ -282,14 +284,16 @@ class _user_errors:  # noqa: N801  # used as a context manager, reads as a funct
     """Turns gin's errors about names into UserErrors on one line, with a suggestion."""
 
     def __enter__(self) -> None:
-        pass
+        # Gin logs every folder in which it did not find a file.
+        logging.disable(logging.ERROR)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        logging.disable(logging.NOTSET)
         if error is None or isinstance(error, UserError):
             return
         text = str(error)
-        if isinstance(error, OSError) and "config file" in text:
-            name = re.search(r"config file: (\S+)", text)
+        if isinstance(error, OSError) and "Unable to open file" in text:
+            name = re.search(r"open file: (.*?)\. Searched", text)
             raise UserError(
                 f"gin file {name.group(1) if name else text!r} is not there; looked in the "
                 "current folder, --gin_search_paths and the files that come with t5lite"
@@ -306,11 +310,11 @@ class _user_errors:  # noqa: N801  # used as a context manager, reads as a funct
                 f"{owner} has no parameter {parameter!r}; "
                 f"{suggestion(parameter, known)}{_where(text)}"
             ) from error
-        if match := re.search(r"macro\(\) missing .* in scope '(.*?)'", text, re.DOTALL):
-            name = match.group(1).rpartition("/")[2]
+        if match := re.match(r"No bindings specified for '(.*?)/gin.macro'", text):
+            name = match.group(1)
             raise UserError(f"macro {name} is used and not defined; add {name} = VALUE") from error
-        if isinstance(error, SyntaxError):
-            raise UserError(f"gin cannot read {error.text!r}: {error.msg}") from error
+        if isinstance(error, SyntaxError | tokenize.TokenError):
+            raise UserError(f"gin cannot read what was bound: {error.args[0]}") from error
 
 
 def _where(text: str) -> str:

@@ -35,11 +35,11 @@ def show_examples(run: Run, mesh: jax.sharding.Mesh, params: Any) -> None:
     write = jax.jit(
         lambda params, batch: greedy(
             model, params, batch, length=length, eos_id=task.vocabulary.eos_id
-        )
+        ),
+        out_shardings=jax.NamedSharding(mesh, jax.P()),
     )
     with on_mesh(mesh):
-        written = write(params, place(batch))
-    predicted = np.asarray(written.addressable_shards[0].data)
+        predicted = np.asarray(write(params, place(batch)))
     for row in range(min(run.show_examples, len(predicted))):
         inputs, targets = batch["encoder_input_tokens"][row], batch["decoder_target_tokens"][row]
         console.print(f"\nexample {row + 1}: spans in brackets", style="bold")

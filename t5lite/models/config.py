@@ -1,7 +1,11 @@
 """The shape of a T5 network and the choices that are part of its program."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
@@ -9,6 +13,21 @@ from t5lite.core.errors import UserError, choose
 from t5lite.core.numbers import Number, check_number
 
 DTYPES: dict[str, DTypeLike] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+# GELU is the tanh approximation, which published T5 checkpoints were trained with.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=True),
+    "silu": jax.nn.silu,
+    "linear": lambda x: x,
+}
+
+# What the forward pass keeps for the backward pass; "none" keeps all.
+REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
+    "none": None,
+    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +89,11 @@ class T5Config:
                 f"got num_buckets={self.num_buckets}, max_distance={self.max_distance}"
             )
         choose("T5Config.dtype", self.dtype, DTYPES)
+        choose("T5Config.remat", self.remat, REMAT_POLICIES)
+        # A list, as gin files may have it, could not be part of a compiled program's identity.
+        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+        for name in self.mlp_activations:
+            choose("T5Config.mlp_activations", name, ACTIVATIONS)
 
     @property
     def compute_dtype(self) -> DTypeLike:

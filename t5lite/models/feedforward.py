@@ -1,25 +1,13 @@
 """T5's feed-forward layer, plain (relu) or gated (gelu times linear)."""
 
-import functools
 import math
-from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 from jaxtyping import Array, Float
 
-from t5lite.core.errors import choose
 from t5lite.core.numbers import Number
-from t5lite.models.config import T5Config
+from t5lite.models.config import ACTIVATIONS, T5Config
 from t5lite.models.layers import Dropout, Linear
-
-# GELU is the tanh approximation, which published T5 checkpoints were trained with.
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": jax.nn.relu,
-    "gelu": functools.partial(jax.nn.gelu, approximate=True),
-    "silu": jax.nn.silu,
-    "linear": lambda x: x,
-}
 
 
 class FeedForward(nn.Module):
@@ -45,7 +33,7 @@ class FeedForward(nn.Module):
             wide = Linear(
                 "ble,ef->blf", (config.embed_dim, config.mlp_dim), ("embed", "mlp"), init, name=name
             )(x)
-            branches.append(choose("T5Config.mlp_activations", activation, ACTIVATIONS)(wide))
+            branches.append(ACTIVATIONS[activation](wide))
         hidden = Dropout(name="dropout")(math.prod(branches[1:], start=branches[0]), dropout_rate)
         hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
         return Linear(

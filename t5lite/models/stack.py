@@ -3,28 +3,16 @@
 The parameters of all layers are stacked along a first axis named "layers".
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from t5lite.core.errors import choose
 from t5lite.core.numbers import Number
 from t5lite.models.attention import Attention
-from t5lite.models.config import T5Config
+from t5lite.models.config import REMAT_POLICIES, T5Config
 from t5lite.models.feedforward import FeedForward
 from t5lite.models.layers import Dropout, Embedding, Linear, RMSNorm
 from t5lite.models.positions import RelativePositionBias
-
-# What the forward pass keeps for the backward pass, by name; "none" keeps all.
-REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
-    "none": None,
-    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
 
 Stream = Float[Array, "b l e"]
 
@@ -163,7 +151,7 @@ def _scanned(
     layer: type[nn.Module], config: T5Config, length: int, *, broadcast: int
 ) -> nn.Module:
     """`layer` in a loop over its stacked parameters; its last `broadcast` arguments are shared."""
-    policy = choose("T5Config.remat", config.remat, REMAT_POLICIES)
+    policy = REMAT_POLICIES[config.remat]
     if policy is not None:
         # The loop keeps XLA from merging the two computations, so the barrier can go.
         layer = nn.remat(layer, policy=policy, prevent_cse=False)

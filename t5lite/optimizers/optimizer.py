@@ -70,7 +70,7 @@ def make_optimizer(
             numbers[key] = float(value)
         elif isinstance(default, float):
             raise UserError(f"{name}.{key} must be a number, got {value!r}")
-        else:
+        elif value is not default:
             choices.append((key, value))
     if not callable(learning_rate):
         check_number(f"{name}.learning_rate", learning_rate, "at least 0", lambda x: x >= 0)

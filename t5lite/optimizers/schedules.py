@@ -116,7 +116,9 @@ def _warmup(step: Step, warmup_steps: Number) -> Float[Array, ""]:
 
 def _decayed_fraction(step: Step, schedule: Cosine | Linear) -> Float[Array, ""]:
     past = jnp.asarray(step, jnp.float32) - schedule.warmup_steps
-    return jnp.clip(past / (schedule.decay_steps - schedule.warmup_steps), 0.0, 1.0)
+    # A run cut shorter than its warm-up, to try something, has no decay and is no mistake.
+    length = jnp.maximum(schedule.decay_steps - schedule.warmup_steps, 1)
+    return jnp.clip(past / length, 0.0, 1.0)
 
 
 def _check(owner: str, **numbers: Number) -> None:
@@ -131,11 +133,4 @@ def _check_decay(owner: str, schedule: Cosine | Linear) -> None:
         final_rate=schedule.final_rate,
         warmup_steps=schedule.warmup_steps,
     )
-    warmup_steps = schedule.warmup_steps
-    if isinstance(warmup_steps, int | float):
-        check_number(
-            f"{owner}.decay_steps",
-            schedule.decay_steps,
-            f"over warmup_steps={warmup_steps}",
-            lambda steps: steps > warmup_steps,
-        )
+    check_number(f"{owner}.decay_steps", schedule.decay_steps, "at least 1", lambda n: n >= 1)

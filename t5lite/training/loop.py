@@ -1,6 +1,6 @@
 """The training loop, in the order in which it happens; the only place with time and side effects.
 
-One turn: take a batch, step, and where it is due log, save, evaluate.
+One turn: take a batch, step, and where it is due log, evaluate, save.
 """
 
 import contextlib
@@ -121,11 +121,12 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate) -> TrainStat
                     )
                 writer.write(step, "train", metrics)
                 progress.report(step, metrics)
-            if saving:
-                checkpoints.save(step, state, about)
             if due(step, every=run.eval_every_steps, last=run.total_steps):
                 score(step)
                 meter.restart()
+            # Last: all that is told of a step is written before there is a checkpoint of it.
+            if saving:
+                checkpoints.save(step, state, about)
     return state
 
 

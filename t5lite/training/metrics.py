@@ -14,8 +14,8 @@ class MetricWriter:
 
     Args:
         model_dir: the run's folder.
-        first_step: what was written for steps after it, by an attempt that was cut off before its
-            next checkpoint, is dropped: those steps are about to be taken again.
+        first_step: of the checkpoint that the run goes on from, 0 for none. What an attempt that
+            was cut off wrote after it is dropped: those steps are about to be taken again.
     """
 
     def __init__(self, model_dir: pathlib.Path, *, first_step: int) -> None:
@@ -66,7 +66,8 @@ def read_metrics(model_dir: pathlib.Path) -> list[dict[str, Any]]:
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
     if path.exists():
-        kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
+        # Step 0 is no checkpoint: a run that starts there writes its lines anew.
+        kept = [line for line in read_metrics(path.parent) if 0 < step >= line["step"]]
         replacement = path.with_suffix(".tmp")
         replacement.write_text("".join(json.dumps(line) + "\n" for line in kept))
         replacement.replace(path)

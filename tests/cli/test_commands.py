@@ -1,0 +1,129 @@
+"""Whole processes, as a user starts them."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+SMALL = [
+    "--gin_file=gin/run/quickstart.gin",
+    "--gin.BATCH_SIZE=8",
+    "--gin.STEPS=6",
+    "--gin.T5Config.embed_dim=16",
+    "--gin.T5Config.mlp_dim=16",
+    "--gin.T5Config.num_heads=2",
+    "--gin.T5Config.head_dim=8",
+    "--gin.SpanCorruption.inputs_length=32",
+    "--gin.Cosine.warmup_steps=2",
+    "--gin.train.log_every_steps=1",
+    "--gin.train.checkpoint_every_steps=3",
+]
+
+
+@pytest.fixture
+def t5lite(data_dir):
+    """Runs a command in the checkout; its data sets are those of the session."""
+    environment = {**os.environ, "TFDS_DATA_DIR": data_dir, "COLUMNS": "200"}
+
+    def start(*arguments, **options):
+        return subprocess.Popen(
+            [sys.executable, "-m", "t5lite", *arguments],
+            cwd=ROOT, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+        )
+
+    def run(*arguments):
+        process = start(*arguments)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+    run.start = start
+    return run
+
+
+def test_help_answers_at_once_and_names_every_command(t5lite):
+    started = time.perf_counter()
+    code, out, _ = t5lite("--help")
+    # Nothing of JAX is imported; a machine under load still has a second for it.
+    assert time.perf_counter() - started < 1.0
+    assert code == 0
+    assert "train " in out
+    assert "eval " in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "t5lite has no command 'trian'; did you mean 'train'?"),
+        (["train", "--gin_fil=x"], "gin_fil"),
+        (["train", "file.gin"], "takes flags only, got 'file.gin'"),
+        (["train", "--gin_file=none.gin"], "gin file 'none.gin' is not there"),
+        (["train", *SMALL, "--gin.Adamw.b1=0.5"], "did you mean 'AdamW'?"),
+        (["train", *SMALL, "--gin.MODEL_DIR=/proc/nowhere"], "/proc/nowhere: "),
+        (["train", *SMALL, "--gin.BATCH_SIZE=6"], "batch_size=6: its axis 'batch' must be divis"),
+        (["eval", *SMALL, "--gin.MODEL_DIR=nowhere"], "nowhere holds no checkpoint"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_a_failure(arguments, message, t5lite, tmp_path):
+    if not any("MODEL_DIR" in a for a in arguments):
+        arguments = [*arguments, f"--gin.MODEL_DIR={tmp_path / 'run'}"]
+    code, _, err = t5lite(*arguments)
+    assert code == 2
+    lines = [line for line in err.splitlines() if line.startswith("t5lite: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in err
+
+
+def test_train_then_eval_from_what_the_run_left(t5lite, tmp_path):
+    run = tmp_path / "run"
+    code, out, err = t5lite("train", *SMALL, f"--gin.MODEL_DIR={run}")
+    assert code == 0, err
+    assert "validation at step 0" in out
+    assert "validation at step 6" in out
+    assert "entropy of the tokens of the same text" in out
+    assert out.count("example ") == 3
+    code, out, err = t5lite(
+        "eval", f"--gin_file={run}/config.gin", "--gin.Mesh.fsdp=4", "--checkpoint=all", "--json"
+    )
+    assert code == 0, err
+    results = json.loads(out)
+    assert [r["step"] for r in results] == [3, 6]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = next(m for m in lines if m["split"] == "validation" and m["step"] == 6)
+    assert results[1]["loss_nats_per_token"] == pytest.approx(
+        last["loss_nats_per_token"], rel=1e-5
+    )
+    code, _, err = t5lite("eval", f"--gin_file={run}/config.gin", "--checkpoint=4")
+    assert code == 2
+    assert "holds no checkpoint '4'; it has 3, 6" in err
+
+
+def test_a_run_killed_at_any_moment_goes_on_bitwise(t5lite, tmp_path):
+    def losses(run):
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [(m["step"], m["split"], m["loss_nats_per_token"]) for m in lines]
+
+    arguments = [*SMALL, "--gin.STEPS=30", "--gin.train.show_examples=0"]
+    code, _, err = t5lite("train", *arguments, f"--gin.MODEL_DIR={tmp_path / 'whole'}")
+    assert code == 0, err
+    killed = tmp_path / "killed"
+    for lines in (4, 12, 22):
+        process = t5lite.start("train", *arguments, f"--gin.MODEL_DIR={killed}")
+        metrics = killed / "metrics.jsonl"
+        while process.poll() is None:
+            if metrics.exists() and metrics.read_text().count("\n") >= lines:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        process.communicate()
+    code, _, err = t5lite("train", *arguments, f"--gin.MODEL_DIR={killed}")
+    assert code == 0, err
+    assert losses(killed) == losses(tmp_path / "whole")

@@ -1,0 +1,124 @@
+import pathlib
+
+import pytest
+
+from t5lite import configurables
+from t5lite.core.errors import UserError
+from t5lite.models.architectures import DecoderOnly
+from t5lite.parallel.mesh import Mesh
+
+QUICKSTART = ["gin/run/quickstart.gin"]
+ROOT = pathlib.Path(__file__).parent.parent
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+RUN_FILES = sorted(ROOT.glob("gin/run/*.gin")) + sorted(ROOT.glob("experiments/*/*.gin"))
+
+
+def load(*bindings, files=QUICKSTART, roots=("train",)):
+    return configurables.load(files, bindings, [], *roots)[0]
+
+
+def test_a_value_that_is_no_literal_is_a_string():
+    run = load("MODEL_DIR=/tmp/some where", "train.eval_split=test")
+    assert (run.model_dir, run.eval_split) == ("/tmp/some where", "test")
+
+
+def test_later_files_and_flags_win(tmp_path):
+    later = tmp_path / "later.gin"
+    later.write_text("STEPS = 7\nBATCH_SIZE = 3\n")
+    run = load("BATCH_SIZE=5", files=[*QUICKSTART, str(later)])
+    assert (run.total_steps, run.batch_size) == (7, 5)
+
+
+def test_parts_that_no_file_names_can_be_bound():
+    run = load("Mesh.fsdp=4", "CrossEntropy.z_loss=0.5")
+    assert run.mesh == Mesh(fsdp=4)
+    assert run.loss.z_loss == 0.5
+
+
+def test_any_optax_optimizer_is_had_without_code():
+    run = load(
+        "train.optimizer=@optax.lamb()",
+        "optax.lamb.learning_rate=0.01",
+        "optax.lamb.weight_decay=0.1",
+    )
+    assert run.optimizer.factory.__name__ == "lamb"
+    assert run.optimizer.numbers["weight_decay"] == 0.1
+
+
+def test_the_resolved_text_builds_the_same_run_on_its_own(tmp_path):
+    run = load("STEPS=11", "AdamW.b1=0.8", "MODEL_DIR=/tmp/x")
+    text = configurables.resolved_text()
+    (tmp_path / "config.gin").write_text(text)
+    again = load(files=[str(tmp_path / "config.gin")])
+    assert again == run
+    assert configurables.resolved_text() == text
+    changed = load("STEPS=12", files=[str(tmp_path / "config.gin")])
+    assert changed.total_steps == 12
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("trian.seed=1", "'trian' is not a name that gin can bind; did you mean 'train'?"),
+        ("train.sede=1", "train has no parameter 'sede'; did you mean 'seed'?"),
+        ("STPES=1", "STPES binds nothing: train uses no such macro; did you mean 'STEPS'?"),
+        ("Lion.b1=0.5", "Lion.b1 binds nothing: train uses no such parameter"),
+        ("train.seed=%SED", "macro SED is used and not defined"),
+        ("train.seed=ten", "train.seed must be int, got 'ten'"),
+        ("train.max_gradient_norm=big", "train.max_gradient_norm must be a number, got 'big'"),
+        ("train.seed", "needs a name and a value, got --gin.train.seed"),
+        ("T5Config.dropout_rate=1.5", r"T5Config.dropout_rate must be in \[0, 1\), got 1.5"),
+        ("T5Config.dtype=float", "T5Config.dtype is unknown: got 'float'; did you mean"),
+        ("T5Config.remat=ful", "T5Config.remat is unknown: got 'ful'; did you mean 'full'"),
+        ("T5Config.mlp_activations=('gellu',)", "did you mean 'gelu'"),
+        ("T5Config.num_encoder_layers=0", "EncoderDecoder needs T5Config.num_encoder_layers > 0"),
+        ("ByteVocabulary.num_sentinels=3", "cuts 7 spans .* has 3 sentinels"),
+        ("train.model=[", "gin cannot read what was bound"),
+    ],
+)
+def test_what_is_wrong_is_said_on_one_line(binding, message):
+    with pytest.raises(UserError, match=message) as raised:
+        load(binding)
+    assert str(raised.value).splitlines()[0]
+
+
+def test_what_is_missing_is_named(tmp_path):
+    (tmp_path / "small.gin").write_text("train.model_dir = 'x'\n")
+    with pytest.raises(UserError, match=r"train.model is needed and not bound; add --gin.train.m"):
+        load(files=[str(tmp_path / "small.gin")])
+
+
+def test_a_file_that_is_not_there_is_named():
+    with pytest.raises(UserError, match="gin file 'nowhere.gin' is not there"):
+        load(files=["nowhere.gin"])
+
+
+def test_a_name_in_a_file_is_reported_with_its_line(tmp_path):
+    (tmp_path / "wrong.gin").write_text("\nTrian.seed = 1\n")
+    with pytest.raises(UserError, match=r"wrong.gin:2"):
+        load(files=[str(tmp_path / "wrong.gin")])
+
+
+def test_bindings_of_another_command_are_no_mistake():
+    assert load("evaluate.split=train").eval_split == "validation"
+
+
+@pytest.mark.parametrize("path", RUN_FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_run_files_resolve_to_their_golden(path):
+    """Every default of the framework that a run depends on is part of this text."""
+    run = load(files=[str(path)])
+    text = configurables.resolved_text()
+    golden = GOLDEN / f"config_{path.parent.name}_{path.stem}.gin"
+    assert golden.exists(), f"to make it, write {golden} with:\n{text}"
+    assert text == golden.read_text(), f"if this change is meant, write {golden} with:\n{text}"
+    assert isinstance(run.model, DecoderOnly) or run.task.objective.inputs_length > 0
+
+
+@pytest.mark.parametrize("path", RUN_FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_run_files_take_the_common_macros_and_open_with_their_command(path):
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("# t5lite train --gin_file=")
+    assert "Hardware" in lines[1]
+    assert len(lines) <= 60
+    run = load("MODEL_DIR=m", "STEPS=9", "BATCH_SIZE=4", "SEED=3", files=[str(path)])
+    assert (run.model_dir, run.total_steps, run.batch_size, run.seed) == ("m", 9, 4, 3)
