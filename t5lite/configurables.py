@@ -5,7 +5,6 @@ makes the tree of finished objects below it, and after that nothing reads gin.
 """
 
 import ast
-import dataclasses
 import functools
 import inspect
 import logging
@@ -17,11 +16,11 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import gin
 import optax
-from gin import config as gin_internals
 
+import gin
 import t5lite
+from gin import config as gin_internals
 from t5lite.core.errors import UserError, suggestion
 from t5lite.data.sources import TextSource, TfdsSource
 from t5lite.data.task import Task
@@ -82,7 +81,7 @@ _OPTAX_EXCEPTIONS = ("lbfgs", "optimistic_adam")
 
 def _optax_aliases() -> dict[str, Callable[..., Any]]:
     """Every optimizer that optax exports, by its name there."""
-    found = {}
+    found: dict[str, Callable[..., Any]] = {}
     for name in dir(optax):
         factory = getattr(optax, name)
         if (
@@ -164,9 +163,7 @@ def resolved_text() -> str:
 def _register_once() -> None:
     for name, target in TABLE.items():
         module, _, short = name.rpartition(".")
-        gin.external_configurable(
-            _builder(name, target), name=short, module=module or "t5lite"
-        )
+        gin.external_configurable(_builder(name, target), name=short, module=module or "t5lite")
 
 
 def _builder(name: str, target: Callable[..., Any]) -> Callable[..., Any]:
@@ -175,7 +172,7 @@ def _builder(name: str, target: Callable[..., Any]) -> Callable[..., Any]:
     parameters = [
         p for p in signature.parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     ]
-    hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
+    hints = typing.get_type_hints(target)
 
     def build(**bound: Any) -> Any:
         for parameter in parameters:
@@ -195,9 +192,7 @@ def _builder(name: str, target: Callable[..., Any]) -> Callable[..., Any]:
     # is missing is reported above and not by gin.
     build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
-            p.replace(
-                kind=p.KEYWORD_ONLY, default=None if p.default is p.empty else p.default
-            )
+            p.replace(kind=p.KEYWORD_ONLY, default=None if p.default is p.empty else p.default)
             for p in parameters
         ]
     )
@@ -280,7 +275,7 @@ def _check_all_used(bound: Mapping[str, str], roots: Sequence[str]) -> None:
             raise UserError(f"{name} binds nothing: {roots[0]} uses no such {kind}{hint}")
 
 
-class _user_errors:  # noqa: N801  # used as a context manager, reads as a function
+class _user_errors:  # used as a context manager, reads as a function
     """Turns gin's errors about names into UserErrors on one line, with a suggestion."""
 
     def __enter__(self) -> None:
@@ -311,8 +306,10 @@ class _user_errors:  # noqa: N801  # used as a context manager, reads as a funct
                 f"{suggestion(parameter, known)}{_where(text)}"
             ) from error
         if match := re.match(r"No bindings specified for '(.*?)/gin.macro'", text):
-            name = match.group(1)
-            raise UserError(f"macro {name} is used and not defined; add {name} = VALUE") from error
+            macro = match.group(1)
+            raise UserError(
+                f"macro {macro} is used and not defined; add {macro} = VALUE"
+            ) from error
         if isinstance(error, SyntaxError | tokenize.TokenError):
             raise UserError(f"gin cannot read what was bound: {error.args[0]}") from error
 

@@ -68,11 +68,11 @@ def _checkpoints(run: Run, which: str) -> Iterator[tuple[Checkpoints, list[int]]
             yield checkpoints, found[-1:] if which == "latest" else found
             return
         wanted = which.split(",")
-        for step in wanted:
-            if not (step.isdigit() and int(step) in found):
+        for name in wanted:
+            if not (name.isdigit() and int(name) in found):
                 have = ", ".join(map(str, found))
-                raise UserError(f"{run.model_dir} holds no checkpoint {step!r}; it has {have}")
-        yield checkpoints, [int(step) for step in wanted]
+                raise UserError(f"{run.model_dir} holds no checkpoint {name!r}; it has {have}")
+        yield checkpoints, [int(name) for name in wanted]
 
 
 def _write(path: pathlib.Path, results: list[dict[str, Any]]) -> None:

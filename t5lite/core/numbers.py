@@ -37,9 +37,7 @@ def numeric(cls: type[T]) -> type[T]:
     return jax.tree_util.register_dataclass(made, names[False], names[True])
 
 
-def check_number(
-    owner: str, value: Number, rule: str, holds: Callable[[float], bool]
-) -> None:
+def check_number(owner: str, value: Number, rule: str, holds: Callable[[float], bool]) -> None:
     """Checks a number that a user wrote; traced numbers were checked when they were written.
 
     Raises:

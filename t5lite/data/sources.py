@@ -76,7 +76,9 @@ class TfdsSource:
                 return tfds.builder(self.name, data_dir=self.data_dir, file_format="array_record")
         # ImportError: some data sets of the catalogue need packages that t5lite does not.
         except (tfds.core.DatasetNotFoundError, ValueError, ImportError) as error:
-            known = suggestion(self.name.split("/")[0], tfds.core.registered.list_imported_builders())
+            known = suggestion(
+                self.name.split("/")[0], tfds.core.registered.list_imported_builders()
+            )
             remedy = known if known.startswith("did") else "see the catalogue of TFDS"
             raise UserError(f"TfdsSource.name {self.name!r} cannot be had; {remedy}") from error
 
@@ -137,4 +139,3 @@ def _documents(builder: Any, split: str, field: str) -> Documents:
         raise UserError(f"{builder.info.full_name} split {split!r} is empty: there is no document")
     fingerprint = f"{builder.info.full_name}:{split}:{len(examples)}"
     return _Field(examples, field, fingerprint)
-

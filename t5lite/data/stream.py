@@ -148,7 +148,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     cursors: Cursors | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> grain.DatasetIterator:
     """Yields this process's rows of every batch, without end, made ahead in a thread.
 
     Args:
@@ -166,14 +166,10 @@ def train_batches(
         cursors = np.zeros((len(rows), 3), np.int32)
     documents = task.source.documents(split)
     batches = _Batches(
-        lambda: _Rows(
-            task, documents, rows=rows, batch_size=batch_size, seed=seed, cursors=cursors
-        )
+        lambda: _Rows(task, documents, rows=rows, batch_size=batch_size, seed=seed, cursors=cursors)
     )
     return iter(
-        grain.experimental.ThreadPrefetchIterDataset(
-            batches, prefetch_buffer_size=PREFETCH_BATCHES
-        )
+        grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=PREFETCH_BATCHES)
     )
 
 

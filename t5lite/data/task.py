@@ -2,9 +2,9 @@
 
 import dataclasses
 
+from t5lite.core.examples import Objective
 from t5lite.data.sources import Source
 from t5lite.data.vocabularies import Vocabulary
-from t5lite.objectives import Objective
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,7 @@ def make_evaluate(
     rows, place = local_rows(sharding, batch_size), make_global(sharding, batch_size)
 
     def eval_step(params: Any, loss: CrossEntropy, batch: Batch) -> dict[str, jax.Array]:
-        logits = model.apply({"params": params}, batch)
+        logits: Any = model.apply({"params": params}, batch)
         weights = batch["decoder_loss_weights"]
         sums = loss.sums(logits, batch["decoder_target_tokens"], weights)
         return {**sums, "examples": (weights > 0).any(axis=1).sum().astype(float)}

@@ -19,13 +19,13 @@ def greedy(
         eos_id: ends a row; it is part of the result.
     """
     variables = {"params": params}
-    encoded = model.apply(variables, batch, method="encode")
+    encoded: Any = model.apply(variables, batch, method="encode")
     num_rows = batch["encoder_input_tokens"].shape[0]
 
     def write(position: Array, written: Int[Array, "b l"]) -> Int[Array, "b l"]:
         # NOTE: the decoder reads all that was written anew for every token.
         inputs = jnp.pad(written[:, :-1], ((0, 0), (1, 0)))
-        logits = model.apply(
+        logits: Any = model.apply(
             variables,
             encoded,
             {

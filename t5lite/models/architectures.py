@@ -50,7 +50,9 @@ class EncoderDecoder(nn.Module):
         )
         return self.decoder.logits(x, self.token_embedder)
 
-    def __call__(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b l v"]:
+    def __call__(
+        self, batch: Batch, *, dropout_rate: Number | None = None
+    ) -> Float[Array, "b l v"]:
         encoded = self.encode(batch, dropout_rate=dropout_rate)
         return self.decode(encoded, batch, dropout_rate=dropout_rate)
 
@@ -68,7 +70,9 @@ class DecoderOnly(nn.Module):
         self.token_embedder = Embedding(self.config)
         self.decoder = Decoder(self.config)
 
-    def __call__(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b l v"]:
+    def __call__(
+        self, batch: Batch, *, dropout_rate: Number | None = None
+    ) -> Float[Array, "b l v"]:
         segments = batch["decoder_segment_ids"]
         x = self.decoder(
             self.token_embedder(batch["decoder_input_tokens"]),

@@ -59,7 +59,7 @@ class Attention(nn.Module):
         source: Float[Array, "b k e"],
         *,
         bias: Float[Array, "#b h q k"] | None,
-        mask: Bool[Array, "#b 1 q k"],
+        mask: Bool[Array, "#b 1 q k"] | None,
         dropout_rate: Number | None,
     ) -> Float[Array, "b q e"]:
         config = self.config

@@ -1,6 +1,7 @@
 """The small parts that every layer is made of: linear map, RMS norm, embedding, dropout."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,9 +27,7 @@ def rms_norm(
     return normed * jnp.expand_dims(scale.astype(x.dtype), tuple(range(x.ndim - 1)))
 
 
-def dropout(
-    x: Float[Array, "*shape"], rate: Number, key: Key[Array, ""]
-) -> Float[Array, "*shape"]:
+def dropout(x: Float[Array, "*shape"], rate: Number, key: Key[Array, ""]) -> Float[Array, "*shape"]:
     """Zeroes with probability `rate` and scales what is kept by 1 / (1 - rate).
 
     One mask serves all positions of the second last axis, as in T5X: a [length, length] matrix of
@@ -59,14 +58,12 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*shape e"]) -> Float[Array, "*shape e"]:
         init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",))
-        scale = self.param("scale", init, (x.shape[-1],))
+        scale: Any = self.param("scale", init, (x.shape[-1],))
         return rms_norm(x, scale, self.config.norm_epsilon)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def linear(
-    einsum: str, x: Float[Array, "..."], kernel: Float[Array, "..."]
-) -> Float[Array, "..."]:
+def linear(einsum: str, x: Float[Array, "..."], kernel: Float[Array, "..."]) -> Float[Array, "..."]:
     """Returns einsum(x, kernel) in the dtype of x; the kernel's gradient is summed in its own.
 
     NOTE: the gradient is written out because the one that JAX derives computes the kernel's
@@ -79,9 +76,7 @@ def _linear_forward(einsum: str, x: Array, kernel: Array) -> tuple[Array, tuple[
     return linear(einsum, x, kernel), (x, kernel)
 
 
-def _linear_backward(
-    einsum: str, kept: tuple[Array, Array], grad: Array
-) -> tuple[Array, Array]:
+def _linear_backward(einsum: str, kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     x, kernel = kept
     operands, out_axes = einsum.split("->")
     x_axes, kernel_axes = operands.split(",")
@@ -99,17 +94,17 @@ class Linear(nn.Module):
     """A linear map without bias, as an einsum in the dtype of its input.
 
     Parameters:
-        kernel `shape` with the logical axes `axes`, initialised by `init`.
+        kernel `shape` with the logical axes `axes`, initialised by `initializer`.
     """
 
     einsum: str
     shape: tuple[int, ...]
     axes: tuple[str, ...]
-    init: Initializer
+    initializer: Initializer
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        init = nn.with_logical_partitioning(self.init, self.axes)
+        init = nn.with_logical_partitioning(self.initializer, self.axes)
         return linear(self.einsum, x, self.param("kernel", init, self.shape))
 
 
@@ -125,7 +120,7 @@ class Embedding(nn.Module):
     def setup(self) -> None:
         init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed"))
         shape = (self.config.vocab_size, self.config.embed_dim)
-        self.embedding = self.param("embedding", init, shape)
+        self.embedding: Any = self.param("embedding", init, shape)
 
     def __call__(self, tokens: Int[Array, "b l"]) -> Float[Array, "b l e"]:
         # Gather first, cast after: casting the table would touch all of its rows.

@@ -81,6 +81,7 @@ class CrossEntropy:
 def _xlogx(x: Number) -> Number:
     return x * jnp.log(jnp.maximum(x, np.finfo(np.float32).tiny))
 
+
 def means(sums: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Returns what several steps' sums amount to per target token, names with their units."""
     total = {name: math.fsum(float(s[name]) for s in sums) for name in sums[0]}

@@ -147,9 +147,7 @@ def _constrained(x: Stream) -> Stream:
     return nn.with_logical_constraint(x, ("batch", "length", "activation_embed"))
 
 
-def _scanned(
-    layer: type[nn.Module], config: T5Config, length: int, *, broadcast: int
-) -> nn.Module:
+def _scanned(layer: type[nn.Module], config: T5Config, length: int, *, broadcast: int) -> nn.Module:
     """`layer` in a loop over its stacked parameters; its last `broadcast` arguments are shared."""
     policy = REMAT_POLICIES[config.remat]
     if policy is not None:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from t5lite.core.errors import UserError
-from t5lite.objectives import Tokens, Vocabulary
+from t5lite.core.examples import Sentinels, Tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,10 @@ class Causal:
         """The targets and the one token before them."""
         return self.targets_length + 1
 
-    def check(self, vocabulary: Vocabulary) -> None:
+    def check(self, vocabulary: Sentinels) -> None:
         """Any vocabulary serves."""
 
     def __call__(
-        self, tokens: Tokens, rng: np.random.Generator, vocabulary: Vocabulary | None
+        self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels | None
     ) -> dict[str, Tokens]:
         return {"decoder_inputs": tokens[:-1], "targets": tokens[1:]}

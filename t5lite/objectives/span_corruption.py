@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from t5lite.core.errors import UserError
-from t5lite.objectives import Tokens, Vocabulary
+from t5lite.core.examples import Sentinels, Tokens
 
 
 def span_corruption_lengths(
@@ -71,7 +71,7 @@ def random_spans_noise_mask(
 
 
 def noise_spans_to_sentinels(
-    tokens: Tokens, noise_mask: Bool[np.ndarray, "length"], vocabulary: Vocabulary
+    tokens: Tokens, noise_mask: Bool[np.ndarray, "length"], vocabulary: Sentinels
 ) -> Tokens:
     """Replaces every span of noise by one sentinel, the first span by the first sentinel."""
     first = noise_mask & ~np.concatenate([[False], noise_mask[:-1]])
@@ -122,7 +122,7 @@ class SpanCorruption:
         object.__setattr__(self, "tokens_length", tokens_length)
         object.__setattr__(self, "targets_length", targets_length)
 
-    def check(self, vocabulary: Vocabulary) -> None:
+    def check(self, vocabulary: Sentinels) -> None:
         """Raises a UserError where a full example has more spans than there are sentinels."""
         mask = self._noise_mask(self.tokens_length, np.random.default_rng(0))
         num_spans = int(np.sum(mask[1:] > mask[:-1]))
@@ -134,7 +134,7 @@ class SpanCorruption:
             )
 
     def __call__(
-        self, tokens: Tokens, rng: np.random.Generator, vocabulary: Vocabulary
+        self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels
     ) -> dict[str, Tokens]:
         mask = self._noise_mask(len(tokens), rng)
         inputs = noise_spans_to_sentinels(tokens, mask, vocabulary)
@@ -154,11 +154,11 @@ class SpanCorruption:
         )
 
 
-def _with_eos(tokens: Tokens, length: int, vocabulary: Vocabulary) -> Tokens:
+def _with_eos(tokens: Tokens, length: int, vocabulary: Sentinels) -> Tokens:
     return np.append(tokens[: length - 1], vocabulary.eos_id).astype(np.int32)
 
 
-def split_at_sentinels(tokens: Tokens, vocabulary: Vocabulary) -> list[tuple[int | None, Tokens]]:
+def split_at_sentinels(tokens: Tokens, vocabulary: Sentinels) -> list[tuple[int | None, Tokens]]:
     """Returns (index of a sentinel, the tokens that follow it) in order; first None, its tokens.
 
     What comes at and behind the end of the sequence is left out.
@@ -172,9 +172,7 @@ def split_at_sentinels(tokens: Tokens, vocabulary: Vocabulary) -> list[tuple[int
     return parts + [(first - int(piece[0]), piece[1:]) for piece in pieces[1:]]
 
 
-def fill_spans(
-    inputs: Tokens, targets: Tokens, vocabulary: Vocabulary
-) -> list[tuple[bool, Tokens]]:
+def fill_spans(inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> list[tuple[bool, Tokens]]:
     """Returns the text with the spans of `targets` put into `inputs`, part by part.
 
     Each part comes with whether it is a span. A span that `targets` does not have is empty;

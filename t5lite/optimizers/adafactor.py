@@ -31,7 +31,7 @@ class Factored(NamedTuple):
 class AdafactorState(NamedTuple):
     """Steps taken, and for each parameter its second moment (factored or whole) and momentum."""
 
-    count: Int[Array, ""]
+    step: Int[Array, ""]
     second_moment: Any
     momentum: Any
 
@@ -83,8 +83,8 @@ def adafactor(
         grads: Any, state: AdafactorState, params: Any | None = None
     ) -> tuple[Any, AdafactorState]:
         assert params is not None, "Adafactor scales by the parameters"
-        count = jnp.asarray(state.count + 1 - step_offset, jnp.float32)
-        decay = 1.0 - count ** (-decay_rate)
+        step = jnp.asarray(state.step + 1 - step_offset, jnp.float32)
+        decay = 1.0 - step ** (-decay_rate)
 
         def moment_of(grad: Array, moment: Any, axes: tuple[str, ...]) -> Any:
             squares = jnp.square(grad.astype(jnp.float32)) + epsilon1
@@ -98,11 +98,11 @@ def adafactor(
                 scale = jax.lax.rsqrt(moment.row / row_mean) * jax.lax.rsqrt(moment.column)
             else:
                 scale = jax.lax.rsqrt(moment)
-            step = grad.astype(jnp.float32) * scale
-            step = step / jnp.maximum(1.0, _rms(step, axes) / clipping_threshold)
+            change = grad.astype(jnp.float32) * scale
+            change = change / jnp.maximum(1.0, _rms(change, axes) / clipping_threshold)
             if multiply_by_parameter_scale:
-                step = step * jnp.maximum(_rms(param, axes), epsilon2)
-            return learning_rate * step
+                change = change * jnp.maximum(_rms(param, axes), epsilon2)
+            return learning_rate * change
 
         moments = jax.tree.map(moment_of, grads, state.second_moment, param_axes)
         steps = jax.tree.map(update_of, grads, moments, param_axes, params)
@@ -114,7 +114,7 @@ def adafactor(
             updates = jax.tree.map(jnp.negative, steps)
         else:
             updates = jax.tree.map(lambda s, p: -s - weight_decay_rate * p, steps, params)
-        return updates, AdafactorState(state.count + 1, moments, momentum)
+        return updates, AdafactorState(state.step + 1, moments, momentum)
 
     return optax.GradientTransformation(init, update)
 

@@ -136,8 +136,8 @@ def batch_sharding(mesh: jax.sharding.Mesh, batch_size: int) -> NamedSharding:
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> list[int]:
     """Returns the rows of the global batch that this process's devices hold."""
-    slices = sharding.addressable_devices_indices_map((batch_size,)).values()
-    rows = {row for (rows,) in slices for row in range(*rows.indices(batch_size))}
+    held = sharding.addressable_devices_indices_map((batch_size,)).values()
+    rows = {row for index in held if index for row in range(*index[0].indices(batch_size))}
     return sorted(rows)
 
 
@@ -148,7 +148,7 @@ def make_global(
     rows = np.asarray(local_rows(sharding, batch_size))
 
     def place(local: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             first, end, _ = index[0].indices(batch_size)
             return local[np.searchsorted(rows, first) : np.searchsorted(rows, end)]
 

@@ -133,8 +133,7 @@ def open_checkpoint(folder: str) -> Iterator[tuple[Checkpoints, int]]:
     path = pathlib.Path(folder)
     if not (path.name.isdigit() and path.is_dir()):
         raise UserError(
-            f"checkpoint {folder!r} is not there; name a folder such as "
-            "MODEL_DIR/checkpoints/1000"
+            f"checkpoint {folder!r} is not there; name a folder such as MODEL_DIR/checkpoints/1000"
         )
     checkpoints = Checkpoints(path.parent, read_only=True)
     try:

@@ -79,7 +79,9 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate) -> TrainStat
         progress = stack.enter_context(
             Progress(first_step=first_step, total_steps=run.total_steps, shown=first)
         )
-        state = first_state(run, hyper, shapes, axes, batch_shapes, mesh, checkpoints, about, progress)
+        state = first_state(
+            run, hyper, shapes, axes, batch_shapes, mesh, checkpoints, about, progress
+        )
         writer = MetricWriter(model_dir, first_step=first_step) if first else NoWriter()
         stack.enter_context(contextlib.closing(writer))
 
@@ -135,9 +137,7 @@ def abstract_batch(
 ) -> dict[str, Any]:
     """Returns shapes, dtypes and shardings of a training batch."""
     objective = run.task.objective
-    row = empty_row(
-        inputs_length=objective.inputs_length, targets_length=objective.targets_length
-    )
+    row = empty_row(inputs_length=objective.inputs_length, targets_length=objective.targets_length)
     lengths = {**{name: len(array) for name, array in row.items()}, "cursors": 3}
     return {
         name: jax.ShapeDtypeStruct((batch_size, length), jnp.int32, sharding=sharding)

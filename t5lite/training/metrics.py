@@ -71,4 +71,3 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
         replacement = path.with_suffix(".tmp")
         replacement.write_text("".join(json.dumps(line) + "\n" for line in kept))
         replacement.replace(path)
-

@@ -37,7 +37,7 @@ def make_train_step(model: Model, param_axes: Any, *, microbatches: int = 1) -> 
     def loss_sum(
         params: Any, batch: Batch, hyper: Hyperparameters, key: Array
     ) -> tuple[Float[Array, ""], Sums]:
-        logits = model.apply(
+        logits: Any = model.apply(
             {"params": params}, batch, dropout_rate=hyper.dropout_rate, rngs={"dropout": key}
         )
         sums = hyper.loss.sums(
@@ -59,7 +59,9 @@ def make_train_step(model: Model, param_axes: Any, *, microbatches: int = 1) -> 
             return jax.tree.map(jnp.add, total, made), None
 
         parts = (jnp.arange(microbatches), jax.tree.map(_split_rows, batch))
-        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts[1]), hyper, key)
+        shapes = jax.eval_shape(
+            gradient, params, jax.tree.map(lambda x: x[0], parts[1]), hyper, key
+        )
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         total, _ = jax.lax.scan(add_part, zeros, parts)
         return total

@@ -34,8 +34,12 @@ def t5lite(data_dir):
     def start(*arguments, **options):
         return subprocess.Popen(
             [sys.executable, "-m", "t5lite", *arguments],
-            cwd=ROOT, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **options,
         )
 
     def run(*arguments):
@@ -98,9 +102,7 @@ def test_train_then_eval_from_what_the_run_left(t5lite, tmp_path):
     assert [r["step"] for r in results] == [3, 6]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     last = next(m for m in lines if m["split"] == "validation" and m["step"] == 6)
-    assert results[1]["loss_nats_per_token"] == pytest.approx(
-        last["loss_nats_per_token"], rel=1e-5
-    )
+    assert results[1]["loss_nats_per_token"] == pytest.approx(last["loss_nats_per_token"], rel=1e-5)
     code, _, err = t5lite("eval", f"--gin_file={run}/config.gin", "--checkpoint=4")
     assert code == 2
     assert "holds no checkpoint '4'; it has 3, 6" in err

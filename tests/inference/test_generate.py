@@ -16,9 +16,7 @@ def test_greedy_writes_the_likeliest_token_of_the_reference_each_time():
     # Any id may serve as the end; a frequent one makes rows end early.
     free = _greedy_by_hand(wide, batch, length, eos_id=-1)
     eos_id = int(free[0, 3])
-    written = greedy(
-        model, params, jax.tree.map(jnp.asarray, batch), length=length, eos_id=eos_id
-    )
+    written = greedy(model, params, jax.tree.map(jnp.asarray, batch), length=length, eos_id=eos_id)
     np.testing.assert_array_equal(written, _greedy_by_hand(wide, batch, length, eos_id=eos_id))
     assert (np.asarray(written)[0, 4:] == 0).all()
 

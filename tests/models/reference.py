@@ -55,8 +55,7 @@ def layer(tree, i):
 
 def float64(tree):
     return {
-        k: float64(v) if isinstance(v, dict) else np.asarray(v, np.float64)
-        for k, v in tree.items()
+        k: float64(v) if isinstance(v, dict) else np.asarray(v, np.float64) for k, v in tree.items()
     }
 
 

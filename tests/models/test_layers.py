@@ -12,7 +12,9 @@ def test_rms_norm_equals_float64():
     wide = x.astype(np.float64)
     expected = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-6) * scale
     # A handful of float32 roundings of 6e-8 each.
-    np.testing.assert_allclose(rms_norm(jnp.asarray(x), jnp.asarray(scale), 1e-6), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        rms_norm(jnp.asarray(x), jnp.asarray(scale), 1e-6), expected, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,7 @@ BIDIRECTIONAL = [*range(8), 8, 12, 16, 23, 32, 46, 64, 91]
 CAUSAL = [*range(16), 16, 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113]
 
 
-@pytest.mark.parametrize(
-    ("bidirectional", "firsts"), [(True, BIDIRECTIONAL), (False, CAUSAL)]
-)
+@pytest.mark.parametrize(("bidirectional", "firsts"), [(True, BIDIRECTIONAL), (False, CAUSAL)])
 def test_buckets_begin_where_t5x_has_them(bidirectional, firsts):
     distances = -np.arange(600)
     buckets = relative_position_bucket(

@@ -44,19 +44,27 @@ def test_matrices_follow_the_definition(factored, weight_decay):
     rng = np.random.default_rng(0)
     shape = (12, 20)
     param = rng.normal(size=shape)
-    grads = rng.normal(size=(STEPS, *shape)).astype(np.float32) * 10.0 ** rng.integers(-3, 3, STEPS)[
-        :, None, None
-    ].astype(np.float32)
+    grads = rng.normal(size=(STEPS, *shape)).astype(np.float32) * 10.0 ** rng.integers(
+        -3, 3, STEPS
+    )[:, None, None].astype(np.float32)
     moment = (np.zeros(12), np.zeros(20)) if factored else np.zeros(shape)
     expected = param
     for step, grad in enumerate(grads, start=1):
         expected, moment = reference_step(
-            expected, grad.astype(np.float64), moment, step,
-            lr=0.03, factored=factored, weight_decay=weight_decay,
+            expected,
+            grad.astype(np.float64),
+            moment,
+            step,
+            lr=0.03,
+            factored=factored,
+            weight_decay=weight_decay,
         )
     got, state = _train(
-        param, grads, ("embed", "mlp"),
-        min_dim_size_to_factor=12 if factored else 13, weight_decay_rate=weight_decay,
+        param,
+        grads,
+        ("embed", "mlp"),
+        min_dim_size_to_factor=12 if factored else 13,
+        weight_decay_rate=weight_decay,
     )
     assert isinstance(state.second_moment["w"], Factored) == factored
     # Five steps of float32.
@@ -80,7 +88,9 @@ def test_a_head_kernel_is_factored_as_the_matrix_of_all_heads():
     grads = rng.normal(size=(STEPS, 16, 2, 8)).astype(np.float32)
     split, _ = _train(param, grads, ("embed", "heads", "kv"), min_dim_size_to_factor=16)
     joined, _ = _train(
-        param.reshape(16, 16), grads.reshape(STEPS, 16, 16), ("embed", "mlp"),
+        param.reshape(16, 16),
+        grads.reshape(STEPS, 16, 16),
+        ("embed", "mlp"),
         min_dim_size_to_factor=16,
     )
     np.testing.assert_allclose(split.reshape(16, 16), joined, rtol=1e-5, atol=1e-6)

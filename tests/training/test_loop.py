@@ -60,8 +60,14 @@ def test_training_lowers_the_loss_and_says_all_that_it_should(make_run, tmp_path
     assert scores[30] < 0.7 * scores[0]
     line = next(m for m in read_metrics(tmp_path) if m["split"] == "train")
     assert {
-        "learning_rate", "gradient_norm", "accuracy_fraction", "tokens_per_second",
-        "data_wait_seconds", "step_seconds", "compile_seconds", "model_flops_per_second",
+        "learning_rate",
+        "gradient_norm",
+        "accuracy_fraction",
+        "tokens_per_second",
+        "data_wait_seconds",
+        "step_seconds",
+        "compile_seconds",
+        "model_flops_per_second",
     } <= line.keys()
     assert line["learning_rate"] == pytest.approx(1e-2)
     assert list((tmp_path / "tensorboard").iterdir())

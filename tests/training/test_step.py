@@ -25,8 +25,9 @@ ROUNDING = 1e-5
 
 def hyper(**changes):
     choices = {
-        "optimizer": make_optimizer(adafactor, name="Adafactor", learning_rate=0.05,
-                                    min_dim_size_to_factor=4),
+        "optimizer": make_optimizer(
+            adafactor, name="Adafactor", learning_rate=0.05, min_dim_size_to_factor=4
+        ),
         "loss": CrossEntropy(),
         "seed": 0,
         "dropout_rate": None,
@@ -52,9 +53,9 @@ def train(mesh, hyper, *, steps=5, microbatches=1, config=None):
         abstract, axes = abstract_state(model, hyper, shapes, mesh)
         shardings = jax.tree.map(lambda x: x.sharding, abstract)
         inputs = as_inputs(hyper)
-        state = jax.jit(
-            lambda h: initial_state(model, h, shapes, axes), out_shardings=shardings
-        )(inputs)
+        state = jax.jit(lambda h: initial_state(model, h, shapes, axes), out_shardings=shardings)(
+            inputs
+        )
         step = compile_step(
             make_train_step(model, axes, microbatches=microbatches), inputs, abstract, shapes
         )
@@ -72,7 +73,9 @@ ONE = Mesh(data=1)
 def one_device():
     """What one device makes of five steps; the others of the eight are left out."""
     mesh = jax.make_mesh(
-        (1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1],
+        (1, 1, 1),
+        ("data", "fsdp", "tensor"),
+        devices=jax.devices()[:1],
         axis_types=(jax.sharding.AxisType.Auto,) * 3,
     )
     return train(mesh, hyper())
@@ -112,7 +115,9 @@ def test_parameters_and_moments_take_a_share_of_the_memory_on_each_device():
 def test_accumulation_equals_the_whole_batch(one_device):
     mesh = Mesh(data=8).make()
     mesh = jax.make_mesh(
-        (1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1],
+        (1, 1, 1),
+        ("data", "fsdp", "tensor"),
+        devices=jax.devices()[:1],
         axis_types=(jax.sharding.AxisType.Auto,) * 3,
     )
     losses, _, _ = train(mesh, hyper(), microbatches=4)
@@ -144,9 +149,7 @@ def test_the_loss_is_divided_by_the_target_tokens_of_the_whole_batch():
     loss, grads = jax.jit(jax.value_and_grad(mean_loss))(state.params)
     assert float(sums["loss"] / sums["tokens"]) == pytest.approx(float(loss), rel=ROUNDING)
     moved = jax.tree.map(lambda a, b: a - b, state.params, after.params)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), moved, grads
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), moved, grads)
     norm = float(optax.tree.norm(grads))
     assert float(sums["gradient_norm"]) == pytest.approx(norm, rel=ROUNDING)
 
@@ -163,7 +166,11 @@ def test_numbers_are_inputs_of_the_program_not_constants_in_it():
 
     plain = text()
     adafactor_like = make_optimizer(
-        adafactor, name="Adafactor", learning_rate=0.7, decay_rate=0.5, epsilon2=1e-2,
+        adafactor,
+        name="Adafactor",
+        learning_rate=0.7,
+        decay_rate=0.5,
+        epsilon2=1e-2,
         min_dim_size_to_factor=4,
     )
     assert text(optimizer=adafactor_like) == plain
