@@ -1,6 +1,7 @@
 import pathlib
 
 import pytest
+import sentencepiece
 
 from t5lite import configurables
 from t5lite.core.errors import UserError
@@ -103,7 +104,24 @@ def test_bindings_of_another_command_are_no_mistake():
     assert load("evaluate.split=train").eval_split == "validation"
 
 
+@pytest.fixture
+def vocabulary_here(tmp_path, text_file, monkeypatch):
+    """The vocabulary that run files name, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text_file),
+        model_prefix="vocabulary",
+        vocab_size=40,
+        minloglevel=2,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+    )
+
+
 @pytest.mark.parametrize("path", RUN_FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.usefixtures("vocabulary_here")
 def test_run_files_resolve_to_their_golden(path):
     """Every default of the framework that a run depends on is part of this text."""
     run = load(files=[str(path)])
@@ -115,6 +133,7 @@ def test_run_files_resolve_to_their_golden(path):
 
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.usefixtures("vocabulary_here")
 def test_run_files_take_the_common_macros_and_open_with_their_command(path):
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# t5lite train --gin_file=")
