@@ -73,7 +73,7 @@ def test_the_resolved_text_builds_the_same_run_on_its_own(tmp_path):
         ("T5Config.remat=ful", "T5Config.remat is unknown: got 'ful'; did you mean 'full'"),
         ("T5Config.mlp_activations=('gellu',)", "did you mean 'gelu'"),
         ("T5Config.num_encoder_layers=0", "EncoderDecoder needs T5Config.num_encoder_layers > 0"),
-        ("ByteVocabulary.num_sentinels=3", "cuts 7 spans .* has 3 sentinels"),
+        ("ByteVocabulary.num_sentinels=2", "cuts 3 spans .* has 2 sentinels"),
         ("train.model=[", "gin cannot read what was bound"),
     ],
 )
@@ -111,7 +111,8 @@ def vocabulary_here(tmp_path, text_file, monkeypatch):
     sentencepiece.SentencePieceTrainer.train(
         input=str(text_file),
         model_prefix="vocabulary",
-        vocab_size=40,
+        vocab_size=60,
+        hard_vocab_limit=False,
         minloglevel=2,
         pad_id=0,
         eos_id=1,

@@ -13,6 +13,7 @@ from t5lite.data.stream import eval_batches
 from t5lite.data.task import Task
 from t5lite.models.architectures import Batch, Model
 from t5lite.models.losses import CrossEntropy, means
+from t5lite.parallel.dispatch import settle
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
 
 Evaluate = Callable[[Any], dict[str, float]]
@@ -66,8 +67,10 @@ def make_evaluate(
 
     def evaluate(params: Any) -> dict[str, float]:
         with on_mesh(mesh):
-            batches = eval_batches(task, split, rows=rows, batch_size=batch_size)
-            sums = [compiled(params, as_inputs(loss), place(batch)) for batch in batches]
+            sums: list[dict[str, jax.Array]] = []
+            for batch in eval_batches(task, split, rows=rows, batch_size=batch_size):
+                sums.append(compiled(params, as_inputs(loss), place(batch)))
+                settle(sums, mesh)
         if not sums:
             raise UserError(f"split {split!r} holds no example to score")
         fetched = jax.device_get(sums)

@@ -22,6 +22,7 @@ from t5lite.data.features import empty_row
 from t5lite.data.stream import train_batches
 from t5lite.models.flops import train_flops
 from t5lite.models.losses import means
+from t5lite.parallel.dispatch import settle
 from t5lite.parallel.sharding import (
     batch_sharding,
     local_rows,
@@ -110,7 +111,8 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate) -> TrainStat
         for step in range(first_step + 1, run.total_steps + 1):
             batch = place(meter.timed_next(batches))
             state, sums = compiled(hyper, state, batch)
-            meter.add(sums)
+            meter.sums.append(sums)
+            settle(meter.sums, mesh)
             progress.advance(step)
             saving = due(step, every=run.checkpoint_every_steps, last=run.total_steps)
             if saving or due(step, every=run.log_every_steps):
@@ -213,7 +215,8 @@ class Meter:
         peak = peak_flops(jax.devices()[0].device_kind)
         self._peak_flops = None if peak is None else peak * jax.device_count()
         self._once = {"compile_seconds": compile_seconds}
-        self._sums: list[Sums] = []
+        # What the steps since the last metrics returned, the latest perhaps not computed yet.
+        self.sums: list[Sums] = []
         self.restart()
 
     def restart(self) -> None:
@@ -227,13 +230,9 @@ class Meter:
         self._data_wait_seconds += time.perf_counter() - started
         return batch
 
-    def add(self, sums: Sums) -> None:
-        """Keeps what a step returned, still being computed."""
-        self._sums.append(sums)
-
     def read(self) -> dict[str, float]:
         """Waits for the steps since the last call and returns their metrics."""
-        sums, self._sums = jax.device_get(self._sums), []
+        sums, self.sums = jax.device_get(self.sums), []
         steps, seconds = len(sums), time.perf_counter() - self._started
         tokens = math.fsum(float(s["tokens"] + s["input_tokens"]) for s in sums)
         flops_per_second = self._flops_per_step * steps / seconds

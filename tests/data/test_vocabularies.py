@@ -16,7 +16,12 @@ def model_path(tmp_path_factory, text_file):
 
 def _train(text, prefix, **ids):
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(prefix), vocab_size=40, minloglevel=2, **ids
+        input=str(text),
+        model_prefix=str(prefix),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **ids,
     )
 
 
@@ -41,12 +46,13 @@ def test_decoding_stops_at_the_end_and_names_sentinels():
 
 def test_sentencepiece_has_sentinels_after_its_pieces(model_path):
     vocabulary = SentencePieceVocabulary(path=model_path, num_sentinels=10)
-    assert vocabulary.size == 50
-    assert vocabulary.sentinel(0) == 49
+    pieces = sentencepiece.SentencePieceProcessor(model_file=model_path).vocab_size()
+    assert vocabulary.size == pieces + 10
+    assert vocabulary.sentinel(0) == pieces + 9
     text = "the quick brown fox"
     ids = vocabulary.encode(text)
     assert vocabulary.decode(ids) == text
-    assert vocabulary.decode(np.append(ids, 49)) == f"{text}<extra_id_0>"
+    assert vocabulary.decode(np.append(ids, pieces + 9)) == f"{text}<extra_id_0>"
 
 
 def test_sentencepiece_with_other_special_ids_is_refused(tmp_path, text_file):

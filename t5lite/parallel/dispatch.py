@@ -1,0 +1,22 @@
+"""How far the host may run ahead of the devices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+# Programs under way at once: enough that devices never wait for the host, few enough that the
+# batches of a long evaluation are not all in memory.
+DEPTH = 3
+
+
+def settle(results: Sequence[Any], mesh: jax.sharding.Mesh) -> None:
+    """Waits until at most `DEPTH` of the programs that give `results`, in order, are under way.
+
+    NOTE: on several simulated CPU devices at most one: their programs share a pool of threads, and
+    two at once can each hold threads that the other's collectives wait for, for ever.
+    """
+    simulated = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+    depth = 1 if simulated else DEPTH
+    if len(results) >= depth:
+        jax.block_until_ready(results[-depth])
