@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from absl import flags
 
@@ -85,7 +86,11 @@ def _flags(command: str) -> flags.FlagValues:
     return values
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     # An error that passed through gin carries gin's remarks on further lines.
     print(f"t5lite: {message.splitlines()[0]}", file=sys.stderr)
-    sys.exit(2)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # At once: a checkpoint that failed leaves tasks of Orbax behind, which would print tracebacks
+    # while the interpreter shuts down. All files are closed by now.
+    os._exit(2)

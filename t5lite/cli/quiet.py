@@ -6,8 +6,8 @@ import warnings
 
 
 def quiet_libraries() -> None:
-    """Shows t5lite's log lines plainly, and of the libraries only errors."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    """Shows t5lite's log lines plainly; what the libraries log as errors they raise, too."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     # Orbax tells of deprecations inside itself, which no user can act on.
     warnings.filterwarnings("ignore", module=r"orbax\..*")
     log = logging.getLogger("t5lite")

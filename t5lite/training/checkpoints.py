@@ -4,6 +4,7 @@
 """
 
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -51,13 +52,28 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: TrainState, about: Mapping[str, Any]) -> None:
-        """Copies the state and writes it while training goes on."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(state), about=ocp.args.JsonSave(dict(about))
-            ),
+        """Copies the state and writes it while training goes on.
+
+        Raises:
+            UserError: where this checkpoint, or the one before it, cannot be written.
+        """
+        args = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(state), about=ocp.args.JsonSave(dict(about))
         )
+        # Asked beforehand, because a write that fails half-way prints pages of tracebacks.
+        self.check_room(state)
+        with self._write_errors():
+            self._manager.save(step, args=args)
+
+    def check_room(self, state: TrainState) -> None:
+        """Raises a UserError where the disk has no room for one checkpoint of `state`."""
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._directory).free
+        if free < size:
+            raise UserError(
+                f"a checkpoint needs {size:,} bytes, but {self._directory} has {free:,} left; "
+                "those that are there are whole: make room and start again to go on"
+            )
 
     def about(self, step: int) -> dict[str, Any]:
         """Returns what was saved with the state."""
@@ -107,9 +123,27 @@ class Checkpoints:
             )
 
     def close(self) -> None:
-        """Waits for what is being written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for what is being written.
+
+        Raises:
+            UserError: where it cannot be written.
+        """
+        with self._write_errors():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        """Says on one line why a checkpoint cannot be written; TensorStore raises ValueErrors."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            full = "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
+            reason = "the disk is full" if full else str(error).splitlines()[0]
+            raise UserError(
+                f"a checkpoint could not be written in {self._directory}: {reason}; those before "
+                "it are whole; make room and start again to go on from the latest"
+            ) from error
 
 
 def _shapes(tree: Any, roots: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

@@ -76,6 +76,7 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate) -> TrainStat
                 )
             )
         )
+        checkpoints.check_room(shapes)
         first_step = max(checkpoints.steps(), default=0)
         progress = stack.enter_context(
             Progress(first_step=first_step, total_steps=run.total_steps, shown=first)

@@ -1,3 +1,4 @@
+import logging
 import pathlib
 
 import jax
@@ -156,3 +157,12 @@ def test_a_run_that_diverges_stops_before_it_saves(make_run, tmp_path):
 def test_choices_that_do_not_fit_are_refused(changes, message, make_run, tmp_path):
     with pytest.raises(UserError, match=message):
         make_run(tmp_path, **changes)
+
+
+def test_a_run_compiles_its_step_once(make_run, tmp_path, caplog):
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        go(make_run(tmp_path, total_steps=20, checkpoint_every_steps=5, eval_every_steps=5))
+    finished = [m for m in caplog.messages if m.startswith("Finished XLA compilation of jit(")]
+    steps = [m for m in finished if "jit(train_step)" in m]
+    assert len(steps) == 1, finished
+    assert len([m for m in finished if "jit(eval_step)" in m]) == 1, finished

@@ -1,0 +1,52 @@
+import shutil
+
+import jax.numpy as jnp
+import pytest
+
+from t5lite.core.errors import UserError
+from t5lite.training.checkpoints import Checkpoints
+from t5lite.training.state import TrainState
+
+
+def state(value):
+    return TrainState(
+        step=jnp.int32(1),
+        params={"kernel": jnp.full((4, 8), value)},
+        opt_state=(),
+        cursors=jnp.zeros((2, 3), jnp.int32),
+    )
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    made = Checkpoints(tmp_path / "checkpoints")
+    yield made
+    made.close()
+
+
+def test_a_full_disk_is_found_before_anything_is_written(checkpoints, tmp_path, monkeypatch):
+    checkpoints.save(1, state(1.0), {})
+    checkpoints.close()
+    usage = shutil.disk_usage(tmp_path)
+    # Room for the parameters alone.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=128))
+    with pytest.raises(UserError, match="a checkpoint needs 156 bytes, but .* has 128 left"):
+        checkpoints.save(2, state(2.0), {})
+    again = Checkpoints(tmp_path / "checkpoints", read_only=True)
+    assert again.steps() == [1]
+    assert float(again.restore(1, state(0.0)).params["kernel"].sum()) == 32.0
+
+
+def test_parameters_are_restored_without_the_rest(checkpoints):
+    checkpoints.save(3, state(2.0), {"batch_size": 8})
+    checkpoints._manager.wait_until_finished()
+    params = checkpoints.restore_params(3, {"kernel": jnp.zeros((4, 8))})
+    assert float(params["kernel"].sum()) == 64.0
+    assert checkpoints.about(3) == {"batch_size": 8}
+
+
+def test_a_parameter_that_the_model_has_not_is_named(checkpoints):
+    checkpoints.save(3, state(2.0), {})
+    checkpoints._manager.wait_until_finished()
+    with pytest.raises(UserError, match="it holds params/kernel .*, which the model has not"):
+        checkpoints.restore_params(3, {})
