@@ -7,6 +7,7 @@ makes the tree of finished objects below it, and after that nothing reads gin.
 import ast
 import functools
 import inspect
+import itertools
 import logging
 import pathlib
 import re
@@ -141,16 +142,16 @@ def load(
     gin.clear_config()
     for path in (*search_paths, *_packaged_paths()):
         gin.add_config_file_search_path(path)
+    states = [_bound()]
     with _user_errors():
         for path in gin_files:
             gin.parse_config_file(path)
-        from_files = _bound()
+            states.append(_bound())
         gin.parse_config([_quoted(binding) for binding in bindings])
+        states.append(_bound())
         gin.finalize()
         built = tuple(gin.get_configurable(root)() for root in roots)
-    from_flags = _bound(bindings)
-    displaced = any(value.startswith("@") for value in from_flags.values())
-    _check_all_used(from_flags if displaced else {**from_files, **from_flags}, roots)
+    _check_all_used(states, roots)
     return built
 
 
@@ -177,7 +178,8 @@ def _builder(name: str, target: Callable[..., Any]) -> Callable[..., Any]:
     def build(**bound: Any) -> Any:
         for parameter in parameters:
             if parameter.name in bound:
-                _check_type(f"{name}.{parameter.name}", bound[parameter.name], hints)
+                hint = hints.get(parameter.name, Any)
+                _check_type(f"{name}.{parameter.name}", bound[parameter.name], hint)
             elif parameter.default is parameter.empty:
                 raise UserError(
                     f"{name}.{parameter.name} is needed and not bound; "
@@ -203,19 +205,31 @@ def _builder(name: str, target: Callable[..., Any]) -> Callable[..., Any]:
 # Classes whose instances are defaults of others.
 _PARTS = {CrossEntropy: "CrossEntropy", Mesh: "Mesh"}
 
-_PLAIN_TYPES = (int, float, str, bool, types.NoneType)
+
+def _check_type(owner: str, value: Any, hint: Any) -> None:
+    """Checks a value against the type that the signature gives its parameter."""
+    if not _is_of(value, hint):
+        kinds = typing.get_args(hint) or (hint,)
+        names = " or ".join(
+            getattr(k, "__name__", str(k)).replace("NoneType", "None") for k in kinds
+        )
+        plain = all(kind in (int, float, str, bool, types.NoneType) for kind in kinds)
+        remedy = "" if plain else "; an object is bound as @NAME()"
+        got = repr(value) if isinstance(value, int | float | str) else type(value).__name__
+        raise UserError(f"{owner} must be {names}, got {got}{remedy}")
 
 
-def _check_type(owner: str, value: Any, hints: Mapping[str, Any]) -> None:
-    """Checks a value against a hint that is a plain type or a union of them, and no other."""
-    hint = hints.get(owner.rpartition(".")[2])
-    wanted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if not all(kind in _PLAIN_TYPES for kind in wanted):
-        return
-    accepted = {*wanted, int} if float in wanted else set(wanted)
-    if type(value) not in accepted:
-        names = " or ".join(kind.__name__.replace("NoneType", "None") for kind in wanted)
-        raise UserError(f"{owner} must be {names}, got {value!r}")
+def _is_of(value: Any, hint: Any) -> bool:
+    if hint is Any:
+        return True
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return any(_is_of(value, kind) for kind in typing.get_args(hint))
+    kind = typing.get_origin(hint) or hint
+    if kind in (int, float):
+        accepted = int if kind is int else int | float
+        return isinstance(value, accepted) and not isinstance(value, bool)
+    # Gin has lists where Python has tuples.
+    return isinstance(value, tuple | list if kind is tuple else kind)
 
 
 def _packaged_paths() -> list[str]:
@@ -238,17 +252,14 @@ def _quoted(binding: str) -> str:
     return f"{name} = {value}"
 
 
-def _bound(bindings: Sequence[str] | None = None) -> dict[str, str]:
-    """All that is bound, or what `bindings` bind: the full name to the value as text."""
-    if bindings is not None:
-        pairs = [binding.partition("=") for binding in bindings]
-        return {name.strip(): value.strip() for name, _, value in pairs}
-    found = {}
+def _bound() -> dict[str, str]:
+    """All that is bound: the full name to the value as text."""
     # NOTE: gin has no public way to list what is bound.
-    for (scope, selector), parameters in gin_internals._CONFIG.items():
-        for parameter, value in parameters.items():
-            found[_binding_name(scope, selector, parameter)] = repr(value)
-    return found
+    return {
+        _binding_name(scope, selector, parameter): repr(value)
+        for (scope, selector), parameters in gin_internals._CONFIG.items()
+        for parameter, value in parameters.items()
+    }
 
 
 def _binding_name(scope: str, selector: str, parameter: str) -> str:
@@ -258,18 +269,34 @@ def _binding_name(scope: str, selector: str, parameter: str) -> str:
     return f"{prefix}{selector.removeprefix('t5lite.')}.{parameter}"
 
 
-def _check_all_used(bound: Mapping[str, str], roots: Sequence[str]) -> None:
-    """Raises a UserError for the first binding that nothing below `roots` has read."""
+def _check_all_used(states: Sequence[Mapping[str, str]], roots: Sequence[str]) -> None:
+    """Raises a UserError for the first binding that nothing below `roots` has read.
+
+    A parameter in a file may go unread where a later file or flag put another object in the place
+    of one that a file named, which may have read it. A flag may not.
+
+    Args:
+        states: what was bound after each file, and last after the flags.
+    """
+    *_, from_files, bound = states
     used = {
         _binding_name(scope, selector, parameter)
         for (scope, selector), parameters in gin_internals._OPERATIVE_CONFIG.items()
         for parameter in parameters
     }
+    displaced = any(
+        value.startswith("@") and after[name] != value
+        for before, after in itertools.pairwise(states)
+        for name, value in before.items()
+    )
     # The same flags serve every command, so what another root takes is no mistake.
     others = tuple(f"{name}." for name in ROOTS if name not in roots)
-    for name in bound:
-        if name not in used and not name.startswith(others):
-            kind = "macro" if re.fullmatch(r"[A-Z0-9_]+", name) else "parameter"
+    for name, value in bound.items():
+        is_macro = "." not in name
+        referred = not is_macro or any(f"%{name}" in other for other in bound.values())
+        excused = displaced and referred and from_files.get(name) == value
+        if name not in used and not excused and not name.startswith(others):
+            kind = "macro" if is_macro else "parameter"
             near = suggestion(name, used)
             hint = f"; {near}" if near.startswith("did") else ""
             raise UserError(f"{name} binds nothing: {roots[0]} uses no such {kind}{hint}")
@@ -293,7 +320,7 @@ class _user_errors:  # used as a context manager, reads as a function
                 f"gin file {name.group(1) if name else text!r} is not there; looked in the "
                 "current folder, --gin_search_paths and the files that come with t5lite"
             ) from error
-        if match := re.match(r"No configurable matching '(.*?)'", text):
+        if match := re.match(r"No configurable matching (?:reference )?'@?(.*?)(?:\(\))?'", text):
             raise UserError(
                 f"{match.group(1)!r} is not a name that gin can bind; "
                 f"{suggestion(match.group(1), TABLE)}{_where(text)}"

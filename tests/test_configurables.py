@@ -67,6 +67,18 @@ def test_the_resolved_text_builds_the_same_run_on_its_own(tmp_path):
         ("train.seed=%SED", "macro SED is used and not defined"),
         ("train.seed=ten", "train.seed must be int, got 'ten'"),
         ("train.max_gradient_norm=big", "train.max_gradient_norm must be a number, got 'big'"),
+        (
+            "train.optimizer=@Adamw()",
+            "'Adamw' is not a name that gin can bind; did you mean 'AdamW'",
+        ),
+        ("train.optimizer=AdamW", "train.optimizer must be Optimizer, got 'AdamW'; an object is"),
+        ("train.optimizer=@AdamW", "train.optimizer must be Optimizer, got function; an object"),
+        ("Task.objective=Causal", "Task.objective must be Objective, got 'Causal'; an object is"),
+        ("T5Config.mlp_activations=5", "T5Config.mlp_activations must be "),
+        ("T5Config.mlp_activations=()", "must name at least one activation"),
+        ("SEED=3000000000", "train.seed must be in "),
+        ("MODEL_DIR=gs://bucket/run", "train.model_dir must be a local folder"),
+        ("SpanCorruption.mean_noise_span_length=64.0", "SpanCorruption must cut out a span"),
         ("train.seed", "needs a name and a value, got --gin.train.seed"),
         ("T5Config.dropout_rate=1.5", r"T5Config.dropout_rate must be in \[0, 1\), got 1.5"),
         ("T5Config.dtype=float", "T5Config.dtype is unknown: got 'float'; did you mean"),
@@ -81,6 +93,19 @@ def test_what_is_wrong_is_said_on_one_line(binding, message):
     with pytest.raises(UserError, match=message) as raised:
         load(binding)
     assert str(raised.value).splitlines()[0]
+
+
+def test_a_later_file_may_put_another_object_in_the_place_of_one():
+    run = load(files=[*QUICKSTART, "gin/optimizers/adafactor.gin"])
+    assert run.optimizer.factory.__name__ == "adafactor"
+    with pytest.raises(UserError, match=r"AdamW.b1 binds nothing"):
+        load("AdamW.b1=0.5", files=[*QUICKSTART, "gin/optimizers/adafactor.gin"])
+
+
+def test_a_macro_that_nothing_refers_to_is_refused_whatever_is_displaced(tmp_path):
+    (tmp_path / "more.gin").write_text("STEPPS = 3\ntrain.optimizer = @Lion()\n")
+    with pytest.raises(UserError, match="STEPPS binds nothing.*did you mean 'STEPS'"):
+        load("Lion.learning_rate=1e-3", files=[*QUICKSTART, str(tmp_path / "more.gin")])
 
 
 def test_what_is_missing_is_named(tmp_path):

@@ -41,13 +41,15 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     with _checkpoints(run, flags.checkpoint) as (checkpoints, steps):
         for step in steps:
             scores = evaluate(checkpoints.restore_params(step, shapes.params))
-            results.append({"step": step, "split": split, **scores})
+            results.append(
+                {"checkpoint": checkpoints.path(step), "step": step, "split": split, **scores}
+            )
     if jax.process_index() == 0:
-        _write(pathlib.Path(run.model_dir) / "eval" / f"{split}.jsonl", results)
         if flags.json:
             print(json.dumps(results))
         else:
             _print_table(results)
+        _write(pathlib.Path(run.model_dir) / "eval" / f"{split}.jsonl", results)
 
 
 @contextlib.contextmanager
@@ -83,7 +85,11 @@ def _write(path: pathlib.Path, results: list[dict[str, Any]]) -> None:
 
 def _print_table(results: list[dict[str, Any]]) -> None:
     table = rich.table.Table(title="losses in nats per target token", box=rich.box.SIMPLE)
-    names = {name: name.removesuffix("_nats_per_token").replace("_", " ") for name in results[0]}
+    names = {
+        name: name.removesuffix("_nats_per_token").replace("_", " ")
+        for name in results[0]
+        if name != "checkpoint"
+    }
     for name in names.values():
         table.add_column(name.removesuffix(" fraction"), justify="right")
     for result in results:

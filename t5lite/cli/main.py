@@ -51,18 +51,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(0)
     if len(rest) > 1:
         _fail(f"t5lite {command} takes flags only, got {rest[1]!r}")
-    module = importlib.import_module(f"t5lite.cli.{command}")
-
     from t5lite.core.errors import UserError
 
     try:
-        module.run(values, bindings)
+        importlib.import_module(f"t5lite.cli.{command}").run(values, bindings)
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}; nothing more was written")
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
     except KeyboardInterrupt:
-        print("t5lite: interrupted; start it again to go on from the latest checkpoint")
+        print("t5lite: interrupted", file=sys.stderr)
         sys.exit(130)
 
 

@@ -1,7 +1,6 @@
 """Keeps the libraries' chatter off the terminal; t5lite's own remarks stay."""
 
 import logging
-import sys
 import warnings
 
 
@@ -14,4 +13,5 @@ def quiet_libraries() -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     if not log.handlers:
-        log.addHandler(logging.StreamHandler(sys.stdout))
+        # Not stdout: with --json that is one document.
+        log.addHandler(logging.StreamHandler())

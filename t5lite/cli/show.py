@@ -10,6 +10,7 @@ import rich.text
 from t5lite.data.statistics import unigram_entropy
 from t5lite.data.stream import eval_batches
 from t5lite.data.vocabularies import Vocabulary
+from t5lite.inference.evaluate import make_evaluate
 from t5lite.inference.generate import greedy
 from t5lite.models.architectures import EncoderDecoder
 from t5lite.objectives.span_corruption import SpanCorruption, fill_spans
@@ -18,12 +19,24 @@ from t5lite.training.run import Run
 
 
 def show_examples(run: Run, mesh: jax.sharding.Mesh, params: Any) -> None:
-    """Prints the entropy of the evaluation text, and its first examples as the model fills them in.
+    """Prints how well the evaluation text is predicted, and its first examples filled in.
 
-    Of a model that is no encoder-decoder, or an objective without spans, only the entropy.
+    Of a model that is no encoder-decoder, or an objective without spans, no examples.
     """
-    console = rich.console.Console(highlight=False, quiet=jax.process_index() != 0)
+    console = rich.console.Console(highlight=False, soft_wrap=True)
     task, split = run.task, run.eval_split
+    # Sentinels and ends of sequence are easy to predict, and no part of the text.
+    evaluate = make_evaluate(
+        run.model,
+        task,
+        run.loss,
+        mesh,
+        split=split,
+        batch_size=run.batch_size,
+        counted=task.vocabulary.is_text,
+    )
+    text = evaluate(params)["cross_entropy_nats_per_token"]
+    console.print(f"cross-entropy of tokens of the text alone: {text:.4f} nats per token")
     entropy = unigram_entropy(task, split)
     console.print(f"entropy of the tokens of the same text: {entropy:.4f} nats per token")
     if not (isinstance(run.model, EncoderDecoder) and isinstance(task.objective, SpanCorruption)):

@@ -4,8 +4,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
 from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.show import show_examples
@@ -14,17 +12,15 @@ from t5lite.training.loop import train
 
 
 def run(flags: Any, bindings: Sequence[str]) -> None:
-    """Builds the run from gin, writes its `config.gin`, trains, and shows examples if asked to."""
+    """Builds the run from gin, trains, and shows examples if asked to."""
     quiet_libraries()
     (run,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "train")
     mesh = run.mesh.make()
-    model_dir = pathlib.Path(run.model_dir)
-    if jax.process_index() == 0:
-        model_dir.mkdir(parents=True, exist_ok=True)
-        (model_dir / "config.gin").write_text(configurables.resolved_text())
+    pathlib.Path(run.model_dir).mkdir(parents=True, exist_ok=True)
     evaluate = make_evaluate(
         run.model, run.task, run.loss, mesh, split=run.eval_split, batch_size=run.batch_size
     )
-    state = train(run, mesh, evaluate=evaluate)
+    config_text = configurables.resolved_text()
+    state = train(run, mesh, evaluate=evaluate, config_text=config_text)
     if run.show_examples:
         show_examples(run, mesh, state.params)

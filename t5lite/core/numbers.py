@@ -50,7 +50,10 @@ def check_number(owner: str, value: Number, rule: str, holds: Callable[[float], 
 
 
 def as_inputs(tree: T) -> T:
-    """Returns `tree` with every leaf a float32 or int32 scalar, as the compiled step takes it."""
+    """Returns `tree` as the compiled step takes it: plain numbers, whole ones too, as float32.
+
+    NumPy's numbers keep their type.
+    """
     return jax.tree.map(
-        lambda x: np.asarray(x, np.int32 if isinstance(x, int) else np.float32), tree
+        lambda x: np.asarray(x, np.float32 if isinstance(x, int | float) else None), tree
     )

@@ -2,10 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import io
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from t5lite.core.errors import UserError, suggestion
 from t5lite.data.text_files import text_files_config
@@ -36,7 +40,13 @@ class _Field:
 
     examples: Any
     name: str
-    fingerprint: str
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The number of documents and a digest of some of them, from all over the split."""
+        numbers = np.unique(np.linspace(0, len(self) - 1, num=64).astype(int))
+        digest = hashlib.sha256(b"\0".join(self[int(number)] for number in numbers))
+        return f"{len(self)} documents, {digest.hexdigest()[:16]}"
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -80,7 +90,10 @@ class TfdsSource:
                 self.name.split("/")[0], tfds.core.registered.list_imported_builders()
             )
             remedy = known if known.startswith("did") else "see the catalogue of TFDS"
-            raise UserError(f"TfdsSource.name {self.name!r} cannot be had; {remedy}") from error
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"TfdsSource.name {self.name!r} cannot be had; {remedy} ({reason})"
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +101,8 @@ class TextSource:
     """Local text files, built into an array_record data set at first use.
 
     Args:
-        files: for each split a path or glob pattern, or a list of them.
+        files: for each split a path, or a pattern with wildcards in the name of the file, or a list
+            of them.
         folder: where paths that are not absolute begin.
         record: what one document is: a "line", or a whole "file".
         max_bytes: longer documents are cut, at the end of a line where there is one.
@@ -137,5 +151,4 @@ def _documents(builder: Any, split: str, field: str) -> Documents:
         raise UserError(f"{builder.info.full_name} has no field {field!r}; {fields}")
     if len(examples) == 0:
         raise UserError(f"{builder.info.full_name} split {split!r} is empty: there is no document")
-    fingerprint = f"{builder.info.full_name}:{split}:{len(examples)}"
-    return _Field(examples, field, fingerprint)
+    return _Field(examples, field)

@@ -56,7 +56,7 @@ class Reader:
             empty = 0 if len(tokens) else empty + 1
             if empty > self._num_documents:
                 raise UserError("the corpus is empty: none of its documents holds a token")
-            if offset == len(tokens):
+            if offset >= len(tokens):
                 document, offset = document + 1, 0
         text = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
         return text, Cursor(document, offset, cursor.example)
@@ -106,7 +106,9 @@ class _Rows(grain.DatasetIterator):
         cursors: Cursors,
     ) -> None:
         super().__init__()
-        shuffled = grain.MapDataset.source(documents).shuffle(seed=seed).repeat()
+        # Grain gives epoch e the order of seed + e: neighbouring seeds would share their orders.
+        scattered = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        shuffled = grain.MapDataset.source(documents).shuffle(seed=scattered).repeat()
 
         def stream(row: int, cursor: Cursor) -> Iterator[tuple[Row, Cursor]]:
             reader = Reader(

@@ -24,3 +24,11 @@ class Task:
 
     def __post_init__(self) -> None:
         self.objective.check(self.vocabulary)
+
+    def identity(self, split: str) -> dict[str, str]:
+        """Returns what a place in the stream of `split` depends on, to be saved with it."""
+        return {
+            "data": self.source.documents(split).fingerprint,
+            "vocabulary": self.vocabulary.fingerprint,
+            "objective": repr(self.objective),
+        }

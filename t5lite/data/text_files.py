@@ -5,7 +5,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import tensorflow_datasets as tfds
 
@@ -69,17 +69,18 @@ def _stamp(path: pathlib.Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def records_of(text: bytes, *, record: str, max_bytes: int) -> Iterator[bytes]:
-    r"""Yields the examples of one file's text in order; empty lines are no examples.
+def records_of(file: BinaryIO, *, record: str, max_bytes: int) -> Iterator[bytes]:
+    r"""Yields the examples of one file in order; empty lines are no examples.
 
     With `record="file"` they are pieces of at most `max_bytes` that together are the file.
 
-    >>> list(records_of(b"ab\n\ncd", record="line", max_bytes=8))
+    >>> import io
+    >>> list(records_of(io.BytesIO(b"ab\n\ncd"), record="line", max_bytes=8))
     [b'ab', b'cd']
-    >>> list(records_of(b"ab\ncdefgh", record="file", max_bytes=4))
+    >>> list(records_of(io.BytesIO(b"ab\ncdefgh"), record="file", max_bytes=4))
     [b'ab\n', b'cdef', b'gh']
     """
-    pieces = text.splitlines() if record == "line" else [text]
+    pieces = (line.rstrip(b"\r\n") for line in file) if record == "line" else [file.read()]
     for piece in pieces:
         start = 0
         while start < len(piece):
@@ -123,9 +124,9 @@ class TextFiles(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         count = 0
         for path in paths:
-            text = pathlib.Path(path).read_bytes()
-            for record in records_of(text, record=config.record, max_bytes=config.max_bytes):
-                yield count, {"text": record}
-                count += 1
+            with open(path, "rb") as file:
+                for text in records_of(file, record=config.record, max_bytes=config.max_bytes):
+                    yield count, {"text": text}
+                    count += 1
         if count == 0:
             raise UserError(f"TextSource.files must hold text, but there is none in {paths}")

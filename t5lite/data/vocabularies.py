@@ -3,11 +3,12 @@
 import abc
 import dataclasses
 import functools
+import hashlib
 import pathlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from t5lite.core.errors import UserError
 
@@ -34,9 +35,18 @@ class Vocabulary(abc.ABC):
         """Returns the text of ids without sentinels; special ids have none."""
 
     @property
+    def fingerprint(self) -> str:
+        """The same for vocabularies that encode alike, wherever their files are."""
+        return repr(self)
+
+    @property
     def eos_id(self) -> int:
         """The end of a sequence."""
         return EOS_ID
+
+    def is_text(self, ids: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
+        """Returns which ids are pieces of text: neither special nor sentinels."""
+        return (ids >= NUM_SPECIAL) & (ids < self.size - self.num_sentinels)
 
     def sentinel(self, index: int) -> int:
         """Returns the id of `<extra_id_index>`; that of index 0 is the highest."""
@@ -125,6 +135,11 @@ class SentencePieceVocabulary(Vocabulary):
     @property
     def size(self) -> int:
         return int(self._processor.vocab_size()) + self.num_sentinels
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self._processor.serialized_model_proto()).hexdigest()
+        return f"SentencePieceVocabulary({digest[:16]}, num_sentinels={self.num_sentinels})"
 
     def encode(self, text: str | bytes) -> Int[np.ndarray, "length"]:
         # Bytes that are no UTF-8 become replacement characters.

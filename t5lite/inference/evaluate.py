@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from t5lite.core.errors import UserError
 from t5lite.core.numbers import as_inputs, check_number
@@ -44,12 +45,16 @@ def make_evaluate(
     *,
     split: str,
     batch_size: int,
+    counted: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Evaluate:
     """Returns a function from parameters to the scores of all of `split`.
 
     Every target of the split counts once, whatever the batch size and the mesh. The scores are
     `loss_nats_per_token` (with z-loss and smoothing), `cross_entropy_nats_per_token`, `perplexity`
     (its exponential), `accuracy_fraction`, `target_tokens` and `examples`.
+
+    Args:
+        counted: from target tokens to which of them count; None for all.
 
     Raises:
         UserError: where the mesh does not divide the batch, or the split is empty.
@@ -69,6 +74,8 @@ def make_evaluate(
         with on_mesh(mesh):
             sums: list[dict[str, jax.Array]] = []
             for batch in eval_batches(task, split, rows=rows, batch_size=batch_size):
+                if counted is not None:
+                    batch["decoder_loss_weights"] *= counted(batch["decoder_target_tokens"])
                 sums.append(compiled(params, as_inputs(loss), place(batch)))
                 settle(sums, mesh)
         if not sums:

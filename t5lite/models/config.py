@@ -92,6 +92,8 @@ class T5Config:
         choose("T5Config.remat", self.remat, REMAT_POLICIES)
         # A list, as gin files may have it, could not be part of a compiled program's identity.
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+        if not self.mlp_activations:
+            raise UserError("T5Config.mlp_activations must name at least one activation, got none")
         for name in self.mlp_activations:
             choose("T5Config.mlp_activations", name, ACTIVATIONS)
 

@@ -119,6 +119,13 @@ class SpanCorruption:
             noise_density=self.noise_density,
             mean_noise_span_length=self.mean_noise_span_length,
         )
+        num_noise = round(tokens_length * self.noise_density)
+        if round(num_noise / self.mean_noise_span_length) < 1:
+            raise UserError(
+                f"SpanCorruption must cut out a span, but {num_noise} noise tokens of "
+                f"{tokens_length} make none of {self.mean_noise_span_length} tokens; raise "
+                "noise_density or inputs_length, or lower mean_noise_span_length"
+            )
         object.__setattr__(self, "tokens_length", tokens_length)
         object.__setattr__(self, "targets_length", targets_length)
 

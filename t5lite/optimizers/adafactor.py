@@ -41,7 +41,6 @@ def adafactor(
     *,
     param_axes: Any,
     decay_rate: Number = 0.8,
-    step_offset: int = 0,
     epsilon1: Number = 1e-30,
     epsilon2: Number = 1e-3,
     clipping_threshold: Number = 1.0,
@@ -55,8 +54,7 @@ def adafactor(
     Args:
         learning_rate: relative to the scale of each parameter (see the last argument).
         param_axes: the tree of parameters with the names of each one's axes in its place.
-        decay_rate: the moment's decay at step t, from 1, is 1 - (t - step_offset)^-decay_rate.
-        step_offset: steps not counted, when fine-tuning starts the decay anew.
+        decay_rate: the moment's decay at step t, counted from 1, is 1 - t^-decay_rate.
         epsilon1: added to the squared gradient.
         epsilon2: the least scale of a parameter.
         clipping_threshold: an update whose root mean square is over it is scaled down to it.
@@ -83,7 +81,7 @@ def adafactor(
         grads: Any, state: AdafactorState, params: Any | None = None
     ) -> tuple[Any, AdafactorState]:
         assert params is not None, "Adafactor scales by the parameters"
-        step = jnp.asarray(state.step + 1 - step_offset, jnp.float32)
+        step = jnp.asarray(state.step + 1, jnp.float32)
         decay = 1.0 - step ** (-decay_rate)
 
         def moment_of(grad: Array, moment: Any, axes: tuple[str, ...]) -> Any:

@@ -51,6 +51,10 @@ class Checkpoints:
         """Returns the steps of all complete checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
+    def path(self, step: int) -> str:
+        """Returns the folder of one checkpoint."""
+        return str(self._directory / str(step))
+
     def save(self, step: int, state: TrainState, about: Mapping[str, Any]) -> None:
         """Copies the state and writes it while training goes on.
 
@@ -108,17 +112,20 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(state=args)).state
 
     def _check_shapes(self, step: int, wanted: Any) -> None:
-        saved = _shapes(self._manager.item_metadata(step)["state"].tree, tuple(wanted))
+        metadata = self._manager.item_metadata(step)["state"]
+        if metadata is None:
+            raise UserError(f"{self.path(step)} is no checkpoint of t5lite")
+        saved = _shapes(metadata.tree, tuple(wanted))
         for name, shape in (mine := _shapes(wanted, tuple(wanted))).items():
             if saved.get(name) != shape:
                 got = f"shape {saved[name]}" if name in saved else "no such array"
                 raise UserError(
-                    f"checkpoint {self._directory / str(step)} does not fit the model: "
+                    f"checkpoint {self.path(step)} does not fit the model: "
                     f"{name} must have shape {shape}, got {got}"
                 )
         if extra := sorted(saved.keys() - mine.keys()):
             raise UserError(
-                f"checkpoint {self._directory / str(step)} does not fit the model: "
+                f"checkpoint {self.path(step)} does not fit the model: "
                 f"it holds {extra[0]} {saved[extra[0]]}, which the model has not"
             )
 

@@ -12,7 +12,7 @@ class Hyperparameters:
     Args:
         optimizer: with its schedule.
         loss: what is minimised.
-        seed: of initial parameters and dropout.
+        seed: of initial parameters and dropout, an np.int32.
         dropout_rate: None compiles no dropout in.
         max_gradient_norm: gradients of a larger global norm are scaled down to it; None for no
             limit.

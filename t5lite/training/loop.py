@@ -36,20 +36,26 @@ from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.metrics import MetricWriter, NoWriter
 from t5lite.training.progress import Progress
 from t5lite.training.run import Run
-from t5lite.training.state import TrainState, abstract_state, initial_state
+from t5lite.training.state import (
+    TrainState,
+    abstract_state,
+    initial_opt_state,
+    initial_state,
+)
 from t5lite.training.step import Step, Sums, make_train_step
 
 Evaluate = Callable[[Any], dict[str, float]]
 
 
-def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate) -> TrainState:
+def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text: str) -> TrainState:
     """Trains to `run.total_steps`, from the latest checkpoint in `run.model_dir` if there is one.
 
     Args:
         evaluate: from parameters to the scores of the run's evaluation split.
+        config_text: what `config.gin` is to hold; written once the run is known to fit.
 
     Returns:
-        The state after the last step, which is saved.
+        The state after the last step.
 
     Raises:
         UserError: where the mesh does not divide the batch or a parameter, a checkpoint does not
@@ -58,6 +64,7 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate) -> TrainStat
     model_dir, first = pathlib.Path(run.model_dir), jax.process_index() == 0
     hyper = as_inputs(run.hyperparameters)
     sharding = batch_sharding(mesh, run.batch_size)
+    batch_sharding(mesh, run.batch_size // run.microbatches)
     rows, place = local_rows(sharding, run.batch_size), make_global(sharding, run.batch_size)
     with contextlib.ExitStack() as stack:
         stack.enter_context(on_mesh(mesh))
@@ -65,7 +72,8 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate) -> TrainStat
         shapes, axes = abstract_state(run.model, run.hyperparameters, batch_shapes, mesh)
         about = {
             "batch_size": run.batch_size,
-            "data": run.task.source.documents(run.train_split).fingerprint,
+            "seed": run.seed,
+            **run.task.identity(run.train_split),
         }
         checkpoints = stack.enter_context(
             contextlib.closing(
@@ -84,6 +92,8 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate) -> TrainStat
         state = first_state(
             run, hyper, shapes, axes, batch_shapes, mesh, checkpoints, about, progress
         )
+        if first:
+            _write_whole(model_dir / "config.gin", config_text)
         writer = MetricWriter(model_dir, first_step=first_step) if first else NoWriter()
         stack.enter_context(contextlib.closing(writer))
 
@@ -108,7 +118,7 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate) -> TrainStat
 
         if first_step == 0:
             score(0)
-        meter.restart()
+        meter.start()
         for step in range(first_step + 1, run.total_steps + 1):
             batch = place(meter.timed_next(batches))
             state, sums = compiled(hyper, state, batch)
@@ -118,20 +128,22 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate) -> TrainStat
             saving = due(step, every=run.checkpoint_every_steps, last=run.total_steps)
             if saving or due(step, every=run.log_every_steps):
                 metrics = meter.read()
-                if not math.isfinite(metrics["loss_nats_per_token"]):
+                # The gradient too: it is what the next loss would show.
+                if not math.isfinite(metrics["loss_nats_per_token"] + metrics["gradient_norm"]):
                     raise UserError(
-                        f"training diverged: the loss is not finite at step {step}; the latest "
+                        f"training diverged: loss or gradient is not finite at step {step}; the "
+                        "latest "
                         f"good checkpoint is that of step {max(checkpoints.steps(), default=0)}; "
                         "lower the learning rate or set train.max_gradient_norm"
                     )
                 writer.write(step, "train", metrics)
                 progress.report(step, metrics)
-            if due(step, every=run.eval_every_steps, last=run.total_steps):
-                score(step)
-                meter.restart()
-            # Last: all that is told of a step is written before there is a checkpoint of it.
-            if saving:
-                checkpoints.save(step, state, about)
+            with meter.paused():
+                if due(step, every=run.eval_every_steps, last=run.total_steps):
+                    score(step)
+                # Last: all that is told of a step is written before there is a checkpoint of it.
+                if saving:
+                    checkpoints.save(step, state, about)
     return state
 
 
@@ -192,16 +204,26 @@ def first_state(
         with open_checkpoint(run.initial_checkpoint) as (source, step):
             params = source.restore_params(step, shapes.params)
         progress.say(f"starting from the parameters of {run.initial_checkpoint}")
-        state = dataclasses.replace(state, params=params)
+        opt_state = jax.jit(
+            lambda h, p: initial_opt_state(h, p, axes), out_shardings=shardings.opt_state
+        )(hyper, params)
+        state = dataclasses.replace(state, params=params, opt_state=opt_state)
     return state
+
+
+def _write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file that is there whole or, where the disk is full, as it was before."""
+    replacement = path.with_suffix(".tmp")
+    replacement.write_text(text)
+    replacement.replace(path)
 
 
 def _check_same(saved: dict[str, Any], mine: dict[str, Any], model_dir: str) -> None:
     for name, value in mine.items():
-        if saved[name] != value:
+        if saved.get(name) != value:
             raise UserError(
-                f"{model_dir} was trained with {name} {saved[name]}, got {value}: the place in "
-                "the data would be lost; use the former, or another MODEL_DIR"
+                f"{model_dir} was trained with {name} {saved.get(name)}, got {value}: its place "
+                "in the data would mean nothing; use the former, or another MODEL_DIR"
             )
 
 
@@ -218,11 +240,18 @@ class Meter:
         self._once = {"compile_seconds": compile_seconds}
         # What the steps since the last metrics returned, the latest perhaps not computed yet.
         self.sums: list[Sums] = []
-        self.restart()
+        self.start()
 
-    def restart(self) -> None:
-        """Starts the clock; what is not training is not timed."""
+    def start(self) -> None:
+        """Starts the clock anew."""
         self._started, self._data_wait_seconds = time.perf_counter(), 0.0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside is not training and is not timed."""
+        paused = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - paused
 
     def timed_next(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Returns the next batch and counts the time that it was waited for."""
@@ -250,5 +279,5 @@ class Meter:
         if self._peak_flops is not None:
             metrics["mfu_fraction"] = flops_per_second / self._peak_flops
         self._once = {}
-        self.restart()
+        self.start()
         return metrics

@@ -14,8 +14,9 @@ class MetricWriter:
 
     Args:
         model_dir: the run's folder.
-        first_step: of the checkpoint that the run goes on from, 0 for none. What an attempt that
-            was cut off wrote after it is dropped: those steps are about to be taken again.
+        first_step: of the checkpoint that the run goes on from. What an attempt that was cut off
+            wrote after it is dropped: those steps are about to be taken again. With 0, for no
+            checkpoint, a record that is there is renamed to `metrics.jsonl.old`.
     """
 
     def __init__(self, model_dir: pathlib.Path, *, first_step: int) -> None:
@@ -65,9 +66,11 @@ def read_metrics(model_dir: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
-    if path.exists():
-        # Step 0 is no checkpoint: a run that starts there writes its lines anew.
-        kept = [line for line in read_metrics(path.parent) if 0 < step >= line["step"]]
+    if path.exists() and step == 0:
+        # No checkpoint is left of what this file tells: it is another run's record.
+        path.replace(path.with_suffix(".jsonl.old"))
+    elif path.exists():
+        kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
         replacement = path.with_suffix(".tmp")
         replacement.write_text("".join(json.dumps(line) + "\n" for line in kept))
         replacement.replace(path)

@@ -1,6 +1,9 @@
 """A training run as the user describes it: every choice, checked before anything starts."""
 
 import dataclasses
+import pathlib
+
+import numpy as np
 
 from t5lite.core.errors import UserError
 from t5lite.core.numbers import Number, check_number
@@ -18,7 +21,7 @@ class Run:
 
     Args:
         model, task, optimizer, loss, mesh: see their own classes.
-        model_dir: where everything that the run writes goes.
+        model_dir: a local folder, where everything that the run writes goes.
         total_steps: the run ends after this many steps, those before a restart included.
         batch_size: rows of the global batch.
         seed: of parameters, dropout and data.
@@ -60,8 +63,12 @@ class Run:
     show_examples: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("seed", "total_steps", "show_examples"):
+        if "://" in self.model_dir:
+            raise UserError(f"train.model_dir must be a local folder, got {self.model_dir!r}")
+        object.__setattr__(self, "model_dir", str(pathlib.Path(self.model_dir).expanduser()))
+        for name in ("total_steps", "show_examples"):
             check_number(f"train.{name}", getattr(self, name), "at least 0", lambda n: n >= 0)
+        check_number("train.seed", self.seed, "in [0, 2**31)", lambda n: 0 <= n < 2**31)
         for name in (
             *("batch_size", "microbatches", "log_every_steps", "checkpoint_every_steps"),
             *("keep_checkpoints", "keep_every_steps", "eval_every_steps"),
@@ -99,7 +106,7 @@ class Run:
         return Hyperparameters(
             optimizer=self.optimizer,
             loss=self.loss,
-            seed=self.seed,
+            seed=np.int32(self.seed),
             dropout_rate=self.model.config.dropout_rate or None,
             max_gradient_norm=self.max_gradient_norm,
         )

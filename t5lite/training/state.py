@@ -50,13 +50,18 @@ def initial_state(model: Model, hyper: Hyperparameters, batch: Batch, axes: Any)
     key = stream(jax.random.key(hyper.seed), "init")
     zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()}
     params = nn.unbox(model.init(key, zeros)["params"])
-    transformation = hyper.optimizer.transformation(0.0, axes)
     return TrainState(
         step=jnp.zeros([], jnp.int32),
         params=params,
-        opt_state=transformation.init(params),
+        opt_state=initial_opt_state(hyper, params, axes),
         cursors=jnp.zeros((batch["decoder_target_tokens"].shape[0], 3), jnp.int32),
     )
+
+
+def initial_opt_state(hyper: Hyperparameters, params: Any, axes: Any) -> Any:
+    """Returns the optimizer's state before the first step from `params`."""
+    learning_rate = hyper.optimizer.learning_rate(0)
+    return hyper.optimizer.transformation(learning_rate, axes).init(params)
 
 
 def state_shardings(state: TrainState, axes: Any, mesh: jax.sharding.Mesh) -> TrainState:

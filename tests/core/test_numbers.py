@@ -32,8 +32,8 @@ def test_other_numbers_do_not_compile_anew():
     assert len(traced) == 1
 
 
-def test_inputs_are_32_bit():
-    inputs = as_inputs(Pair(rate=0.5))
+def test_whole_numbers_are_the_inputs_that_others_are():
+    inputs = as_inputs(Pair(rate=1, steps=np.int32(7)))
     assert (inputs.rate.dtype, inputs.steps.dtype) == (np.float32, np.int32)
 
 

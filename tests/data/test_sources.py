@@ -1,3 +1,5 @@
+import io
+
 import pytest
 
 from t5lite.core.errors import UserError
@@ -34,7 +36,7 @@ def test_pieces_of_a_file_are_the_file(tmp_path):
 
 
 def test_a_line_that_is_too_long_is_cut_between_characters():
-    pieces = list(records_of("日本語".encode() * 10, record="line", max_bytes=8))
+    pieces = list(records_of(io.BytesIO("日本語".encode() * 10), record="line", max_bytes=8))
     assert max(map(len, pieces)) <= 8
     assert "".join(piece.decode() for piece in pieces) == "日本語" * 10
 

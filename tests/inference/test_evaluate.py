@@ -7,6 +7,34 @@ from t5lite.parallel.mesh import Mesh
 from tests import small
 
 
+def test_only_what_is_counted_is_scored(text_file, data_dir):
+    task = small.task(text_file, data_dir)
+    model = EncoderDecoder(small.config())
+
+    def score(counted):
+        evaluate = make_evaluate(
+            model,
+            task,
+            CrossEntropy(),
+            Mesh(data=8).make(),
+            split="validation",
+            batch_size=8,
+            counted=counted,
+        )
+        return evaluate(small.params(model))
+
+    everything, text, rest = (
+        score(counted)
+        for counted in (None, task.vocabulary.is_text, lambda t: ~task.vocabulary.is_text(t))
+    )
+    assert 0 < text["target_tokens"] < everything["target_tokens"]
+    assert text["target_tokens"] + rest["target_tokens"] == everything["target_tokens"]
+    total = sum(s["target_tokens"] * s["cross_entropy_nats_per_token"] for s in (text, rest))
+    assert total / everything["target_tokens"] == pytest.approx(
+        everything["cross_entropy_nats_per_token"], rel=1e-5
+    )
+
+
 @pytest.mark.parametrize("causal", [False, True], ids=["span_corruption", "causal"])
 def test_scores_do_not_depend_on_batch_or_mesh(causal, text_file, data_dir):
     task = small.task(text_file, data_dir, causal=causal)

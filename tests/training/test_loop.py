@@ -28,7 +28,7 @@ def go(run):
     evaluate = make_evaluate(
         run.model, run.task, run.loss, mesh, split=run.eval_split, batch_size=run.batch_size
     )
-    return train(run, mesh, evaluate=evaluate)
+    return train(run, mesh, evaluate=evaluate, config_text="# all that was in force\n")
 
 
 def losses(run, split="train"):
@@ -129,6 +129,22 @@ def test_another_batch_size_is_refused_on_resuming(make_run, tmp_path):
         go(make_run(tmp_path, batch_size=16))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 5}, "was trained with seed 0, got 5"),
+        ({"causal": True}, "was trained with objective SpanCorruption"),
+    ],
+)
+def test_what_the_place_in_the_data_depends_on_is_kept(changes, message, make_run, tmp_path):
+    go(make_run(tmp_path, total_steps=3))
+    before = (tmp_path / "config.gin").read_text()
+    (tmp_path / "config.gin").write_text(before + "# mine\n")
+    with pytest.raises(UserError, match=message):
+        go(make_run(tmp_path, **changes))
+    assert (tmp_path / "config.gin").read_text() == before + "# mine\n"
+
+
 def test_an_initial_checkpoint_that_is_not_there_is_refused(make_run, tmp_path):
     with pytest.raises(UserError, match="checkpoint 'nowhere/3' is not there"):
         go(make_run(tmp_path, initial_checkpoint="nowhere/3"))
@@ -136,7 +152,9 @@ def test_an_initial_checkpoint_that_is_not_there_is_refused(make_run, tmp_path):
 
 def test_a_run_that_diverges_stops_before_it_saves(make_run, tmp_path):
     sgd = make_optimizer(optax.sgd, name="optax.sgd", learning_rate=1e30)
-    with pytest.raises(UserError, match="training diverged: the loss is not finite at step"):
+    with pytest.raises(
+        UserError, match="training diverged: loss or gradient is not finite at step"
+    ):
         go(make_run(tmp_path, optimizer=sgd, total_steps=3))
     assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps() == []
 

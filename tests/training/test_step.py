@@ -29,7 +29,7 @@ def hyper(**changes):
             adafactor, name="Adafactor", learning_rate=0.05, min_dim_size_to_factor=4
         ),
         "loss": CrossEntropy(),
-        "seed": 0,
+        "seed": np.int32(0),
         "dropout_rate": None,
         "max_gradient_norm": 1.0,
     }
@@ -175,7 +175,7 @@ def test_numbers_are_inputs_of_the_program_not_constants_in_it():
     )
     assert text(optimizer=adafactor_like) == plain
     assert text(loss=CrossEntropy(z_loss=0.1, label_smoothing=0.2)) == plain
-    assert text(seed=7, max_gradient_norm=0.3) == plain
+    assert text(seed=np.int32(7), max_gradient_norm=0.3) == plain
     assert text(max_gradient_norm=None) != plain
 
 
