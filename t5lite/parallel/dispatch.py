@@ -13,8 +13,8 @@ DEPTH = 3
 def settle(results: Sequence[Any], mesh: jax.sharding.Mesh) -> None:
     """Waits until fewer than `DEPTH` of the programs that give `results`, in order, are under way.
 
-    NOTE: on several simulated CPU devices until none is: their programs share a pool of threads, and
-    two at once can each hold threads that the other's collectives wait for, for ever.
+    NOTE: on several simulated CPU devices until none is. Their programs share a pool of threads,
+    and two at once can each hold threads that the other's collectives wait for, for ever.
     """
     simulated = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
     depth = 1 if simulated else DEPTH
