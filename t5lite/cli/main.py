@@ -13,6 +13,11 @@ COMMANDS = {
     "eval": "score one, several or all checkpoints of a run on a whole split",
 }
 
+FLAGS = {
+    "train": ("gin_file", "gin_search_paths"),
+    "eval": ("gin_file", "gin_search_paths", "checkpoint", "json"),
+}
+
 USAGE = """usage: t5lite COMMAND [--gin_file=FILE]... [--gin.NAME=VALUE]...
 
 Trains, fine-tunes and evaluates T5-style language models.
@@ -37,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command not in COMMANDS:
         from t5lite.core.errors import suggestion
 
-        _fail(f"t5lite has no command {command!r}; {suggestion(command, COMMANDS)}")
+        _fail(f"there is no command {command!r}; {suggestion(command, COMMANDS)}")
     # Quiet before JAX is loaded; a user's own choice stands.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     bindings = [a[len("--gin.") :] for a in arguments if a.startswith("--gin.")]
@@ -47,10 +52,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     except flags.Error as error:
         _fail(str(error).replace("\n", " "))
     if values.help:
-        print(f"usage: t5lite {command} FLAGS\n\n{COMMANDS[command]}\n{values.get_help()}")
+        _print_help(command, values)
         sys.exit(0)
     if len(rest) > 1:
-        _fail(f"t5lite {command} takes flags only, got {rest[1]!r}")
+        _fail(f"{command} takes flags only, got {rest[1]!r}")
+    if not values.gin_file:
+        _fail(f"{command} needs a run file; try --gin_file=gin/run/quickstart.gin")
     from t5lite.core.errors import UserError
 
     try:
@@ -67,21 +74,36 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _flags(command: str) -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_multi_string(
-        "gin_file", [], "A gin file; may be repeated, later ones win.", flag_values=values
+        "gin_file", [], "A run file; may be repeated, later ones win.", flag_values=values
     )
     flags.DEFINE_list(
-        "gin_search_paths", [], "Folders where gin files are looked for.", flag_values=values
+        "gin_search_paths",
+        [],
+        "Folders, with commas between them, where gin files are looked for.",
+        flag_values=values,
     )
     flags.DEFINE_boolean("help", False, "Shows this.", short_name="h", flag_values=values)
     if command == "eval":
         flags.DEFINE_string(
             "checkpoint",
             "latest",
-            "latest, all, steps such as 1000,2000, or a folder such as DIR/checkpoints/1000.",
+            "Which: latest (the default), all, steps such as 1000,2000, or a folder such as "
+            "DIR/checkpoints/1000.",
             flag_values=values,
         )
-        flags.DEFINE_boolean("json", False, "Prints one JSON document.", flag_values=values)
+        flags.DEFINE_boolean(
+            "json", False, "Prints one JSON document instead of a table.", flag_values=values
+        )
     return values
+
+
+def _print_help(command: str, values: flags.FlagValues) -> None:
+    lines = [f"usage: t5lite {command} FLAGS", "", f"{COMMANDS[command]}.", "", "flags:"]
+    texts = {f"--{name}": values[name].help.split(";\n")[0] for name in FLAGS[command]}
+    texts["--gin.NAME=VALUE"] = "Binds a macro or a parameter; may be repeated, later ones win."
+    width = max(map(len, texts))
+    lines += [f"  {name.ljust(width)}  {text}" for name, text in texts.items()]
+    print("\n".join(lines))
 
 
 def _fail(message: str) -> NoReturn:
