@@ -6,13 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from t5lite import configurables
+from t5lite import public_names
 from t5lite.core.errors import UserError
 from t5lite.core.numbers import as_inputs
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.optimizers.schedules import Cosine, Linear
 
-OPTAX_NAMES = sorted(name for name in configurables.TABLE if name.startswith("optax."))
+OPTAX_NAMES = sorted(name for name in public_names.TABLE if name.startswith("optax."))
 
 
 def test_optax_optimizers_are_found():
