@@ -2,10 +2,11 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -69,7 +70,7 @@ def _stamp(path: pathlib.Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def records_of(file: BinaryIO, *, record: str, max_bytes: int) -> Iterator[bytes]:
+def records_of(file: io.BufferedIOBase, *, record: str, max_bytes: int) -> Iterator[bytes]:
     r"""Yields the examples of one file in order; empty lines are no examples.
 
     With `record="file"` they are pieces of at most `max_bytes` that together are the file.
