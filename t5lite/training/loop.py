@@ -92,6 +92,9 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
         state = first_state(
             run, hyper, shapes, axes, batch_shapes, mesh, checkpoints, about, progress
         )
+        if 0 < first_step >= run.total_steps:
+            progress.say(f"nothing to train: train.total_steps is {run.total_steps}")
+            return state
         if first:
             _write_whole(model_dir / "config.gin", config_text)
         writer = MetricWriter(model_dir, first_step=first_step) if first else NoWriter()
@@ -131,9 +134,8 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
                 # The gradient too: it is what the next loss would show.
                 if not math.isfinite(metrics["loss_nats_per_token"] + metrics["gradient_norm"]):
                     raise UserError(
-                        f"training diverged: loss or gradient is not finite at step {step}; the "
-                        "latest "
-                        f"good checkpoint is that of step {max(checkpoints.steps(), default=0)}; "
+                        f"training diverged: loss or gradient is not finite at step {step}; "
+                        f"checkpoints that are good: {checkpoints.steps() or 'none'}; "
                         "lower the learning rate or set train.max_gradient_norm"
                     )
                 writer.write(step, "train", metrics)

@@ -74,6 +74,14 @@ def test_training_lowers_the_loss_and_says_all_that_it_should(make_run, tmp_path
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+def test_a_run_that_is_done_is_left_as_it_is(make_run, tmp_path, capsys):
+    state = go(make_run(tmp_path, total_steps=3))
+    before = (tmp_path / "metrics.jsonl").read_text()
+    assert_same(state, go(make_run(tmp_path, total_steps=2)))
+    assert "nothing to train: train.total_steps is 2" in capsys.readouterr().out
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
 def test_lines_of_steps_that_are_taken_again_are_dropped(make_run, tmp_path):
     run = make_run(tmp_path)
     go(make_run(tmp_path, total_steps=3))
