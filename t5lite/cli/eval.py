@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import rich.box
 import rich.console
 import rich.table
 
@@ -83,16 +82,22 @@ def _write(path: pathlib.Path, results: list[dict[str, Any]]) -> None:
         file.writelines(json.dumps(result) + "\n" for result in results)
 
 
+# What the table shows of a result, narrow enough for 80 columns, and how.
+COLUMNS = {
+    "step": ("step", "d"),
+    "loss_nats_per_token": ("loss", ".4f"),
+    "cross_entropy_nats_per_token": ("cross-entropy", ".4f"),
+    "perplexity": ("perplexity", ".5g"),
+    "accuracy_fraction": ("accuracy", ".1%"),
+    "target_tokens": ("tokens", ",.0f"),
+    "examples": ("examples", ",.0f"),
+}
+
+
 def _print_table(results: list[dict[str, Any]]) -> None:
-    table = rich.table.Table(title="losses in nats per target token", box=rich.box.SIMPLE)
-    names = {
-        name: name.removesuffix("_nats_per_token").replace("_", " ")
-        for name in results[0]
-        if name != "checkpoint"
-    }
-    for name in names.values():
-        table.add_column(name.removesuffix(" fraction"), justify="right")
+    table = rich.table.Table(title=f"{results[0]['split']}, losses in nats per token", box=None)
+    for title, _ in COLUMNS.values():
+        table.add_column(title, justify="right", no_wrap=True)
     for result in results:
-        values = (result[name] for name in names)
-        table.add_row(*(f"{v:.5g}" if isinstance(v, float) else str(v) for v in values))
+        table.add_row(*(format(result[name], form) for name, (_, form) in COLUMNS.items()))
     rich.console.Console().print(table)
