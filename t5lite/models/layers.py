@@ -67,7 +67,7 @@ def linear(einsum: str, x: Float[Array, "..."], kernel: Float[Array, "..."]) -> 
     """Returns einsum(x, kernel) in the dtype of x; the kernel's gradient is summed in its own.
 
     NOTE: the gradient is written out because the one that JAX derives computes the kernel's
-    transposed, which costs XLA's CPU compiler copies: a feed-forward layer took twice the time.
+    transposed, for which XLA on CPUs copies activations into another layout.
     """
     return jnp.einsum(einsum, x, kernel.astype(x.dtype))
 

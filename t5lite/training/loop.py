@@ -194,7 +194,7 @@ def first_state(
             )
         return checkpoints.restore(latest, shapes)
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
-    # Run once: on a CPU it takes four times longer to compile well than to compile at all.
+    # Run once: on a CPU most of the time of compiling it would go into making it fast.
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     init = jax.jit(
         lambda h: initial_state(run.model, h, batch, axes),
