@@ -51,12 +51,11 @@ def optimizer(name: str, factory: Callable[..., Any]) -> Callable[..., Optimizer
     signature = inspect.signature(factory)
     # What the step itself supplies is not for users to bind.
     parameters = [p for p in signature.parameters.values() if p.name != "param_axes"]
-    if "learning_rate" not in signature.parameters:
-        raise ValueError(f"{name} takes no learning_rate")
 
     def build(**arguments: Any) -> Optimizer:
         return make_optimizer(factory, name=name, **arguments)
 
+    # Read by gin through inspect; mypy knows of no such attribute of functions.
     build.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
     )

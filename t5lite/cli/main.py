@@ -13,11 +13,6 @@ COMMANDS = {
     "eval": "score one, several or all checkpoints of a run on a whole split",
 }
 
-FLAGS = {
-    "train": ("gin_file", "gin_search_paths"),
-    "eval": ("gin_file", "gin_search_paths", "checkpoint", "json"),
-}
-
 USAGE = """usage: t5lite COMMAND [--gin_file=FILE]... [--gin.NAME=VALUE]...
 
 Trains, fine-tunes and evaluates T5-style language models.
@@ -99,7 +94,9 @@ def _flags(command: str) -> flags.FlagValues:
 
 def _print_help(command: str, values: flags.FlagValues) -> None:
     lines = [f"usage: t5lite {command} FLAGS", "", f"{COMMANDS[command]}.", "", "flags:"]
-    texts = {f"--{name}": values[name].help.split(";\n")[0] for name in FLAGS[command]}
+    # Those defined below; absl has some of its own. What it adds to a help is behind a semicolon.
+    own = values.get_flags_for_module(__name__)
+    texts = {f"--{flag.name}": (flag.help or "").split(";\n")[0] for flag in own}
     texts["--gin.NAME=VALUE"] = "Binds a macro or a parameter; may be repeated, later ones win."
     width = max(map(len, texts))
     lines += [f"  {name.ljust(width)}  {text}" for name, text in texts.items()]

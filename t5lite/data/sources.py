@@ -73,8 +73,9 @@ class TfdsSource:
 
     def documents(self, split: str) -> Documents:
         """Returns the documents of `split`, which may be a slice such as "train[:10%]"."""
-        return _documents(self._builder(), split, self.text_field)
+        return _documents(self._builder, split, self.text_field)
 
+    @functools.cached_property
     def _builder(self) -> Any:
         import tensorflow_datasets as tfds
 
@@ -120,8 +121,9 @@ class TextSource:
 
     def documents(self, split: str) -> Documents:
         """Returns the documents of `split` in the order of the files."""
-        return _documents(self._builder(), split, "text")
+        return _documents(self._builder, split, "text")
 
+    @functools.cached_property
     def _builder(self) -> Any:
         from t5lite.data.text_files import TextFiles
 

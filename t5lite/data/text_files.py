@@ -37,7 +37,8 @@ def text_files_config(
     """Returns the config for files named by paths or glob patterns, split by split.
 
     Raises:
-        UserError: for a pattern without files, an unknown kind of record or a limit under 1.
+        UserError: for a pattern without files, an unknown kind of record or a limit under 4 bytes,
+            the longest character.
     """
     if record not in RECORDS:
         raise UserError(f"TextSource.record must be one of {RECORDS}, got {record!r}")
@@ -49,8 +50,7 @@ def text_files_config(
         paths = [path for pattern in patterns for path in _matches(split, folder, pattern)]
         found[split] = tuple(map(str, paths))
     stamps = {
-        split: [(pathlib.Path(p).name, *_stamp(pathlib.Path(p))) for p in paths]
-        for split, paths in found.items()
+        split: [_stamp(pathlib.Path(path)) for path in paths] for split, paths in found.items()
     }
     identity = json.dumps([stamps, record, max_bytes]).encode()
     name = hashlib.sha256(identity).hexdigest()[:16]
@@ -65,9 +65,9 @@ def _matches(split: str, folder: str, pattern: str) -> list[pathlib.Path]:
     return paths
 
 
-def _stamp(path: pathlib.Path) -> tuple[int, int]:
+def _stamp(path: pathlib.Path) -> tuple[str, int, int]:
     status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    return path.name, status.st_size, status.st_mtime_ns
 
 
 def records_of(file: io.BufferedIOBase, *, record: str, max_bytes: int) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from t5lite.core.due import due
 from t5lite.core.errors import UserError
+from t5lite.core.files import write_whole
 from t5lite.core.numbers import as_inputs
 from t5lite.data.features import empty_row
 from t5lite.data.stream import train_batches
@@ -96,7 +97,7 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
             progress.say(f"nothing to train: train.total_steps is {run.total_steps}")
             return state
         if first:
-            _write_whole(model_dir / "config.gin", config_text)
+            write_whole(model_dir / "config.gin", config_text)
         writer = MetricWriter(model_dir, first_step=first_step) if first else NoWriter()
         stack.enter_context(contextlib.closing(writer))
 
@@ -211,13 +212,6 @@ def first_state(
         )(hyper, params)
         state = dataclasses.replace(state, params=params, opt_state=opt_state)
     return state
-
-
-def _write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is there whole or, where the disk is full, as it was before."""
-    replacement = path.with_suffix(".tmp")
-    replacement.write_text(text)
-    replacement.replace(path)
 
 
 def _check_same(saved: dict[str, Any], mine: dict[str, Any], model_dir: str) -> None:

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from t5lite.core.files import write_whole
+
 FILE = "metrics.jsonl"
 
 
@@ -71,6 +73,4 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
         path.replace(path.with_suffix(".jsonl.old"))
     elif path.exists():
         kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
-        replacement = path.with_suffix(".tmp")
-        replacement.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        replacement.replace(path)
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))

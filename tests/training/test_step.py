@@ -66,19 +66,20 @@ def train(mesh, hyper, *, steps=5, microbatches=1, config=None):
     return losses, state, step
 
 
-ONE = Mesh(data=1)
-
-
-@pytest.fixture(scope="module")
-def one_device():
-    """What one device makes of five steps; the others of the eight are left out."""
-    mesh = jax.make_mesh(
+def mesh_of_one():
+    """One of the eight devices."""
+    return jax.make_mesh(
         (1, 1, 1),
         ("data", "fsdp", "tensor"),
         devices=jax.devices()[:1],
         axis_types=(jax.sharding.AxisType.Auto,) * 3,
     )
-    return train(mesh, hyper())
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """What one device makes of five steps."""
+    return train(mesh_of_one(), hyper())
 
 
 @pytest.mark.parametrize(
@@ -113,14 +114,7 @@ def test_parameters_and_moments_take_a_share_of_the_memory_on_each_device():
 
 
 def test_accumulation_equals_the_whole_batch(one_device):
-    mesh = Mesh(data=8).make()
-    mesh = jax.make_mesh(
-        (1, 1, 1),
-        ("data", "fsdp", "tensor"),
-        devices=jax.devices()[:1],
-        axis_types=(jax.sharding.AxisType.Auto,) * 3,
-    )
-    losses, _, _ = train(mesh, hyper(), microbatches=4)
+    losses, _, _ = train(mesh_of_one(), hyper(), microbatches=4)
     np.testing.assert_allclose(losses, one_device[0], rtol=ROUNDING)
 
 
