@@ -10,7 +10,8 @@ from typing import Any
 import optax
 
 from t5lite.core.errors import UserError
-from t5lite.data.sources import TextSource, TfdsSource
+from t5lite.data.mixture import Mixture
+from t5lite.data.sources import FileSource, TfdsSource
 from t5lite.data.task import Task
 from t5lite.data.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5lite.inference.evaluate import Evaluation
@@ -18,7 +19,11 @@ from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from t5lite.models.config import T5Config
 from t5lite.models.losses import CrossEntropy
 from t5lite.objectives.causal import Causal
+from t5lite.objectives.masked_lm import MaskedLM
+from t5lite.objectives.prefix_lm import PrefixLM
 from t5lite.objectives.span_corruption import SpanCorruption
+from t5lite.objectives.supervised import Supervised
+from t5lite.objectives.ul2 import UL2
 from t5lite.optimizers.adafactor import adafactor
 from t5lite.optimizers.optimizer import Optimizer, make_optimizer
 from t5lite.optimizers.schedules import Constant, Cosine, InverseSquareRoot, Linear
@@ -91,12 +96,17 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "T5Config": T5Config,
     "CrossEntropy": CrossEntropy,
     "Task": Task,
+    "Mixture": Mixture,
     "TfdsSource": TfdsSource,
-    "TextSource": TextSource,
+    "FileSource": FileSource,
     "ByteVocabulary": ByteVocabulary,
     "SentencePieceVocabulary": SentencePieceVocabulary,
     "SpanCorruption": SpanCorruption,
+    "UL2": UL2,
+    "PrefixLM": PrefixLM,
     "Causal": Causal,
+    "MaskedLM": MaskedLM,
+    "Supervised": Supervised,
     "Adafactor": optimizer("Adafactor", adafactor),
     "AdamW": optimizer("AdamW", optax.adamw),
     "Lion": optimizer("Lion", optax.lion),

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from t5lite.data.sources import TextSource
+from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, Layout
+from t5lite.data.sources import FileSource
 from t5lite.data.task import Task
 from t5lite.data.vocabularies import ByteVocabulary
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
@@ -93,12 +94,15 @@ def params(model: EncoderDecoder | DecoderOnly, seed: int = 0) -> Any:
 def task(text: pathlib.Path, data_dir: str, *, causal: bool = False) -> Task:
     """Span corruption, or causal language modelling, of the bytes of a file."""
     return Task(
-        source=TextSource(
-            files={"train": str(text), "validation": str(text)}, record="line", data_dir=data_dir
-        ),
+        source=FileSource(files={"train": str(text), "validation": str(text)}, data_dir=data_dir),
         vocabulary=ByteVocabulary(),
         objective=Causal(targets_length=24) if causal else SpanCorruption(inputs_length=24),
     )
+
+
+def layout(*, causal: bool = False) -> Layout:
+    """Of `task`."""
+    return DecoderLayout(24) if causal else EncoderDecoderLayout(24, 6)
 
 
 def run(text: pathlib.Path, data_dir: str, model_dir: pathlib.Path, **changes: Any) -> Run:

@@ -31,7 +31,7 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     batch_size = evaluation.batch_size or run.batch_size
     mesh = run.mesh.make()
     evaluate = make_evaluate(
-        run.model, run.task, run.loss, mesh, split=split, batch_size=batch_size
+        run.model, run.task, run.layout, run.loss, mesh, split=split, batch_size=batch_size
     )
     batch = abstract_batch(run, batch_sharding(mesh, batch_size), batch_size)
     with on_mesh(mesh):

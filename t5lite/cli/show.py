@@ -9,6 +9,7 @@ import rich.text
 
 from t5lite.data.statistics import unigram_entropy
 from t5lite.data.stream import eval_batches
+from t5lite.data.task import Task
 from t5lite.data.vocabularies import Vocabulary
 from t5lite.inference.evaluate import make_evaluate
 from t5lite.inference.generate import greedy
@@ -29,6 +30,7 @@ def show_examples(run: Run, mesh: jax.sharding.Mesh, params: Any) -> None:
     evaluate = make_evaluate(
         run.model,
         task,
+        run.layout,
         run.loss,
         mesh,
         split=split,
@@ -37,14 +39,20 @@ def show_examples(run: Run, mesh: jax.sharding.Mesh, params: Any) -> None:
     )
     text = evaluate(params)["cross_entropy_nats_per_token"]
     console.print(f"cross-entropy of tokens of the text alone: {text:.4f} nats per token")
-    entropy = unigram_entropy(task, split)
-    console.print(f"entropy of the tokens of the same text: {entropy:.4f} nats per token")
-    if not (isinstance(run.model, EncoderDecoder) and isinstance(task.objective, SpanCorruption)):
+    for part in task.tasks:
+        entropy = unigram_entropy(part, split)
+        name = "" if part is task else f"{part.name}: "
+        console.print(f"{name}entropy of the tokens of the same text: {entropy:.4f} nats per token")
+    if not (
+        isinstance(run.model, EncoderDecoder)
+        and isinstance(task, Task)
+        and isinstance(task.objective, SpanCorruption)
+    ):
         return
     model, length = run.model, task.objective.targets_length
     sharding = batch_sharding(mesh, run.batch_size)
     rows, place = local_rows(sharding, run.batch_size), make_global(sharding, run.batch_size)
-    batch = next(eval_batches(task, split, rows=rows, batch_size=run.batch_size))
+    batch = next(eval_batches(task, split, run.layout, rows=rows, batch_size=run.batch_size))
     write = jax.jit(
         lambda params, batch: greedy(
             model, params, batch, length=length, eos_id=task.vocabulary.eos_id

@@ -18,7 +18,9 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     mesh = run.mesh.make()
     pathlib.Path(run.model_dir).mkdir(parents=True, exist_ok=True)
     evaluate = make_evaluate(
-        run.model, run.task, run.loss, mesh, split=run.eval_split, batch_size=run.batch_size
+        *(run.model, run.task, run.layout, run.loss, mesh),
+        split=run.eval_split,
+        batch_size=run.batch_size,
     )
     config_text = configurables.resolved_text()
     state = train(run, mesh, evaluate=evaluate, config_text=config_text)

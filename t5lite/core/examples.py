@@ -8,6 +8,10 @@ from jaxtyping import Int
 # Of any length: what goes into an objective and what comes out differ.
 Tokens = Int[np.ndarray, "_"]
 
+# `inputs` and `targets`, either of which may be empty; where the decoder is not given the targets
+# one place later, `decoder_inputs`; where not every target counts, `target_weights` of 0 and 1.
+Example = dict[str, Tokens]
+
 
 @runtime_checkable
 class Sentinels(Protocol):
@@ -17,17 +21,18 @@ class Sentinels(Protocol):
     def eos_id(self) -> int: ...
     @property
     def num_sentinels(self) -> int: ...
+    @property
+    def text_ids(self) -> range: ...
     def sentinel(self, index: int) -> int: ...
+    def encode(self, text: str | bytes) -> Tokens: ...
 
 
 @runtime_checkable
-class Objective(Protocol):
-    """Makes an example, inputs and targets, from a piece of text.
+class Denoiser(Protocol):
+    """Makes an example from a piece of text.
 
     - `tokens_length`: how many tokens of the text one example is made from.
     - `lookahead`: how many of those belong to the next example too.
-    - `inputs_length` (0 for none), `targets_length`: what an example never exceeds, in tokens.
-    - `check(vocabulary)`: raises a UserError where the vocabulary cannot serve.
     - a call makes the example; `rng` decides all that is random.
     """
 
@@ -35,11 +40,43 @@ class Objective(Protocol):
     def tokens_length(self) -> int: ...
     @property
     def lookahead(self) -> int: ...
+    def __call__(
+        self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels
+    ) -> Example: ...
+
+
+@runtime_checkable
+class TextObjective(Protocol):
+    """Makes examples from running text.
+
+    - `inputs_length` (0 for none), `targets_length`: what an example never exceeds, in tokens.
+    - `total_length`: what both together never exceed.
+    - `check(vocabulary)`: raises a UserError where the vocabulary cannot serve.
+    - `choose(rng, vocabulary)`: the denoiser for one example, which is often always the same.
+    """
+
     @property
     def inputs_length(self) -> int: ...
     @property
     def targets_length(self) -> int: ...
+    @property
+    def total_length(self) -> int: ...
     def check(self, vocabulary: Sentinels) -> None: ...
-    def __call__(
-        self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels
-    ) -> dict[str, Tokens]: ...
+    def choose(self, rng: np.random.Generator, vocabulary: Sentinels) -> Denoiser: ...
+
+
+@runtime_checkable
+class PairObjective(Protocol):
+    """Makes examples from pairs of texts, an input and its target; otherwise a `TextObjective`."""
+
+    @property
+    def inputs_length(self) -> int: ...
+    @property
+    def targets_length(self) -> int: ...
+    @property
+    def total_length(self) -> int: ...
+    def check(self, vocabulary: Sentinels) -> None: ...
+    def from_pair(self, inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> Example: ...
+
+
+Objective = TextObjective | PairObjective

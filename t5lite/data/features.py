@@ -1,70 +1,200 @@
-"""From an example, inputs and targets of any length, to a row of a batch.
+"""From examples of any length to the rows of a batch.
 
 A batch is a dict of int32 [batch, length] arrays with the field's usual names:
 
     encoder_input_tokens    encoder_segment_ids
     decoder_input_tokens    decoder_segment_ids    decoder_target_tokens    decoder_loss_weights
 
-Zero is padding here, in the data, and segment ids say what is padding to the model.
+Zero is padding here, in the data; to the model segment ids say what is what: 0 is padding, and the
+examples packed into a row are 1, 2, ... in every field, also where one of them has no tokens.
+
+A layout says how the parts of an example lie in a row. Its `sizes` of an example, and `capacity`,
+are what packing reckons with.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
+from t5lite.core.examples import Example, Tokens
 from t5lite.data.vocabularies import PAD_ID
 
-Row = dict[str, Int[np.ndarray, "_"]]
+Features = dict[str, Int[np.ndarray, "rows _"]]
 
 # What a decoder is given before the first target; T5 has no token of its own for it.
 BOS_ID = PAD_ID
 
 
-def row_from_example(
-    example: Mapping[str, Int[np.ndarray, "_"]], *, inputs_length: int, targets_length: int
-) -> Row:
-    """Returns the row that holds one example alone, padded; without inputs, no encoder fields.
+@runtime_checkable
+class Layout(Protocol):
+    """Where the tokens of examples go.
 
-    The decoder is given the targets one place later, behind a 0, unless the example brings
-    `decoder_inputs` of its own.
-
-    >>> example = {"inputs": np.array([5, 6, 1]), "targets": np.array([7, 1])}
-    >>> row = row_from_example(example, inputs_length=4, targets_length=3)
-    >>> row["encoder_input_tokens"].tolist(), row["encoder_segment_ids"].tolist()
-    ([5, 6, 1, 0], [1, 1, 1, 0])
-    >>> row["decoder_input_tokens"].tolist(), row["decoder_target_tokens"].tolist()
-    ([0, 7, 0], [7, 1, 0])
+    - `lengths`: of a row, by the name of the feature.
+    - `capacity`: what a row holds; `sizes(example)`: what an example takes of it.
+    - `place(features, row, start, segment, example)`: writes an example into a row, behind the
+      `start` that examples before it have taken.
     """
-    targets = example["targets"]
-    shifted = np.concatenate([[BOS_ID], targets[:-1]]) if len(targets) else targets
-    decoder_inputs = example.get("decoder_inputs", shifted)
-    present = np.ones(len(targets), np.int32)
-    row = {
-        "decoder_input_tokens": _padded(decoder_inputs, targets_length),
-        "decoder_segment_ids": _padded(present, targets_length),
-        "decoder_target_tokens": _padded(targets, targets_length),
-        "decoder_loss_weights": _padded(present, targets_length),
+
+    @property
+    def lengths(self) -> dict[str, int]: ...
+    @property
+    def capacity(self) -> tuple[int, ...]: ...
+    def sizes(self, example: Example) -> tuple[int, ...]: ...
+    def place(
+        self,
+        features: Features,
+        row: int,
+        start: tuple[int, ...],
+        segment: int,
+        example: Example,
+    ) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoderLayout:
+    """The encoder reads the inputs, the decoder writes the targets."""
+
+    inputs_length: int
+    targets_length: int
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        encoder = ("encoder_input_tokens", "encoder_segment_ids")
+        return {
+            **dict.fromkeys(encoder, self.inputs_length),
+            **dict.fromkeys(_DECODER, self.targets_length),
+        }
+
+    @property
+    def capacity(self) -> tuple[int, ...]:
+        return self.inputs_length, self.targets_length
+
+    def sizes(self, example: Example) -> tuple[int, ...]:
+        return len(example["inputs"]), len(example["targets"])
+
+    def place(
+        self, features: Features, row: int, start: tuple[int, ...], segment: int, example: Example
+    ) -> None:
+        inputs, targets = example["inputs"], example["targets"]
+        here = slice(start[0], start[0] + len(inputs))
+        features["encoder_input_tokens"][row, here] = inputs
+        features["encoder_segment_ids"][row, here] = segment
+        _place_decoder(features, row, start[1], segment, example, targets)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderLayout:
+    """The decoder is given the inputs and then the targets, of which alone it is to write.
+
+    Where examples have inputs, `decoder_causal_attention` is 1 for them and the place behind them,
+    which a prefix language model sees as a whole.
+    """
+
+    length: int
+    has_inputs: bool = False
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        prefix = ("decoder_causal_attention",) if self.has_inputs else ()
+        return dict.fromkeys((*_DECODER, *prefix), self.length)
+
+    @property
+    def capacity(self) -> tuple[int, ...]:
+        return (self.length,)
+
+    def sizes(self, example: Example) -> tuple[int, ...]:
+        return (len(example["inputs"]) + len(example["targets"]),)
+
+    def place(
+        self, features: Features, row: int, start: tuple[int, ...], segment: int, example: Example
+    ) -> None:
+        at, inputs, targets = start[0], example["inputs"], example["targets"]
+        both = np.concatenate([inputs, targets]) if len(inputs) else targets
+        _place_decoder(features, row, at, segment, example, both)
+        if len(inputs):
+            features["decoder_loss_weights"][row, at : at + len(inputs)] = 0
+            prefix = slice(at, at + min(len(inputs) + 1, len(both)))
+            features["decoder_causal_attention"][row, prefix] = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderLayout:
+    """The encoder reads the inputs and writes the targets place by place."""
+
+    length: int
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        names = ("input_tokens", "segment_ids", "target_tokens", "loss_weights")
+        return dict.fromkeys((f"encoder_{name}" for name in names), self.length)
+
+    @property
+    def capacity(self) -> tuple[int, ...]:
+        return (self.length,)
+
+    def sizes(self, example: Example) -> tuple[int, ...]:
+        return (len(example["inputs"]),)
+
+    def place(
+        self, features: Features, row: int, start: tuple[int, ...], segment: int, example: Example
+    ) -> None:
+        here = slice(start[0], start[0] + len(example["inputs"]))
+        features["encoder_input_tokens"][row, here] = example["inputs"]
+        features["encoder_segment_ids"][row, here] = segment
+        features["encoder_target_tokens"][row, here] = example["targets"]
+        features["encoder_loss_weights"][row, here] = example.get("target_weights", 1)
+
+
+_DECODER = (
+    "decoder_input_tokens",
+    "decoder_segment_ids",
+    "decoder_target_tokens",
+    "decoder_loss_weights",
+)
+
+
+def _place_decoder(
+    features: Features, row: int, at: int, segment: int, example: Example, targets: Tokens
+) -> None:
+    """Writes targets, and what the decoder is given: they, one place later and behind a 0."""
+    if not len(targets):
+        return
+    here = slice(at, at + len(targets))
+    features["decoder_target_tokens"][row, here] = targets
+    features["decoder_segment_ids"][row, here] = segment
+    features["decoder_loss_weights"][row, here] = 1
+    if "decoder_inputs" in example:
+        features["decoder_input_tokens"][row, here] = example["decoder_inputs"]
+    else:
+        features["decoder_input_tokens"][row, at] = BOS_ID
+        features["decoder_input_tokens"][row, at + 1 : at + len(targets)] = targets[:-1]
+
+
+def batch_of(layout: Layout, rows: Sequence[Sequence[Example]]) -> Features:
+    """Returns the batch whose rows hold these examples; a row without any is padding.
+
+    >>> pair = {"inputs": np.array([5, 6, 1]), "targets": np.array([7, 1])}
+    >>> batch = batch_of(EncoderDecoderLayout(8, 5), [[pair, pair]])
+    >>> for name in ("encoder_input_tokens", "encoder_segment_ids"):
+    ...     print(batch[name][0])
+    [5 6 1 5 6 1 0 0]
+    [1 1 1 2 2 2 0 0]
+    >>> for name in ("decoder_input_tokens", "decoder_target_tokens"):
+    ...     print(batch[name][0])
+    [0 7 0 7 0]
+    [7 1 7 1 0]
+    """
+    features = {
+        name: np.full((len(rows), length), PAD_ID, np.int32)
+        for name, length in layout.lengths.items()
     }
-    if inputs_length:
-        inputs = example["inputs"]
-        row["encoder_input_tokens"] = _padded(inputs, inputs_length)
-        row["encoder_segment_ids"] = _padded(np.ones(len(inputs), np.int32), inputs_length)
-    return row
-
-
-def empty_row(*, inputs_length: int, targets_length: int) -> Row:
-    """Returns a row of padding, which counts for nothing."""
-    nothing = np.zeros(0, np.int32)
-    return row_from_example(
-        {"inputs": nothing, "targets": nothing},
-        inputs_length=inputs_length,
-        targets_length=targets_length,
-    )
-
-
-def _padded(tokens: Int[np.ndarray, "_"], length: int) -> Int[np.ndarray, "{length}"]:
-    assert len(tokens) <= length, (len(tokens), length)
-    padded = np.full(length, PAD_ID, np.int32)
-    padded[: len(tokens)] = tokens
-    return padded
+    for row, examples in enumerate(rows):
+        start = (0,) * len(layout.capacity)
+        for segment, example in enumerate(examples, start=1):
+            layout.place(features, row, start, segment, example)
+            start = tuple(a + b for a, b in zip(start, layout.sizes(example), strict=True))
+        assert all(a <= b for a, b in zip(start, layout.capacity, strict=True)), start
+    return features

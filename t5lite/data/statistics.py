@@ -12,9 +12,10 @@ def unigram_entropy(task: Task, split: str) -> float:
     its neighbours. For a byte vocabulary it is the entropy of the byte distribution.
     """
     counts = np.zeros(task.vocabulary.size, np.int64)
-    documents = task.source.documents(split)
-    for number in range(len(documents)):
-        tokens = task.vocabulary.encode(documents[number])
+    records = task.tokens(split)
+    for number in range(len(records)):
+        # The targets of a pair; the text itself where that is all.
+        *_, tokens = records[number] or (np.zeros(0, np.int32),)
         counts += np.bincount(tokens, minlength=len(counts))
     shares = counts[counts > 0] / counts.sum()
     return float(-np.sum(shares * np.log(shares)))

@@ -1,27 +1,30 @@
 """Batches as a pure function of (seed, step): each row of the global batch is its own stream.
 
-Row r of a batch of B rows reads the documents r, r + B, r + 2B, ... of the shuffled, repeated
-order. Where a row stands is its cursor, three integers, and every row carries the cursor that
-follows it: what is saved with step s is enough to make row r of step s + 1, in whatever process
+Row r of a batch of B rows reads, of every task, the records r, r + B, r + 2B, ... of the shuffled,
+repeated order. Example e of the row is decided by (seed, r, e): its task, and all that is random
+in it. Where a row stands is its cursor, a few numbers, and every batch carries the cursors that
+follow it: what is saved with step s is enough to make row r of step s + 1, in whatever process
 reads that row, and however far ahead others were read.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import Int
+from absl import flags
 
-from t5lite.core.errors import UserError
-from t5lite.data.features import Row, empty_row, row_from_example
-from t5lite.data.sources import Documents
+from t5lite.core.examples import Example, Tokens
+from t5lite.data.features import Features, Layout, batch_of
+from t5lite.data.mixture import Mixture
+from t5lite.data.packing import choose_row, enough_waiting
+from t5lite.data.readers import Place, Reader
 from t5lite.data.task import Task
 
-Cursors = Int[np.ndarray, "rows 3"]
-
-# Batches made ahead by a thread while the step runs.
+# Batches made ahead while the step runs.
 PREFETCH_BATCHES = 2
 
 # Evaluation corrupts the same text in the same way at every call, whatever the seed of training.
@@ -30,101 +33,204 @@ EVAL_ENTROPY = 0
 
 @dataclasses.dataclass(frozen=True)
 class Cursor:
-    """Where a stream of text stands: `offset` tokens into its `document`-th document."""
+    """Where the stream of one row stands.
 
-    document: int = 0
-    offset: int = 0
-    example: int = 0
+    Args:
+        example: the oldest that is not in a row yet; all before it are.
+        places: before that example, (record, offset) of every task.
+        taken: those after it that are in a row already, packed with older ones.
+    """
 
+    example: int
+    places: tuple[Place, ...]
+    taken: tuple[int, ...] = ()
 
-class Reader:
-    """Reads tokens across documents; `tokens_of(n)` is None behind the last one."""
+    def to_json(self) -> dict[str, Any]:
+        """Returns the cursor as JSON has it."""
+        places = [list(place) for place in self.places]
+        return {"example": self.example, "places": places, "taken": list(self.taken)}
 
-    def __init__(self, tokens_of: Callable[[int], np.ndarray | None], num_documents: int) -> None:
-        self._tokens_of = tokens_of
-        self._num_documents = num_documents
-        self._cached: tuple[int, np.ndarray | None] = (-1, None)
-
-    def read(self, cursor: Cursor, count: int) -> tuple[np.ndarray, Cursor]:
-        """Returns the next `count` tokens, fewer at the end of the text, and where they end."""
-        pieces, document, offset, missing, empty = [], cursor.document, cursor.offset, count, 0
-        while missing and (tokens := self._document(document)) is not None:
-            piece = tokens[offset : offset + missing]
-            pieces.append(piece)
-            missing -= len(piece)
-            offset += len(piece)
-            empty = 0 if len(tokens) else empty + 1
-            if empty > self._num_documents:
-                raise UserError("the corpus is empty: none of its documents holds a token")
-            if offset >= len(tokens):
-                document, offset = document + 1, 0
-        text = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
-        return text, Cursor(document, offset, cursor.example)
-
-    def _document(self, number: int) -> np.ndarray | None:
-        if self._cached[0] != number:
-            self._cached = (number, self._tokens_of(number))
-        return self._cached[1]
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> "Cursor":
+        """Returns what `to_json` was made from."""
+        places = tuple(Place(*place) for place in fields["places"])
+        return Cursor(fields["example"], places, tuple(fields["taken"]))
 
 
-def _examples(
-    task: Task, reader: Reader, cursor: Cursor, entropy: tuple[int, ...]
-) -> Iterator[tuple[Row, Cursor]]:
-    """Yields row after row with the cursor that follows it, until the text ends."""
-    objective = task.objective
-    own = objective.tokens_length - objective.lookahead
-    while True:
-        tokens, following = reader.read(cursor, own)
-        ahead, _ = reader.read(following, objective.lookahead)
-        tokens = np.concatenate([tokens, ahead])
-        if len(tokens) <= objective.lookahead:
-            return
-        rng = np.random.default_rng((*entropy, cursor.example))
-        example = objective(tokens, rng, task.vocabulary)
-        cursor = dataclasses.replace(following, example=cursor.example + 1)
-        yield (
-            row_from_example(
-                example,
-                inputs_length=objective.inputs_length,
-                targets_length=objective.targets_length,
-            ),
-            cursor,
+@dataclasses.dataclass(frozen=True)
+class Cursors:
+    """Of the rows of a batch, in their order. One object to whoever walks over a batch."""
+
+    rows: tuple[Cursor, ...]
+
+
+def first_cursor(num_tasks: int) -> Cursor:
+    """Returns the cursor of a row from which nothing was read."""
+    return Cursor(0, (Place(),) * num_tasks)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """An example that waits, or one that is in a row already (None), and the places before it."""
+
+    number: int
+    places: tuple[Place, ...]
+    example: Example | None
+
+
+# From the number of an example and the places before it, to it and the places after it.
+MakeExample = Callable[[int, tuple[Place, ...]], tuple[Example, tuple[Place, ...]]]
+
+
+class RowStream:
+    """The rows of one stream, each a list of examples: one, or where `packed` what fits together.
+
+    `cursor` is the state: another stream that begins with it gives the same rows.
+    """
+
+    def __init__(self, make: MakeExample, layout: Layout, cursor: Cursor, *, packed: bool) -> None:
+        self._make, self._layout, self._packed = make, layout, packed
+        self._taken = set(cursor.taken)
+        self._next, self._places = cursor.example, cursor.places
+        # Since the oldest example that waits.
+        self._read: list[_Read] = []
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where the stream stands after the rows it has given."""
+        if not self._read:
+            return Cursor(self._next, self._places)
+        oldest, *others = self._read
+        taken = tuple(read.number for read in others if read.example is None)
+        return Cursor(oldest.number, oldest.places, taken)
+
+    def __next__(self) -> list[Example]:
+        if not self._packed:
+            example, self._places = self._make(self._next, self._places)
+            self._next += 1
+            return [example]
+        sizes = [self._layout.sizes(r.example) for r in self._read if r.example is not None]
+        while not sizes or not enough_waiting(
+            sizes, self._layout.capacity, span=self._next - self._read[0].number
+        ):
+            read = self._read_one()
+            if read.example is not None:
+                sizes.append(self._layout.sizes(read.example))
+        waiting = [read for read in self._read if read.example is not None]
+        row = [waiting[index] for index in choose_row(sizes, self._layout.capacity)]
+        chosen = {read.number for read in row}
+        left = [
+            dataclasses.replace(read, example=None) if read.number in chosen else read
+            for read in self._read
+        ]
+        self._read = list(itertools.dropwhile(lambda read: read.example is None, left))
+        return [read.example for read in row if read.example is not None]
+
+    def _read_one(self) -> _Read:
+        number, places = self._next, self._places
+        example, self._places = self._make(number, places)
+        self._next += 1
+        # What a row before the cursor has taken is read again only to get past it.
+        read = _Read(number, places, None if number in self._taken else example)
+        self._taken.discard(number)
+        self._read.append(read)
+        return read
+
+
+def _row_examples(
+    tasks: Sequence[Task],
+    rates: Sequence[float],
+    tokens: Sequence[Any],
+    *,
+    row: int,
+    batch_size: int,
+    seed: int,
+) -> MakeExample:
+    """Returns what makes the examples of one row."""
+
+    def reader(number: int) -> Reader:
+        records = tokens[number]
+        order = _order(len(records), (seed, number))
+        return Reader(
+            tasks[number],
+            lambda document: records[order(row + document * batch_size)],
+            len(records),
         )
 
+    readers = [reader(number) for number in range(len(tasks))]
+    bounds = np.cumsum(rates)
+    # One generator, set to a place of its own for each example: far cheaper than one for each.
+    key = np.random.SeedSequence((seed, row)).generate_state(2, np.uint64)
+    bits = np.random.Philox(key=key)
+    rng, state = np.random.Generator(bits), bits.state
 
-class _Rows(grain.DatasetIterator):
-    """The rows of the global batch that this process reads, one batch after another."""
+    def make(number: int, places: tuple[Place, ...]) -> tuple[Example, tuple[Place, ...]]:
+        state["state"]["counter"][:] = (0, 0, number, 0)
+        bits.state = state
+        index = 0
+        if len(tasks) > 1:
+            index = int(np.searchsorted(bounds, rng.random() * bounds[-1], side="right"))
+        found = readers[index].read(places[index], rng)
+        assert found is not None, "the records are repeated without end"
+        example, place = found
+        return example, (*places[:index], place, *places[index + 1 :])
 
-    def __init__(
-        self,
-        task: Task,
-        documents: Documents,
-        *,
-        rows: Sequence[int],
-        batch_size: int,
-        seed: int,
-        cursors: Cursors,
-    ) -> None:
-        super().__init__()
-        # Grain gives epoch e the order of seed + e: neighbouring seeds would share their orders.
-        scattered = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        shuffled = grain.MapDataset.source(documents).shuffle(seed=scattered).repeat()
+    return make
 
-        def stream(row: int, cursor: Cursor) -> Iterator[tuple[Row, Cursor]]:
-            reader = Reader(
-                lambda number: task.vocabulary.encode(shuffled[row + number * batch_size]),
-                len(documents),
+
+def _order(num_records: int, entropy: tuple[int, ...]) -> Callable[[int], int]:
+    """Returns the shuffled, repeated order of records; every epoch holds each of them once."""
+
+    @functools.lru_cache(maxsize=4)
+    def epoch_seed(epoch: int) -> int:
+        return int(np.random.SeedSequence((*entropy, epoch)).generate_state(1)[0])
+
+    def record(position: int) -> int:
+        epoch, index = divmod(position, num_records)
+        return int(
+            grain.experimental.index_shuffle(
+                index, max_index=num_records - 1, seed=epoch_seed(epoch), rounds=4
             )
-            return _examples(task, reader, cursor, (seed, row))
+        )
 
-        starts = [Cursor(*map(int, cursor)) for cursor in cursors]
-        self._streams = [stream(row, start) for row, start in zip(rows, starts, strict=True)]
+    return record
 
-    def __next__(self) -> dict[str, np.ndarray]:
-        made = [next(stream) for stream in self._streams]
-        batch = _stack([row for row, _ in made])
-        cursors = [dataclasses.astuple(cursor) for _, cursor in made]
-        return {**batch, "cursors": np.asarray(cursors, np.int32)}
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What Grain sends to its workers: see `Batches`."""
+
+    task: Task | Mixture
+    split: str
+    layout: Layout
+    rows: Sequence[int]
+    batch_size: int
+    seed: int
+    packed: bool
+    cursors: Sequence[Cursor]
+
+
+class _RowsIterator(grain.DatasetIterator):
+    """Some rows of one batch after another."""
+
+    def __init__(self, plan: _Plan) -> None:
+        super().__init__()
+        tasks, split = plan.task.tasks, plan.split
+        rates, tokens = plan.task.rates(split), [task.tokens(split) for task in tasks]
+        self._layout = plan.layout
+
+        def stream(row: int, cursor: Cursor) -> RowStream:
+            make = _row_examples(
+                tasks, rates, tokens, row=row, batch_size=plan.batch_size, seed=plan.seed
+            )
+            return RowStream(make, plan.layout, cursor, packed=plan.packed)
+
+        starts = zip(plan.rows, plan.cursors, strict=True)
+        self._streams = [stream(row, cursor) for row, cursor in starts]
+
+    def __next__(self) -> dict[str, Any]:
+        batch = batch_of(self._layout, [next(stream) for stream in self._streams])
+        return {**batch, "cursors": Cursors(tuple(stream.cursor for stream in self._streams))}
 
     # The cursors in the batches are the state; Grain's own would count batches read ahead.
     def get_state(self) -> dict[str, int]:
@@ -134,69 +240,132 @@ class _Rows(grain.DatasetIterator):
         del state
 
 
-@dataclasses.dataclass(frozen=True)
-class _Batches(grain.IterDataset):
-    make: Callable[[], grain.DatasetIterator]
+class _Rows(grain.IterDataset):
+    """The same as Grain takes it, to be iterated over in a thread or process of its own."""
+
+    def __init__(self, plan: _Plan) -> None:
+        super().__init__()
+        self._plan = plan
 
     def __iter__(self) -> grain.DatasetIterator:
-        return self.make()
+        return _RowsIterator(self._plan)
 
 
-def train_batches(
-    task: Task,
-    split: str,
-    *,
-    rows: Sequence[int],
-    batch_size: int,
-    seed: int,
-    cursors: Cursors | None = None,
-) -> grain.DatasetIterator:
-    """Yields this process's rows of every batch, without end, made ahead in a thread.
+class Batches:
+    """This process's rows of every batch, without end, made ahead. Close it to end its workers.
+
+    Iterating gives (batch, cursors): features as in `data.features`, and where each of the rows
+    stands after the batch.
 
     Args:
         rows: which rows of the global batch, of `batch_size`, this process reads.
-        seed: decides the order of documents and what is random in the objective.
+        seed: decides the order of records, the tasks of examples, and what is random in them.
+        packed: several examples share a row.
         cursors: those of a checkpoint, one for each of `rows`; None for the first batch.
-
-    Returns:
-        Batches as in `data.features`, with `cursors`: where each row stands after the batch.
+        workers: processes that make rows; 0 for a thread of this one.
 
     Raises:
-        UserError: where the corpus is empty.
+        UserError: where a source is not there or holds nothing.
     """
-    if cursors is None:
-        cursors = np.zeros((len(rows), 3), np.int32)
-    documents = task.source.documents(split)
-    batches = _Batches(
-        lambda: _Rows(task, documents, rows=rows, batch_size=batch_size, seed=seed, cursors=cursors)
-    )
+
+    def __init__(
+        self,
+        task: Task | Mixture,
+        split: str,
+        layout: Layout,
+        *,
+        rows: Sequence[int],
+        batch_size: int,
+        seed: int,
+        packed: bool = False,
+        cursors: Sequence[Cursor] | None = None,
+        workers: int = 0,
+    ) -> None:
+        if cursors is None:
+            cursors = [first_cursor(len(task.tasks))] * len(rows)
+        # Made ready here, so that what is wrong is said by this process.
+        for part in task.tasks:
+            part.tokens(split)
+        plan = _Plan(task, split, layout, tuple(rows), batch_size, seed, packed, tuple(cursors))
+        self._iterators = (
+            _in_processes(plan, min(workers, len(rows))) if workers else [_in_thread(plan)]
+        )
+
+    def __iter__(self) -> Iterator[tuple[Features, list[Cursor]]]:
+        return self
+
+    def __next__(self) -> tuple[Features, list[Cursor]]:
+        parts = [dict(next(iterator)) for iterator in self._iterators]
+        cursors = [part.pop("cursors").rows for part in parts]
+        features = {name: _interleave([part[name] for part in parts]) for name in parts[0]}
+        return features, [c for c in itertools.chain(*itertools.zip_longest(*cursors)) if c]
+
+    def close(self) -> None:
+        """Ends threads and processes."""
+        for iterator in self._iterators:
+            iterator.close()
+
+
+def _in_thread(plan: _Plan) -> grain.DatasetIterator:
     return iter(
-        grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=PREFETCH_BATCHES)
+        grain.experimental.ThreadPrefetchIterDataset(
+            _Rows(plan), prefetch_buffer_size=PREFETCH_BATCHES
+        )
     )
+
+
+def _in_processes(plan: _Plan, workers: int) -> list[grain.DatasetIterator]:
+    """Starts `workers` processes, each of which makes every `workers`-th of the rows."""
+    # Grain reads absl's global flags, for which t5lite has no use, before it starts a process.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    parts = [
+        dataclasses.replace(plan, rows=plan.rows[n::workers], cursors=plan.cursors[n::workers])
+        for n in range(workers)
+    ]
+    options = grain.MultiprocessingOptions(1, PREFETCH_BATCHES)
+    iterators = [iter(_Rows(part).mp_prefetch(options)) for part in parts]
+    for iterator in iterators:
+        iterator.start_prefetch()
+    return iterators
+
+
+def _interleave(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Puts row i of worker w into row i * workers + w."""
+    if len(parts) == 1 and type(parts[0]) is np.ndarray:
+        return parts[0]
+    # What comes from a process lies in memory that is shared with it; a copy sets that free.
+    whole = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    for worker, part in enumerate(parts):
+        whole[worker :: len(parts)] = part
+    return whole
 
 
 def eval_batches(
-    task: Task, split: str, *, rows: Sequence[int], batch_size: int
-) -> Iterator[dict[str, np.ndarray]]:
+    task: Task, split: str, layout: Layout, *, rows: Sequence[int], batch_size: int
+) -> Iterator[Features]:
     """Yields this process's rows of one pass over a split, in order, the same at every call.
 
     No text is left out and none comes twice: the last example is as long as what is left, and
-    the last batch is filled up with rows of padding, which count for nothing.
+    the last batch is filled up with rows of padding, which count for nothing. Nothing is packed.
     """
-    documents = task.source.documents(split)
-
-    def tokens_of(number: int) -> np.ndarray | None:
-        return task.vocabulary.encode(documents[number]) if number < len(documents) else None
-
-    reader = Reader(tokens_of, len(documents))
-    examples = _examples(task, reader, Cursor(), (EVAL_ENTROPY,))
-    padding = empty_row(
-        inputs_length=task.objective.inputs_length, targets_length=task.objective.targets_length
-    )
-    while batch := [row for row, _ in itertools.islice(examples, batch_size)]:
-        batch += [padding] * (batch_size - len(batch))
-        yield _stack([batch[row] for row in rows])
+    examples = eval_examples(task, split)
+    while batch := list(itertools.islice(examples, batch_size)):
+        mine = [[batch[row]] if row < len(batch) else [] for row in rows]
+        yield batch_of(layout, mine)
 
 
-def _stack(rows: list[Row]) -> dict[str, np.ndarray]:
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+def eval_examples(task: Task, split: str) -> Iterator[Example]:
+    """Yields the examples of one pass over a split, in order, the same at every call."""
+    records = task.tokens(split)
+
+    def texts_of(document: int) -> tuple[Tokens, ...] | None:
+        return records[document] if document < len(records) else None
+
+    reader, place = Reader(task, texts_of, len(records)), Place()
+    for number in itertools.count():
+        found = reader.read(place, np.random.default_rng((EVAL_ENTROPY, number)))
+        if found is None:
+            return
+        example, place = found
+        yield example

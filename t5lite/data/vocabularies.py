@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,20 @@ from t5lite.core.errors import UserError
 
 PAD_ID, EOS_ID = 0, 1
 NUM_SPECIAL = 3
+
+# Longer texts are encoded piece by piece: SentencePiece needs many times their size at once.
+PIECE_CHARACTERS = 100_000
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cuts a long text at spaces, which SentencePiece puts back before each piece."""
+    start = 0
+    while start < len(text):
+        end = start + PIECE_CHARACTERS
+        space = text.rfind(" ", start + 1, end) if end < len(text) else -1
+        end = space if space > 0 else end
+        yield text[start:end]
+        start = end + (space > 0)
 
 
 class Vocabulary(abc.ABC):
@@ -44,9 +59,14 @@ class Vocabulary(abc.ABC):
         """The end of a sequence."""
         return EOS_ID
 
+    @property
+    def text_ids(self) -> range:
+        """The ids of pieces of text: neither special nor sentinels."""
+        return range(NUM_SPECIAL, self.size - self.num_sentinels)
+
     def is_text(self, ids: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
         """Returns which ids are pieces of text: neither special nor sentinels."""
-        return (ids >= NUM_SPECIAL) & (ids < self.size - self.num_sentinels)
+        return (ids >= self.text_ids.start) & (ids < self.text_ids.stop)
 
     def sentinel(self, index: int) -> int:
         """Returns the id of `<extra_id_index>`; that of index 0 is the highest."""
@@ -144,7 +164,11 @@ class SentencePieceVocabulary(Vocabulary):
     def encode(self, text: str | bytes) -> Int[np.ndarray, "length"]:
         # Bytes that are no UTF-8 become replacement characters.
         plain = text.decode(errors="replace") if isinstance(text, bytes) else text
-        return np.asarray(self._processor.encode(plain), np.int32)
+        if len(plain) <= PIECE_CHARACTERS:
+            return np.asarray(self._processor.encode(plain), np.int32)
+        return np.concatenate(
+            [np.asarray(self._processor.encode(piece), np.int32) for piece in _pieces(plain)]
+        )
 
     def decode_pieces(self, ids: Int[np.ndarray, "length"]) -> str:
         return str(self._processor.decode(ids[ids >= NUM_SPECIAL].tolist()))

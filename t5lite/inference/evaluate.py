@@ -10,6 +10,8 @@ import numpy as np
 
 from t5lite.core.errors import UserError
 from t5lite.core.numbers import as_inputs, check_number
+from t5lite.data.features import Layout
+from t5lite.data.mixture import Mixture
 from t5lite.data.stream import eval_batches
 from t5lite.data.task import Task
 from t5lite.models.architectures import Batch, Model
@@ -18,6 +20,7 @@ from t5lite.parallel.dispatch import settle
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
 
 Evaluate = Callable[[Any], dict[str, float]]
+Sums = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,8 @@ class Evaluation:
 
 def make_evaluate(
     model: Model,
-    task: Task,
+    task: Task | Mixture,
+    layout: Layout,
     loss: CrossEntropy,
     mesh: jax.sharding.Mesh,
     *,
@@ -51,7 +55,8 @@ def make_evaluate(
 
     Every target of the split counts once, whatever the batch size and the mesh. The scores are
     `loss_nats_per_token` (with z-loss and smoothing), `cross_entropy_nats_per_token`, `perplexity`
-    (its exponential), `accuracy_fraction`, `target_tokens` and `examples`.
+    (its exponential), `accuracy_fraction`, `target_tokens` and `examples`. Of a mixture they are
+    those of all tasks together, and once more of each, named `TASK/SCORE`.
 
     Args:
         counted: from target tokens to which of them count; None for all.
@@ -70,22 +75,34 @@ def make_evaluate(
 
     compiled = jax.jit(eval_step)
 
+    def sums_of(params: Any, part: Task) -> list[Sums]:
+        sums: list[dict[str, jax.Array]] = []
+        for batch in eval_batches(part, split, layout, rows=rows, batch_size=batch_size):
+            if counted is not None:
+                batch["decoder_loss_weights"] *= counted(batch["decoder_target_tokens"])
+            sums.append(compiled(params, as_inputs(loss), place(batch)))
+            settle(sums, mesh)
+        if not sums:
+            raise UserError(f"split {split!r} of task {part.name!r} holds no example to score")
+        fetched: list[Sums] = jax.device_get(sums)
+        return fetched
+
     def evaluate(params: Any) -> dict[str, float]:
         with on_mesh(mesh):
-            sums: list[dict[str, jax.Array]] = []
-            for batch in eval_batches(task, split, rows=rows, batch_size=batch_size):
-                if counted is not None:
-                    batch["decoder_loss_weights"] *= counted(batch["decoder_target_tokens"])
-                sums.append(compiled(params, as_inputs(loss), place(batch)))
-                settle(sums, mesh)
-        if not sums:
-            raise UserError(f"split {split!r} holds no example to score")
-        fetched = jax.device_get(sums)
-        scores = means(fetched)
-        return {
-            **scores,
-            "perplexity": math.exp(min(scores["cross_entropy_nats_per_token"], 700.0)),
-            "examples": math.fsum(float(s["examples"]) for s in fetched),
-        }
+            parts = {part.name: sums_of(params, part) for part in task.tasks}
+        scores = _scores([sums for part in parts.values() for sums in part])
+        if len(parts) > 1:
+            for name, sums in parts.items():
+                scores |= {f"{name}/{score}": value for score, value in _scores(sums).items()}
+        return scores
 
     return evaluate
+
+
+def _scores(sums: list[Sums]) -> dict[str, float]:
+    scores = means(sums)
+    return {
+        **scores,
+        "perplexity": math.exp(min(scores["cross_entropy_nats_per_token"], 700.0)),
+        "examples": math.fsum(float(s["examples"]) for s in sums),
+    }

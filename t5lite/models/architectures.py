@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from t5lite.core.numbers import Number
 from t5lite.models.config import T5Config
 from t5lite.models.layers import Embedding
-from t5lite.models.masks import causal_mask, segment_mask
+from t5lite.models.masks import causal_mask, prefix_mask, segment_mask
 from t5lite.models.stack import Decoder, Encoder
 
 # Arrays by name; NumPy's and JAX's, and inside `jax.eval_shape` their shapes alone.
@@ -58,7 +58,8 @@ class EncoderDecoder(nn.Module):
 
 
 class DecoderOnly(nn.Module):
-    """A causal language model from T5's decoder blocks.
+    """A language model from T5's decoder blocks: causal, or where `prefix_attention` is set with
+    a prefix that is seen as a whole.
 
     Parameters:
         token_embedder/embedding, decoder/...
@@ -74,9 +75,12 @@ class DecoderOnly(nn.Module):
         self, batch: Batch, *, dropout_rate: Number | None = None
     ) -> Float[Array, "b l v"]:
         segments = batch["decoder_segment_ids"]
+        may_see = causal_mask(segments.shape[1])
+        if self.config.prefix_attention and "decoder_causal_attention" in batch:
+            may_see = may_see | prefix_mask(batch["decoder_causal_attention"])
         x = self.decoder(
             self.token_embedder(batch["decoder_input_tokens"]),
-            causal_mask(segments.shape[1]) & segment_mask(segments, segments),
+            may_see & segment_mask(segments, segments),
             None,
             None,
             dropout_rate=dropout_rate,

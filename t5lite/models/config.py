@@ -47,6 +47,8 @@ class T5Config:
         num_buckets, max_distance: of the relative position bias.
         norm_epsilon: added to the mean of squares in RMS norm.
         tied_logits: whether the output layer is the embedding (T5 1.0) or a kernel of its own.
+        prefix_attention: whether a decoder-only model sees the inputs of an example as a whole
+            (prefix language model) or each place only what is before it.
         dtype: of the computation, "bfloat16" or "float32"; parameters are always float32.
         remat: what the backward pass computes again: "none", "minimal" (all but matrix
             products) or "full".
@@ -69,6 +71,7 @@ class T5Config:
     max_distance: int = 128
     norm_epsilon: float = 1e-6
     tied_logits: bool = False
+    prefix_attention: bool = False
     dtype: str = "bfloat16"
     remat: str = "none"
     scan_unroll: int = 1

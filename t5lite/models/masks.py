@@ -32,3 +32,16 @@ def causal_mask(length: int) -> Bool[Array, "1 1 l l"]:
            [1, 1, 1]], dtype=int32)
     """
     return jnp.tril(jnp.ones((length, length), bool))[None, None]
+
+
+def prefix_mask(is_prefix: Int[Array, "b l"]) -> Bool[Array, "b 1 l l"]:
+    """Lets the places of a prefix, which are 1, attend to each other.
+
+    >>> import jax.numpy as jnp
+    >>> prefix_mask(jnp.array([[1, 1, 0]]))[0, 0].astype(int)
+    Array([[1, 1, 0],
+           [1, 1, 0],
+           [0, 0, 0]], dtype=int32)
+    """
+    prefix = is_prefix > 0
+    return prefix[:, None, :, None] & prefix[:, None, None, :]

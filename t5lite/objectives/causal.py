@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from t5lite.core.errors import UserError
-from t5lite.core.examples import Sentinels, Tokens
+from t5lite.core.examples import Example, Sentinels, Tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,18 @@ class Causal:
         """The targets and the one token before them."""
         return self.targets_length + 1
 
+    @property
+    def total_length(self) -> int:
+        """Of inputs and targets together, in tokens."""
+        return self.targets_length
+
     def check(self, vocabulary: Sentinels) -> None:
         """Any vocabulary serves."""
 
+    def choose(self, rng: np.random.Generator, vocabulary: Sentinels) -> "Causal":
+        return self
+
     def __call__(
         self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels | None
-    ) -> dict[str, Tokens]:
-        return {"decoder_inputs": tokens[:-1], "targets": tokens[1:]}
+    ) -> Example:
+        return {"inputs": tokens[:0], "decoder_inputs": tokens[:-1], "targets": tokens[1:]}

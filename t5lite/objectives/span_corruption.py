@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from t5lite.core.errors import UserError
-from t5lite.core.examples import Sentinels, Tokens
+from t5lite.core.examples import Example, Sentinels, Tokens
 
 
 def span_corruption_lengths(
@@ -24,12 +24,14 @@ def span_corruption_lengths(
 
     Source: google-research/text-to-text-transfer-transformer@main:t5/data/preprocessors.py,
     random_spans_helper.
+    Differs: there is always a span, as in the mask; T5 reckons with none where few tokens are
+    noise, and then cuts the inputs.
     """
 
     def lengths(tokens_length: int) -> tuple[int, int]:
         # Python's rounding in float64 here, float32 in the mask: T5 does so.
-        num_noise = round(tokens_length * noise_density)
-        num_spans = round(num_noise / mean_noise_span_length)
+        num_noise = max(round(tokens_length * noise_density), 1)
+        num_spans = max(round(num_noise / mean_noise_span_length), 1)
         return tokens_length - num_noise + num_spans + 1, num_noise + num_spans + 1
 
     tokens_length = inputs_length
@@ -45,8 +47,10 @@ def random_segment_lengths(
     num_items: int, num_segments: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Splits `num_items` into `num_segments` lengths above 0, every such split equally likely."""
-    cuts = np.sort(rng.choice(num_items - 1, num_segments - 1, replace=False)) + 1
-    return np.diff(cuts, prepend=0, append=num_items)
+    ends = np.empty(num_segments + 1, np.int64)
+    ends[0], ends[-1] = 0, num_items
+    ends[1:-1] = np.sort(rng.choice(num_items - 1, num_segments - 1, replace=False)) + 1
+    return ends[1:] - ends[:-1]
 
 
 def random_spans_noise_mask(
@@ -60,13 +64,14 @@ def random_spans_noise_mask(
     (85, 28, False, True)
     """
     whole = max(length, 2)
-    rounded = np.round(np.float32(whole) * np.float32(noise_density))
-    num_noise = int(np.clip(rounded, 1, whole - 1))
-    wanted = int(np.round(np.float32(num_noise) / np.float32(mean_noise_span_length)))
+    rounded = round(float(np.float32(whole) * np.float32(noise_density)))
+    num_noise = min(max(rounded, 1), whole - 1)
+    wanted = round(float(np.float32(num_noise) / np.float32(mean_noise_span_length)))
     num_spans = min(max(wanted, 1), num_noise, whole - num_noise)
     noise = random_segment_lengths(num_noise, num_spans, rng)
     kept = random_segment_lengths(whole - num_noise, num_spans, rng)
-    runs = np.stack([kept, noise], axis=1).reshape(-1)
+    runs = np.empty(2 * num_spans, np.int64)
+    runs[0::2], runs[1::2] = kept, noise
     return np.repeat(np.arange(2 * num_spans) % 2 == 1, runs)[:length]
 
 
@@ -74,9 +79,11 @@ def noise_spans_to_sentinels(
     tokens: Tokens, noise_mask: Bool[np.ndarray, "length"], vocabulary: Sentinels
 ) -> Tokens:
     """Replaces every span of noise by one sentinel, the first span by the first sentinel."""
-    first = noise_mask & ~np.concatenate([[False], noise_mask[:-1]])
+    first = noise_mask.copy()
+    first[1:] &= ~noise_mask[:-1]
+    starts = np.flatnonzero(first)
     replaced = tokens.copy()
-    replaced[first] = [vocabulary.sentinel(i) for i in range(int(first.sum()))]
+    replaced[starts] = vocabulary.sentinel(0) - np.arange(len(starts))
     return replaced[~noise_mask | first]
 
 
@@ -119,15 +126,13 @@ class SpanCorruption:
             noise_density=self.noise_density,
             mean_noise_span_length=self.mean_noise_span_length,
         )
-        num_noise = round(tokens_length * self.noise_density)
-        if round(num_noise / self.mean_noise_span_length) < 1:
-            raise UserError(
-                f"SpanCorruption must cut out a span, but {num_noise} noise tokens of "
-                f"{tokens_length} make none of {self.mean_noise_span_length} tokens; raise "
-                "noise_density or inputs_length, or lower mean_noise_span_length"
-            )
         object.__setattr__(self, "tokens_length", tokens_length)
         object.__setattr__(self, "targets_length", targets_length)
+
+    @property
+    def total_length(self) -> int:
+        """Of inputs and targets together, in tokens."""
+        return self.inputs_length + self.targets_length
 
     def check(self, vocabulary: Sentinels) -> None:
         """Raises a UserError where a full example has more spans than there are sentinels."""
@@ -140,9 +145,10 @@ class SpanCorruption:
                 "num_sentinels or lower inputs_length"
             )
 
-    def __call__(
-        self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels
-    ) -> dict[str, Tokens]:
+    def choose(self, rng: np.random.Generator, vocabulary: Sentinels) -> "SpanCorruption":
+        return self
+
+    def __call__(self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels) -> Example:
         mask = self._noise_mask(len(tokens), rng)
         inputs = noise_spans_to_sentinels(tokens, mask, vocabulary)
         # The targets mark what was kept, so they begin with the first sentinel.
@@ -162,7 +168,10 @@ class SpanCorruption:
 
 
 def _with_eos(tokens: Tokens, length: int, vocabulary: Sentinels) -> Tokens:
-    return np.append(tokens[: length - 1], vocabulary.eos_id).astype(np.int32)
+    kept = tokens[: length - 1]
+    ended = np.empty(len(kept) + 1, np.int32)
+    ended[:-1], ended[-1] = kept, vocabulary.eos_id
+    return ended
 
 
 def split_at_sentinels(tokens: Tokens, vocabulary: Sentinels) -> list[tuple[int | None, Tokens]]:

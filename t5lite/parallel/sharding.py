@@ -155,12 +155,3 @@ def make_global(
         return jax.make_array_from_callback((batch_size, *local.shape[1:]), sharding, part)
 
     return lambda batch: {name: place(array) for name, array in batch.items()}
-
-
-def local_values(array: jax.Array, rows: Sequence[int]) -> np.ndarray:
-    """Returns the given rows, which this process holds, of a global [batch, ...] array."""
-    values = np.zeros((len(rows), *array.shape[1:]), array.dtype)
-    for shard in array.addressable_shards:
-        held = range(*shard.index[0].indices(array.shape[0]))
-        values[np.searchsorted(rows, held)] = shard.data
-    return values

@@ -19,19 +19,12 @@ from t5lite.core.due import due
 from t5lite.core.errors import UserError
 from t5lite.core.files import write_whole
 from t5lite.core.numbers import as_inputs
-from t5lite.data.features import empty_row
-from t5lite.data.stream import train_batches
 from t5lite.models.flops import train_flops
 from t5lite.models.losses import means
 from t5lite.parallel.dispatch import settle
-from t5lite.parallel.sharding import (
-    batch_sharding,
-    local_rows,
-    local_values,
-    make_global,
-    on_mesh,
-)
+from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
 from t5lite.training.checkpoints import FOLDER, Checkpoints, open_checkpoint
+from t5lite.training.feed import Feed
 from t5lite.training.hardware import peak_flops
 from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.metrics import MetricWriter, NoWriter
@@ -71,11 +64,6 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
         stack.enter_context(on_mesh(mesh))
         batch_shapes = abstract_batch(run, sharding, run.batch_size)
         shapes, axes = abstract_state(run.model, run.hyperparameters, batch_shapes, mesh)
-        about = {
-            "batch_size": run.batch_size,
-            "seed": run.seed,
-            **run.task.identity(run.train_split),
-        }
         checkpoints = stack.enter_context(
             contextlib.closing(
                 Checkpoints(
@@ -90,9 +78,10 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
         progress = stack.enter_context(
             Progress(first_step=first_step, total_steps=run.total_steps, shown=first)
         )
-        state = first_state(
-            run, hyper, shapes, axes, batch_shapes, mesh, checkpoints, about, progress
-        )
+        saved = _saved(run, checkpoints) if first_step else None
+        feed = Feed(run, rows, saved, say=progress.say)
+        stack.enter_context(contextlib.closing(feed))
+        state = first_state(run, hyper, shapes, axes, batch_shapes, mesh, checkpoints, progress)
         if 0 < first_step >= run.total_steps:
             progress.say(f"nothing to train: train.total_steps is {run.total_steps}")
             return state
@@ -101,15 +90,6 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
         writer = MetricWriter(model_dir, first_step=first_step) if first else NoWriter()
         stack.enter_context(contextlib.closing(writer))
 
-        batches = train_batches(
-            run.task,
-            run.train_split,
-            rows=rows,
-            batch_size=run.batch_size,
-            seed=run.seed,
-            cursors=local_values(state.cursors, rows),
-        )
-        stack.enter_context(contextlib.closing(batches))
         started = time.perf_counter()
         step_function = make_train_step(run.model, axes, microbatches=run.microbatches)
         compiled = compile_step(step_function, hyper, shapes, batch_shapes)
@@ -124,7 +104,7 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
             score(0)
         meter.start()
         for step in range(first_step + 1, run.total_steps + 1):
-            batch = place(meter.timed_next(batches))
+            batch = place(meter.timed_next(feed))
             state, sums = compiled(hyper, state, batch)
             meter.sums.append(sums)
             settle(meter.sums, mesh)
@@ -146,7 +126,7 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
                     score(step)
                 # Last: all that is told of a step is written before there is a checkpoint of it.
                 if saving:
-                    checkpoints.save(step, state, about)
+                    checkpoints.save(step, state, {"seed": run.seed, "data": feed.state()})
     return state
 
 
@@ -154,12 +134,9 @@ def abstract_batch(
     run: Run, sharding: jax.sharding.NamedSharding, batch_size: int
 ) -> dict[str, Any]:
     """Returns shapes, dtypes and shardings of a training batch."""
-    objective = run.task.objective
-    row = empty_row(inputs_length=objective.inputs_length, targets_length=objective.targets_length)
-    lengths = {**{name: len(array) for name, array in row.items()}, "cursors": 3}
     return {
         name: jax.ShapeDtypeStruct((batch_size, length), jnp.int32, sharding=sharding)
-        for name, length in lengths.items()
+        for name, length in run.layout.lengths.items()
     }
 
 
@@ -180,13 +157,11 @@ def first_state(
     batch: dict[str, Any],
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
-    about: dict[str, Any],
     progress: Progress,
 ) -> TrainState:
     """Returns the latest saved state, or a new one, with parameters from elsewhere if asked for."""
     if steps := checkpoints.steps():
         latest = steps[-1]
-        _check_same(checkpoints.about(latest), about, run.model_dir)
         progress.say(f"resuming at step {latest} from {run.model_dir}")
         if run.initial_checkpoint is not None:
             progress.say(
@@ -214,22 +189,27 @@ def first_state(
     return state
 
 
-def _check_same(saved: dict[str, Any], mine: dict[str, Any], model_dir: str) -> None:
-    for name, value in mine.items():
-        if saved.get(name) != value:
-            raise UserError(
-                f"{model_dir} was trained with {name} {saved.get(name)}, got {value}: its place "
-                "in the data would mean nothing; use the former, or another MODEL_DIR"
-            )
+def _saved(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
+    """Returns where the data of the latest checkpoint stands."""
+    about = checkpoints.about(checkpoints.steps()[-1])
+    if about["seed"] != run.seed:
+        raise UserError(
+            f"{run.model_dir} was trained with seed {about['seed']}, got {run.seed}: use the "
+            "former, or another MODEL_DIR; train.data_seed changes the data alone"
+        )
+    data: dict[str, Any] = about["data"]
+    return data
 
 
 class Meter:
     """Collects what steps return, without waiting for them, and makes metrics when asked."""
 
     def __init__(self, run: Run, *, compile_seconds: float) -> None:
-        objective = run.task.objective
+        lengths = run.layout.lengths
         self._flops_per_step = run.batch_size * train_flops(
-            run.model.config, objective.inputs_length, objective.targets_length
+            run.model.config,
+            lengths.get("encoder_input_tokens", 0),
+            lengths["decoder_target_tokens"],
         )
         peak = peak_flops(jax.devices()[0].device_kind)
         self._peak_flops = None if peak is None else peak * jax.device_count()

@@ -2,14 +2,18 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from t5lite.core.errors import UserError
 from t5lite.core.numbers import Number, check_number
+from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, Layout
+from t5lite.data.mixture import Mixture
 from t5lite.data.task import Task
 from t5lite.models.architectures import EncoderDecoder, Model
 from t5lite.models.losses import CrossEntropy
+from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.optimizers.optimizer import Optimizer
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.hyperparameters import Hyperparameters
@@ -20,11 +24,18 @@ class Run:
     """What `t5lite train` does; the other commands take from it what they need.
 
     Args:
-        model, task, optimizer, loss, mesh: see their own classes.
+        model, optimizer, loss, mesh: see their own classes.
+        task: a task, or a mixture of several.
         model_dir: a local folder, where everything that the run writes goes.
         total_steps: the run ends after this many steps, those before a restart included.
         batch_size: rows of the global batch.
         seed: of parameters, dropout and data.
+        data_seed: of the data alone; None for `seed`. A run that is resumed with another one
+            begins its data anew, in another order.
+        skip_batches: pairs (first, last) of batches that are left out; a batch is numbered from 1
+            as the step that would take it if none was left out.
+        packed: several examples share a row, as many as fit.
+        data_workers: processes that make batches; 0 for a thread.
         microbatches: parts of the batch whose gradients are accumulated.
         max_gradient_norm: gradients of a larger global norm are scaled down; None for no limit.
         train_split, eval_split: of the task's source.
@@ -42,12 +53,16 @@ class Run:
     """
 
     model: Model
-    task: Task
+    task: Task | Mixture
     optimizer: Optimizer
     model_dir: str
     total_steps: int
     batch_size: int
     seed: int = 0
+    data_seed: int | None = None
+    skip_batches: Sequence[Sequence[int]] = ()
+    packed: bool = False
+    data_workers: int = 0
     loss: CrossEntropy = CrossEntropy()
     mesh: Mesh = Mesh()
     microbatches: int = 1
@@ -68,7 +83,16 @@ class Run:
         object.__setattr__(self, "model_dir", str(pathlib.Path(self.model_dir).expanduser()))
         for name in ("total_steps", "show_examples"):
             check_number(f"train.{name}", getattr(self, name), "at least 0", lambda n: n >= 0)
-        check_number("train.seed", self.seed, "in [0, 2**31)", lambda n: 0 <= n < 2**31)
+        for name in ("seed", "data_seed"):
+            rule = "in [0, 2**31)"
+            check_number(f"train.{name}", getattr(self, name), rule, lambda n: 0 <= n < 2**31)
+        check_number("train.data_workers", self.data_workers, "at least 0", lambda n: n >= 0)
+        for pair in self.skip_batches:
+            if not (len(pair) == 2 and 1 <= pair[0] <= pair[1]):
+                raise UserError(
+                    "train.skip_batches must be pairs (first, last) with 1 <= first <= last, "
+                    f"got {pair!r}"
+                )
         for name in (
             *("batch_size", "microbatches", "log_every_steps", "checkpoint_every_steps"),
             *("keep_checkpoints", "keep_every_steps", "eval_every_steps"),
@@ -91,14 +115,32 @@ class Run:
                 f"T5Config.vocab_size must be at least the vocabulary's {vocabulary.size} ids "
                 f"({vocabulary.num_sentinels} sentinels included), got {config.vocab_size}"
             )
-        needs_inputs = isinstance(self.model, EncoderDecoder)
-        if needs_inputs != (self.task.objective.inputs_length > 0):
-            model, objective = type(self.model).__name__, type(self.task.objective).__name__
-            verb = "makes no inputs" if needs_inputs else "makes inputs, which need an encoder"
-            other = "DecoderOnly" if needs_inputs else "EncoderDecoder"
-            raise UserError(
-                f"{model} cannot train on {objective}: it {verb}; use {other} or another objective"
+        for task in self.task.tasks:
+            model, objective = type(self.model).__name__, type(task.objective).__name__
+            if isinstance(task.objective, MaskedLM):
+                raise UserError(
+                    f"{model} cannot train on {objective}, whose targets an encoder writes place "
+                    "by place; use another objective"
+                )
+            if isinstance(self.model, EncoderDecoder) and task.objective.inputs_length == 0:
+                raise UserError(
+                    f"{model} cannot train on {objective}: it makes no inputs; use DecoderOnly or "
+                    "another objective"
+                )
+
+    @property
+    def layout(self) -> Layout:
+        """Where the tokens of examples go in a row, which is as long as the longest example."""
+        objectives = [task.objective for task in self.task.tasks]
+        if isinstance(self.model, EncoderDecoder):
+            return EncoderDecoderLayout(
+                max(objective.inputs_length for objective in objectives),
+                max(objective.targets_length for objective in objectives),
             )
+        return DecoderLayout(
+            max(objective.total_length for objective in objectives),
+            has_inputs=any(objective.inputs_length for objective in objectives),
+        )
 
     @property
     def hyperparameters(self) -> Hyperparameters:

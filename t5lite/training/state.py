@@ -25,13 +25,11 @@ class TrainState:
         step: steps taken, int32 [].
         params: the parameters, float32.
         opt_state: of the optax transformation.
-        cursors: where each row of the batch stands in the data (see `data.stream`), int32 [b, 3].
     """
 
     step: Any
     params: Any
     opt_state: Any
-    cursors: Any
 
 
 def param_axes(model: Model, batch: Batch) -> Any:
@@ -54,7 +52,6 @@ def initial_state(model: Model, hyper: Hyperparameters, batch: Batch, axes: Any)
         step=jnp.zeros([], jnp.int32),
         params=params,
         opt_state=initial_opt_state(hyper, params, axes),
-        cursors=jnp.zeros((batch["decoder_target_tokens"].shape[0], 3), jnp.int32),
     )
 
 
@@ -74,7 +71,6 @@ def state_shardings(state: TrainState, axes: Any, mesh: jax.sharding.Mesh) -> Tr
         step=(),
         params=axes,
         opt_state=state_axes(state.opt_state, state.params, axes),
-        cursors=("batch", None),
     )
     return tree_shardings(state, names, mesh)
 

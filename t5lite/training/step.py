@@ -74,9 +74,8 @@ def make_train_step(model: Model, param_axes: Any, *, microbatches: int = 1) -> 
     def train_step(
         hyper: Hyperparameters, state: TrainState, batch: Batch
     ) -> tuple[TrainState, Sums]:
-        cursors, features = batch["cursors"], {k: v for k, v in batch.items() if k != "cursors"}
         key = stream(jax.random.key(hyper.seed), "dropout", state.step)
-        grads, sums = gradient_of_batch(state.params, features, hyper, key)
+        grads, sums = gradient_of_batch(state.params, batch, hyper, key)
         tokens = jnp.maximum(sums["tokens"], 1.0)
         grads = jax.tree.map(lambda g: g / tokens, grads)
         norm = optax.tree.norm(grads)
@@ -92,9 +91,8 @@ def make_train_step(model: Model, param_axes: Any, *, microbatches: int = 1) -> 
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
-            cursors=cursors,
         )
-        inputs = features.get("encoder_segment_ids")
+        inputs = batch.get("encoder_segment_ids")
         input_tokens = jnp.zeros([]) if inputs is None else jnp.sum(inputs > 0, dtype=jnp.float32)
         scalars = {"learning_rate": learning_rate, "gradient_norm": norm}
         return new_state, {**sums, "input_tokens": input_tokens, **scalars}

@@ -15,6 +15,7 @@ def test_only_what_is_counted_is_scored(text_file, data_dir):
         evaluate = make_evaluate(
             model,
             task,
+            small.layout(),
             CrossEntropy(),
             Mesh(data=8).make(),
             split="validation",
@@ -43,7 +44,13 @@ def test_scores_do_not_depend_on_batch_or_mesh(causal, text_file, data_dir):
     results = []
     for batch_size, mesh in [(8, Mesh()), (24, Mesh(fsdp=2, tensor=2)), (40, Mesh(data=4, fsdp=2))]:
         evaluate = make_evaluate(
-            model, task, CrossEntropy(), mesh.make(), split="validation", batch_size=batch_size
+            model,
+            task,
+            small.layout(causal=causal),
+            CrossEntropy(),
+            mesh.make(),
+            split="validation",
+            batch_size=batch_size,
         )
         results.append(evaluate(params))
     for other in results[1:]:

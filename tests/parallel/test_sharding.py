@@ -11,7 +11,6 @@ from t5lite.parallel.mesh import Mesh
 from t5lite.parallel.sharding import (
     batch_sharding,
     local_rows,
-    local_values,
     make_global,
     sharding_of,
     state_axes,
@@ -96,7 +95,7 @@ def test_factored_moments_have_the_axes_that_are_left():
     assert {axes.v_row["a"]["kernel"], axes.v_col["a"]["kernel"]} == {("embed",), ("mlp",)}
 
 
-def test_rows_become_a_global_array_and_come_back():
+def test_rows_become_a_global_array():
     mesh = MESH.make()
     sharding = batch_sharding(mesh, 8)
     rows = local_rows(sharding, 8)
@@ -105,4 +104,3 @@ def test_rows_become_a_global_array_and_come_back():
     placed = make_global(sharding, 8)({"x": values})["x"]
     assert placed.sharding.spec == P(("data", "fsdp"))
     np.testing.assert_array_equal(placed, values)
-    np.testing.assert_array_equal(local_values(placed, rows), values)

@@ -26,7 +26,9 @@ def go(run):
     mesh = run.mesh.make()
     pathlib.Path(run.model_dir).mkdir(exist_ok=True)
     evaluate = make_evaluate(
-        run.model, run.task, run.loss, mesh, split=run.eval_split, batch_size=run.batch_size
+        *(run.model, run.task, run.layout, run.loss, mesh),
+        split=run.eval_split,
+        batch_size=run.batch_size,
     )
     return train(run, mesh, evaluate=evaluate, config_text="# all that was in force\n")
 
@@ -141,7 +143,8 @@ def test_another_batch_size_is_refused_on_resuming(make_run, tmp_path):
     ("changes", "message"),
     [
         ({"seed": 5}, "was trained with seed 0, got 5"),
-        ({"causal": True}, "was trained with objective SpanCorruption"),
+        ({"data_seed": 0, "packed": True}, "was trained with packed False, got True"),
+        ({"causal": True}, "was trained with layout EncoderDecoderLayout"),
     ],
 )
 def test_what_the_place_in_the_data_depends_on_is_kept(changes, message, make_run, tmp_path):

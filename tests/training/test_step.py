@@ -37,8 +37,7 @@ def hyper(**changes):
 
 
 def batch(seed):
-    made = small.batch(seed, rows=8)
-    return {**made, "cursors": np.full((8, 3), seed, np.int32)}
+    return small.batch(seed, rows=8)
 
 
 def train(mesh, hyper, *, steps=5, microbatches=1, config=None):

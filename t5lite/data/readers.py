@@ -1,0 +1,126 @@
+"""From token ids to examples, one after another, from any place on."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from t5lite.core.errors import UserError
+from t5lite.core.examples import Denoiser, Example, PairObjective, Tokens
+from t5lite.data.task import Task
+
+
+class Place(NamedTuple):
+    """Where a reader stands: `offset` tokens into its `document`-th record."""
+
+    document: int = 0
+    offset: int = 0
+
+
+class Reader:
+    """Makes the examples of a task, in the order of the records.
+
+    Args:
+        texts_of: from the number of a record to its token ids, as `Task.tokens` has them; None
+            behind the last one.
+        num_records: so many in a row without an example are all there are.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        texts_of: Callable[[int], tuple[Tokens, ...] | None],
+        num_records: int,
+    ) -> None:
+        self._task, self._texts_of, self._num_records = task, texts_of, num_records
+        self._latest: tuple[int, tuple[Tokens, ...] | None] = (-1, None)
+
+    def read(self, place: Place, rng: np.random.Generator) -> tuple[Example, Place] | None:
+        """Returns the example at `place`, and the place behind it; None at the end.
+
+        Raises:
+            UserError: where no record gives an example.
+        """
+        objective, vocabulary = self._task.objective, self._task.vocabulary
+        if isinstance(objective, PairObjective):
+            return self._pair(place)
+        denoiser = objective.choose(rng, vocabulary)
+        joined = self._task.join_documents
+        found = self._joined(place, denoiser) if joined else self._piece(place, denoiser)
+        return found and (denoiser(found[0], rng, vocabulary), found[1])
+
+    def _pair(self, place: Place) -> tuple[Example, Place] | None:
+        objective = self._task.objective
+        assert isinstance(objective, PairObjective)
+        for document in self._from(place.document):
+            if (texts := self._texts(document)) is None:
+                return None
+            if texts:
+                example = objective.from_pair(texts[0], texts[1], self._task.vocabulary)
+                return example, Place(document + 1)
+        raise self._without_examples()
+
+    def _piece(self, place: Place, denoiser: Denoiser) -> tuple[Tokens, Place] | None:
+        """Returns what the denoiser takes of one record, from `place` on."""
+        ahead, offset = denoiser.lookahead, place.offset
+        for document in self._from(place.document):
+            if (text := self._framed(document, ahead)) is None:
+                return None
+            if len(text) > offset + ahead:
+                tokens = text[offset : offset + denoiser.tokens_length]
+                end = offset + len(tokens) - ahead
+                more = len(text) > end + ahead
+                return tokens, Place(document, end) if more else Place(document + 1)
+            offset = 0
+        raise self._without_examples()
+
+    def _joined(self, place: Place, denoiser: Denoiser) -> tuple[Tokens, Place] | None:
+        """Returns what the denoiser takes of the running text, from `place` on."""
+        own, following = self._running(place, denoiser.tokens_length - denoiser.lookahead)
+        ahead, _ = self._running(following, denoiser.lookahead)
+        tokens = np.concatenate([own, ahead]) if len(ahead) else own
+        return None if len(tokens) <= denoiser.lookahead else (tokens, following)
+
+    def _running(self, place: Place, count: int) -> tuple[Tokens, Place]:
+        """Returns the next `count` tokens, fewer at the end of the text, and where they end."""
+        document, offset = place
+        pieces: list[Tokens] = []
+        missing, without = count, 0
+        while missing and (texts := self._texts(document)) is not None:
+            text = texts[0] if texts else np.zeros(0, np.int32)
+            piece = text[offset : offset + missing]
+            pieces.append(piece)
+            missing -= len(piece)
+            offset += len(piece)
+            without = 0 if len(text) else without + 1
+            if without > self._num_records:
+                raise self._without_examples()
+            if offset >= len(text):
+                document, offset = document + 1, 0
+        if len(pieces) == 1:
+            return pieces[0], Place(document, offset)
+        tokens = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
+        return tokens, Place(document, offset)
+
+    def _framed(self, document: int, lookahead: int) -> Tokens | None:
+        """Returns the text of a record; where each token is predicted from the one before it,
+        between a 0 and an end of sequence."""
+        texts = self._texts(document)
+        if not texts or not lookahead or not len(texts[0]):
+            return texts if texts is None else texts[0] if texts else np.zeros(0, np.int32)
+        return np.concatenate([[0], texts[0], [self._task.vocabulary.eos_id]]).astype(np.int32)
+
+    def _from(self, document: int) -> range:
+        """As many records as can pass without an example, and one more."""
+        return range(document, document + self._num_records + 1)
+
+    def _texts(self, document: int) -> tuple[Tokens, ...] | None:
+        if self._latest[0] != document:
+            self._latest = (document, self._texts_of(document))
+        return self._latest[1]
+
+    def _without_examples(self) -> UserError:
+        return UserError(
+            f"task {self._task.name!r} gives no example: none of its {self._num_records:,} records "
+            "holds a token; look at its source, Task.preprocessors and templates"
+        )

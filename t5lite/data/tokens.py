@@ -1,0 +1,151 @@
+"""Records as token ids: encoded when they are read, or once and for all into a cache."""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from t5lite.core.examples import Tokens
+from t5lite.data import building, preprocessors, templates, vocabularies
+from t5lite.data.array_records import ArrayRecords
+from t5lite.data.building import BuildOptions, ShardWriter
+from t5lite.data.sources import Records
+from t5lite.data.vocabularies import Vocabulary
+
+# Records in one shard of a cache.
+SHARD_RECORDS = 1 << 16
+
+
+@runtime_checkable
+class TokenRecords(Protocol):
+    """By number the token ids of each text of a record; none where a step left the record out."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> tuple[Tokens, ...]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenized:
+    """Records encoded as they are read.
+
+    Args:
+        texts: templates, one for each text of a record.
+        steps: names of preprocessors, in the order in which they are applied.
+    """
+
+    records: Records
+    texts: tuple[str, ...]
+    steps: tuple[str, ...]
+    vocabulary: Vocabulary
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Changes with the text of the records."""
+        steps = [preprocessors.version(step) for step in self.steps]
+        return f"{self.records.fingerprint}, {', '.join(map(repr, self.texts))} {steps}".strip()
+
+    @functools.cached_property
+    def _steps(self) -> list[preprocessors.Preprocessor]:
+        return [preprocessors.preprocessor(step) for step in self.steps]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Tokens, ...]:
+        record: dict[str, str] | None = self.records[index]
+        for step in self._steps:
+            if record is not None:
+                record = step(record)
+        if record is None:
+            return ()
+        return tuple(self.vocabulary.encode(templates.fill(text, record)) for text in self.texts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cached:
+    """Token ids from the shards of a cache."""
+
+    records: ArrayRecords
+    fingerprint: str
+    num_texts: int
+    id_type: str
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Tokens, ...]:
+        raw = self.records[index]
+        if not raw:
+            return ()
+        # The lengths of all texts but the last stand first.
+        lengths = np.frombuffer(raw, np.uint32, self.num_texts - 1)
+        ids = np.frombuffer(raw, self.id_type, offset=lengths.nbytes).astype(np.int32)
+        return tuple(np.split(ids, np.cumsum(lengths))) if len(lengths) else (ids,)
+
+
+def cached(tokenized: Tokenized, folder: str, options: BuildOptions) -> Cached:
+    """Returns the same tokens from a cache below `folder`, which is made if it is not there.
+
+    The cache belongs to these records, texts, steps and vocabulary, and to the code that makes
+    tokens of them.
+    """
+    id_type = "uint16" if tokenized.vocabulary.size <= 1 << 16 else "uint32"
+    identity = [tokenized.fingerprint, tokenized.vocabulary.fingerprint, id_type, _code_version()]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    directory = pathlib.Path(folder).expanduser().absolute() / digest
+    count = -(-len(tokenized) // SHARD_RECORDS)
+    parts = {
+        f"tokens.array_record-{n:05d}-of-{count:05d}": _Range(
+            tokenized,
+            id_type,
+            n * SHARD_RECORDS,
+            min((n + 1) * SHARD_RECORDS, len(tokenized)),
+        )
+        for n in range(count)
+    }
+    building.build_shards(
+        directory, parts, _write_range, name=f"token cache {digest}", options=options
+    )
+    shards = [
+        (str(directory / name), 0, summary.records)
+        for name, summary in building.summaries_of(directory).items()
+    ]
+    return Cached(ArrayRecords(shards), tokenized.fingerprint, len(tokenized.texts), id_type)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Range:
+    """The records of one shard of a cache."""
+
+    tokenized: Tokenized
+    id_type: str
+    start: int
+    stop: int
+
+
+def _write_range(part: _Range, writer: ShardWriter) -> None:
+    for index in range(part.start, part.stop):
+        texts = part.tokenized[index]
+        lengths = np.asarray([len(text) for text in texts[:-1]], np.uint32)
+        ids: Sequence[Tokens] = [np.asarray(text, part.id_type) for text in texts]
+        # NOTE: a record that was left out is empty, so is one whose single text has no token: both
+        # give no example.
+        writer.write(lengths.tobytes() + b"".join(text.tobytes() for text in ids))
+
+
+@functools.cache
+def _code_version() -> str:
+    """A digest of the code between a record and its tokens."""
+    import sentencepiece
+
+    modules = (vocabularies, templates, preprocessors)
+    source = "".join(inspect.getsource(module) for module in modules) + inspect.getsource(Tokenized)
+    return hashlib.sha256((source + sentencepiece.__version__).encode()).hexdigest()[:16]
