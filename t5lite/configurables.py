@@ -173,6 +173,17 @@ def _binding_name(scope: str, selector: str, parameter: str) -> str:
     return f"{prefix}{selector.removeprefix('t5lite.')}.{parameter}"
 
 
+def _provider(scope: str, selector: str, parameter: str, bound: Mapping[str, str]) -> str:
+    """Returns the binding that a call in `scope` takes: the innermost scope's that has one."""
+    scopes = scope.split("/") if scope and selector != "gin.macro" else []
+    names = [
+        _binding_name("/".join(scopes[:count]), selector, parameter)
+        for count in range(len(scopes), 0, -1)
+    ]
+    outermost = _binding_name(scope if not scopes else "", selector, parameter)
+    return next((name for name in names if name in bound), outermost)
+
+
 def _check_all_used(states: Sequence[Mapping[str, str]], roots: Sequence[str]) -> None:
     """Raises a UserError for the first binding that nothing below `roots` has read.
 
@@ -184,7 +195,7 @@ def _check_all_used(states: Sequence[Mapping[str, str]], roots: Sequence[str]) -
     """
     *_, from_files, bound = states
     used = {
-        _binding_name(scope, selector, parameter)
+        _provider(scope, selector, parameter, bound)
         for (scope, selector), parameters in gin_internals._OPERATIVE_CONFIG.items()
         for parameter in parameters
     }

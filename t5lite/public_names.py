@@ -14,6 +14,7 @@ from t5lite.data.mixture import Mixture
 from t5lite.data.sources import FileSource, TfdsSource
 from t5lite.data.task import Task
 from t5lite.data.vocabularies import ByteVocabulary, SentencePieceVocabulary
+from t5lite.data.vocabulary_training import VocabularyTraining
 from t5lite.inference.evaluate import Evaluation
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from t5lite.models.config import T5Config
@@ -87,7 +88,11 @@ def _optax_aliases() -> dict[str, Callable[..., Any]]:
     return found
 
 
-ROOTS: Mapping[str, Callable[..., Any]] = {"train": Run, "evaluate": Evaluation}
+ROOTS: Mapping[str, Callable[..., Any]] = {
+    "train": Run,
+    "evaluate": Evaluation,
+    "vocab": VocabularyTraining,
+}
 
 TABLE: Mapping[str, Callable[..., Any]] = {
     **ROOTS,

@@ -11,6 +11,17 @@ from absl import flags
 COMMANDS = {
     "train": "train from a run file; resumes by itself from what is in MODEL_DIR",
     "eval": "score one, several or all checkpoints of a run on a whole split",
+    "data": "build, show or count the data of a run file",
+    "vocab": "train a SentencePiece vocabulary on any source",
+}
+
+# What `t5lite COMMAND ACTION` does, for commands that take one.
+ACTIONS = {
+    "data": {
+        "build": "makes data sets and token caches ready, in parallel, going on where it stopped",
+        "show": "prints examples, and rows of the first batch coloured by example",
+        "stats": "prints lengths, tokens in an epoch, what is cut, and how full rows are",
+    }
 }
 
 USAGE = """usage: t5lite COMMAND [--gin_file=FILE]... [--gin.NAME=VALUE]...
@@ -49,13 +60,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     if values.help:
         _print_help(command, values)
         sys.exit(0)
-    if len(rest) > 1:
-        _fail(f"{command} takes flags only, got {rest[1]!r}")
+    actions = ACTIONS.get(command, {})
+    words = rest[1:]
+    if actions and (len(words) != 1 or words[0] not in actions):
+        _fail(f"{command} takes one of {', '.join(actions)}, got {' '.join(words) or 'none'}")
+    if words and not actions:
+        _fail(f"{command} takes flags only, got {words[0]!r}")
     if not values.gin_file:
-        _fail(f"{command} needs a run file; try --gin_file=gin/run/quickstart.gin")
+        run_file = "vocab" if command == "vocab" else "quickstart"
+        _fail(f"{command} needs a run file; try --gin_file=gin/run/{run_file}.gin")
     from t5lite.core.errors import UserError
 
     try:
+        if actions:
+            importlib.import_module(f"t5lite.cli.{command}").run(words[0], values, bindings)
+            return
         importlib.import_module(f"t5lite.cli.{command}").run(values, bindings)
     except UserError as error:
         _fail(str(error))
@@ -86,6 +105,26 @@ def _flags(command: str) -> flags.FlagValues:
             "DIR/checkpoints/1000.",
             flag_values=values,
         )
+    if command == "data":
+        flags.DEFINE_string("split", "train", "show and stats: of the source.", flag_values=values)
+        flags.DEFINE_integer(
+            "workers",
+            None,
+            "build: processes; one a processor if not given.",
+            lower_bound=1,
+            flag_values=values,
+        )
+        flags.DEFINE_integer(
+            "count", 3, "show: examples of each task, and rows.", lower_bound=0, flag_values=values
+        )
+        flags.DEFINE_integer(
+            "records",
+            10000,
+            "stats: so many of each task are looked at, from all over the split.",
+            lower_bound=1,
+            flag_values=values,
+        )
+    if command in ("eval", "data"):
         flags.DEFINE_boolean(
             "json", False, "Prints one JSON document instead of a table.", flag_values=values
         )
@@ -93,7 +132,13 @@ def _flags(command: str) -> flags.FlagValues:
 
 
 def _print_help(command: str, values: flags.FlagValues) -> None:
-    lines = [f"usage: t5lite {command} FLAGS", "", f"{COMMANDS[command]}.", "", "flags:"]
+    actions = ACTIONS.get(command, {})
+    action = f" {'|'.join(actions)}" if actions else ""
+    lines = [f"usage: t5lite {command}{action} FLAGS", "", f"{COMMANDS[command]}.", ""]
+    lines += [*(f"  {name.ljust(8)}{text}" for name, text in actions.items()), ""][
+        : len(actions) + 1
+    ]
+    lines += ["flags:"]
     # Those defined below; absl has some of its own. What it adds to a help is behind a semicolon.
     own = values.get_flags_for_module(__name__)
     texts = {f"--{flag.name}": (flag.help or "").split(";\n")[0] for flag in own}

@@ -1,12 +1,12 @@
 """From token ids to examples, one after another, from any place on."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from t5lite.core.errors import UserError
-from t5lite.core.examples import Denoiser, Example, PairObjective, Tokens
+from t5lite.core.examples import Denoiser, Example, PairObjective, TextObjective, Tokens
 from t5lite.data.task import Task
 
 
@@ -33,6 +33,8 @@ class Reader:
         num_records: int,
     ) -> None:
         self._task, self._texts_of, self._num_records = task, texts_of, num_records
+        # Asking a protocol costs as much as making an example.
+        self._takes_pairs = task.takes_pairs
         self._latest: tuple[int, tuple[Tokens, ...] | None] = (-1, None)
 
     def read(self, place: Place, rng: np.random.Generator) -> tuple[Example, Place] | None:
@@ -41,17 +43,17 @@ class Reader:
         Raises:
             UserError: where no record gives an example.
         """
-        objective, vocabulary = self._task.objective, self._task.vocabulary
-        if isinstance(objective, PairObjective):
+        if self._takes_pairs:
             return self._pair(place)
+        vocabulary = self._task.vocabulary
+        objective = cast(TextObjective, self._task.objective)
         denoiser = objective.choose(rng, vocabulary)
         joined = self._task.join_documents
         found = self._joined(place, denoiser) if joined else self._piece(place, denoiser)
         return found and (denoiser(found[0], rng, vocabulary), found[1])
 
     def _pair(self, place: Place) -> tuple[Example, Place] | None:
-        objective = self._task.objective
-        assert isinstance(objective, PairObjective)
+        objective = cast(PairObjective, self._task.objective)
         for document in self._from(place.document):
             if (texts := self._texts(document)) is None:
                 return None

@@ -69,13 +69,14 @@ def first_cursor(num_tasks: int) -> Cursor:
     return Cursor(0, (Place(),) * num_tasks)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class _Read:
-    """An example that waits, or one that is in a row already (None), and the places before it."""
+    """An example that was read, None once it is in a row, and the places before it."""
 
     number: int
     places: tuple[Place, ...]
     example: Example | None
+    sizes: tuple[int, ...]
 
 
 # From the number of an example and the places before it, to it and the places after it.
@@ -100,8 +101,8 @@ class RowStream:
         """Where the stream stands after the rows it has given."""
         if not self._read:
             return Cursor(self._next, self._places)
-        oldest, *others = self._read
-        taken = tuple(read.number for read in others if read.example is None)
+        oldest = self._read[0]
+        taken = tuple([read.number for read in self._read if read.example is None])
         return Cursor(oldest.number, oldest.places, taken)
 
     def __next__(self) -> list[Example]:
@@ -109,30 +110,37 @@ class RowStream:
             example, self._places = self._make(self._next, self._places)
             self._next += 1
             return [example]
-        sizes = [self._layout.sizes(r.example) for r in self._read if r.example is not None]
-        while not sizes or not enough_waiting(
-            sizes, self._layout.capacity, span=self._next - self._read[0].number
+        capacity = self._layout.capacity
+        waiting = [read for read in self._read if read.example is not None]
+        sizes = [read.sizes for read in waiting]
+        while not waiting or not enough_waiting(
+            sizes, capacity, span=self._next - self._read[0].number
         ):
             read = self._read_one()
             if read.example is not None:
-                sizes.append(self._layout.sizes(read.example))
-        waiting = [read for read in self._read if read.example is not None]
-        row = [waiting[index] for index in choose_row(sizes, self._layout.capacity)]
-        chosen = {read.number for read in row}
-        left = [
-            dataclasses.replace(read, example=None) if read.number in chosen else read
-            for read in self._read
-        ]
-        self._read = list(itertools.dropwhile(lambda read: read.example is None, left))
-        return [read.example for read in row if read.example is not None]
+                waiting.append(read)
+                sizes.append(read.sizes)
+        row: list[Example] = []
+        for index in choose_row(sizes, capacity):
+            chosen = waiting[index]
+            assert chosen.example is not None
+            row.append(chosen.example)
+            chosen.example = None
+        first = next(
+            (at for at, read in enumerate(self._read) if read.example is not None), len(self._read)
+        )
+        del self._read[:first]
+        return row
 
     def _read_one(self) -> _Read:
         number, places = self._next, self._places
         example, self._places = self._make(number, places)
         self._next += 1
+        read = _Read(number, places, example, self._layout.sizes(example))
         # What a row before the cursor has taken is read again only to get past it.
-        read = _Read(number, places, None if number in self._taken else example)
-        self._taken.discard(number)
+        if number in self._taken:
+            self._taken.remove(number)
+            read.example = None
         self._read.append(read)
         return read
 
@@ -304,6 +312,8 @@ class Batches:
         """Ends threads and processes."""
         for iterator in self._iterators:
             iterator.close()
+        # Else Grain closes them again while the interpreter shuts down, and fails.
+        self._iterators = []
 
 
 def _in_thread(plan: _Plan) -> grain.DatasetIterator:

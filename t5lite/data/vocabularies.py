@@ -152,7 +152,7 @@ class SentencePieceVocabulary(Vocabulary):
                 f"SentencePieceVocabulary.path {self.path} must be a SentencePiece model: {reason}"
             ) from error
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         return int(self._processor.vocab_size()) + self.num_sentinels
 

@@ -9,7 +9,7 @@ from t5lite.core.numbers import Number
 from t5lite.models.config import T5Config
 from t5lite.models.layers import Dropout, Linear
 
-# Finite, so that a query with no key to attend to gives an average and not NaN.
+# Finite, so that the softmax of a query with no key to attend to is not NaN; see `attend`.
 MASKED_SCORE = -1e10
 
 
@@ -35,10 +35,22 @@ def attention_weights(
 
 
 def attend(
-    weights: Float[Array, "b h q k"], value: Float[Array, "b k h d"]
+    weights: Float[Array, "b h q k"],
+    value: Float[Array, "b k h d"],
+    *,
+    mask: Bool[Array, "#b 1 q k"] | None = None,
 ) -> Float[Array, "b q h d"]:
-    """Returns the average of the values under the weights."""
-    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
+    """Returns the average of the values under the weights; 0 for a query with no key to attend to.
+
+    Such is a target whose input is empty: in a row with other examples it must not see theirs.
+
+    Differs from T5X, where it is the average of all values, of padding or other examples.
+    """
+    average = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
+    if mask is None:
+        return average
+    has_key = mask.any(axis=-1)[:, 0, :, None, None]
+    return jnp.where(has_key, average, jnp.zeros([], average.dtype))
 
 
 class Attention(nn.Module):
@@ -75,7 +87,7 @@ class Attention(nn.Module):
         key, value = heads("key", source, 1.0), heads("value", source, 1.0)
         weights = attention_weights(query, key, bias=bias, mask=mask)
         weights = Dropout(name="dropout")(weights, dropout_rate)
-        attended = attend(weights, value)
+        attended = attend(weights, value, mask=mask)
         init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", (0, 1), 2)
         out_shape, out_axes = (*shape[1:], shape[0]), (*axes[1:], axes[0])
         return Linear("blhd,hde->ble", out_shape, out_axes, init, name="out")(attended)

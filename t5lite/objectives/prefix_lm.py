@@ -70,11 +70,12 @@ class PrefixLM:
     def __call__(self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels) -> Example:
         """Returns the example of one piece; a single token is all target.
 
-        >>> from types import SimpleNamespace
+        >>> from t5lite.data.vocabularies import ByteVocabulary
         >>> objective = PrefixLM(inputs_length=6, targets_length=3, suffix_fraction=0.25)
         >>> objective.tokens_length
         8
-        >>> example = objective(np.arange(10, 18), None, SimpleNamespace(eos_id=1))
+        >>> example = objective(
+        ...     np.arange(10, 18), np.random.default_rng(0), ByteVocabulary())
         >>> example["inputs"].tolist(), example["targets"].tolist()
         ([10, 11, 12, 13, 14, 15], [16, 17, 1])
         """

@@ -79,12 +79,14 @@ def noise_spans_to_sentinels(
     tokens: Tokens, noise_mask: Bool[np.ndarray, "length"], vocabulary: Sentinels
 ) -> Tokens:
     """Replaces every span of noise by one sentinel, the first span by the first sentinel."""
+    kept = ~noise_mask
     first = noise_mask.copy()
-    first[1:] &= ~noise_mask[:-1]
-    starts = np.flatnonzero(first)
+    first[1:] &= kept[:-1]
+    starts = first.nonzero()[0]
     replaced = tokens.copy()
-    replaced[starts] = vocabulary.sentinel(0) - np.arange(len(starts))
-    return replaced[~noise_mask | first]
+    replaced[starts] = np.arange(top := vocabulary.sentinel(0), top - len(starts), -1)
+    kept[starts] = True
+    return replaced[kept]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -40,10 +40,10 @@ class Supervised:
     def from_pair(self, inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> Example:
         """Returns the example of one pair.
 
-        >>> from types import SimpleNamespace
+        >>> from t5lite.data.vocabularies import ByteVocabulary
         >>> supervised = Supervised(inputs_length=3, targets_length=3)
         >>> example = supervised.from_pair(
-        ...     np.array([7, 8, 9, 7]), np.array([5]), SimpleNamespace(eos_id=1))
+        ...     np.array([7, 8, 9, 7]), np.array([5]), ByteVocabulary())
         >>> example["inputs"].tolist(), example["targets"].tolist()
         ([7, 8, 1], [5, 1])
 

@@ -35,7 +35,7 @@ class Feed:
         *,
         say: Callable[[str], None],
     ) -> None:
-        seed = run.seed if run.data_seed is None else run.data_seed
+        seed = run.stream_seed
         self._about: dict[str, Any] = {
             "seed": seed,
             "batch_size": run.batch_size,

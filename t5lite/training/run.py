@@ -129,6 +129,11 @@ class Run:
                 )
 
     @property
+    def stream_seed(self) -> int:
+        """The seed of the data."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    @property
     def layout(self) -> Layout:
         """Where the tokens of examples go in a row, which is as long as the longest example."""
         objectives = [task.objective for task in self.task.tasks]

@@ -1,90 +1,213 @@
-import io
+import bz2
+import gzip
+import json
+import lzma
+import pickle
 
+import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.data.sources import TextSource, TfdsSource
-from t5lite.data.text_files import records_of
+from t5lite.data import files
+from t5lite.data.array_records import ArrayRecords
+from t5lite.data.files import Part, cut, parts_of, read_part
+from t5lite.data.sources import FileSource, TfdsSource
+
+ROWS = [{"en": f"größer {n}", "de": f"日本 {n}" * (n % 5), "n": n} for n in range(500)]
+PAIRS = [(row["en"], row["de"]) for row in ROWS]
 
 
-def _all(documents):
-    return [documents[i] for i in range(len(documents))]
+def _all(records):
+    return [records[i] for i in range(len(records))]
 
 
-def test_lines_are_documents_in_order(tmp_path):
-    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
-    (tmp_path / "b.txt").write_text("three")
-    source = TextSource(
-        files={"train": "*.txt"}, folder=str(tmp_path), data_dir=str(tmp_path / "data")
+def _source(tmp_path, name, **choices):
+    return FileSource(
+        files={"train": name}, folder=str(tmp_path), data_dir=str(tmp_path / "tfds"), **choices
     )
-    assert _all(source.documents("train")) == [b"one", b"two", b"three"]
 
 
-def test_pieces_of_a_file_are_the_file(tmp_path):
-    text = "größer und größer\n" * 50
+def _write(path, kind):
+    if kind == "parquet":
+        table = pyarrow.Table.from_pylist(ROWS)
+        pyarrow.parquet.write_table(table, path, row_group_size=99)
+        return
+    lines = {
+        "jsonl": [json.dumps(row) for row in ROWS],
+        "tsv": ["\t".join(pair) for pair in PAIRS],
+    }[kind]
+    text = "".join(line + "\n" for line in lines).encode()
+    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+    path.write_bytes(pack.get(path.suffix, bytes)(text))
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.tsv", "a.parquet", "a.jsonl.gz", "a.tsv.bz2", "a.jsonl.xz"]
+)
+def test_every_format_gives_the_wanted_fields_in_order(name, tmp_path):
+    _write(tmp_path / name, name.split(".")[1])
+    records = _source(tmp_path, name, fields=("en", "de")).records("train")
+    assert records.fields == ("en", "de")
+    assert [(r["en"], r["de"]) for r in _all(records)] == PAIRS
+
+
+def test_files_of_any_file_system_are_read(tmp_path):
+    import fsspec
+
+    with fsspec.open("memory://corpus/a.txt", "w") as file:
+        file.write("one\ntwo\n")
+    records = _source(tmp_path, "memory://corpus/*.txt").records("train")
+    assert [r["text"] for r in _all(records)] == ["one", "two"]
+
+
+@pytest.mark.parametrize("part_bytes", [1, 7, 100, 5000])
+@pytest.mark.parametrize("ending", ["\n", "\r\n", ""])
+def test_parts_of_a_file_together_are_its_lines(part_bytes, ending, tmp_path, monkeypatch):
+    rng = np.random.default_rng()
+    lines = ["x" * n for n in rng.integers(0, 30, 50)] + ["last"]
+    (tmp_path / "a.txt").write_bytes((ending or "\n").join(lines).encode() + ending.encode())
+    monkeypatch.setattr(files, "PART_BYTES", part_bytes)
+    parts = parts_of(str(tmp_path / "a.txt"), "lines")
+    made = [r for part in parts for r in read_part(part, ("text",), max_bytes=1000)]
+    assert [r and r["text"] for r in made] == [line or None for line in lines]
+
+
+def test_fields_that_are_no_text_are_as_json_writes_them(tmp_path):
+    row = {"text": 5, "flag": True, "list": ["a", 1.5]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    fields = ("text", "flag", "list")
+    record = _source(tmp_path, "a.jsonl", fields=fields).records("train")[0]
+    assert record == {"text": "5", "flag": "true", "list": '["a", 1.5]'}
+
+
+BAD_JSON = (
+    b'{"text": "a"}\n{"text": "b"\n[1]\n{"txt": "c"}\n{"text": null}\n\xff\n\n{"text": " "}\n'
+)
+BAD_LINES = [
+    ("a.jsonl:2", "no JSON"),
+    ("a.jsonl:3", "must be a JSON object, got list"),
+    ("a.jsonl:4", "no field 'text'; it has txt"),
+    ("a.jsonl:5", "no field 'text'"),
+    ("a.jsonl:6", "no UTF-8 at byte 0"),
+]
+
+
+@pytest.mark.parametrize("start", [0, 5, 14, 30])
+def test_rows_that_are_none_are_told_with_file_and_line(start, tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(BAD_JSON)
+    part = Part(str(tmp_path / "a.jsonl"), "jsonl", start, len(BAD_JSON))
+    bad = [str(r) for r in read_part(part, ("text",), max_bytes=99) if isinstance(r, files.Bad)]
+    first = BAD_JSON[:start].count(b"\n") + (start > 0 and BAD_JSON[start - 1 : start] != b"\n")
+    wanted = [line for line in BAD_LINES if int(line[0].split(":")[1]) > first]
+    assert len(bad) == len(wanted)
+    for text, (place, reason) in zip(bad, wanted, strict=True):
+        assert text.startswith(str(tmp_path / place))
+        assert reason in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", BAD_JSON, r"max_errors \(0\) allows: .*a.jsonl:2: no JSON"),
+        ("a.tsv", b"a\tb\tc\n", r"a.tsv:1: must have the 1 columns of FileSource.fields, got 3"),
+        ("a.txt", b"fine\nbroken \xc3\n", r"a.txt:2: no UTF-8 at byte 7 of the line"),
+        ("a.jsonl", b'{"text": "\\ud800"}', "half of a surrogate pair"),
+        ("a.txt", b"\n \n", r"there is no record in it \(2 empty rows, 0 that cannot be read\)"),
+        ("a.parquet", b"PAR1 rubbish", "a.parquet must be Parquet"),
+        ("a.jsonl.gz", b"no gzip at all", "cannot be built"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 999)[:40], "cannot be built"),
+        ("a.xyz", b"text", r"the format of .*a.xyz' \(FileSource.format\) is unknown"),
+    ],
+)
+def test_what_cannot_be_read_is_said_on_one_line(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as raised:
+        _source(tmp_path, name).records("train")
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_bad_rows_are_left_out_up_to_the_limit_and_counted(tmp_path, caplog):
+    (tmp_path / "a.jsonl").write_bytes(BAD_JSON)
+    with pytest.raises(UserError, match="more rows cannot be read"):
+        _source(tmp_path, "a.jsonl", max_errors=4).records("train")
+    with caplog.at_level("INFO", logger="t5lite"):
+        records = _source(tmp_path, "a.jsonl", max_errors=5).records("train")
+    assert _all(records) == [{"text": "a"}]
+    assert "left out 2 empty rows" in caplog.text
+    assert "left out 5 rows that cannot be read" in caplog.text
+    assert "a.jsonl:2: no JSON" in caplog.text
+
+
+def test_a_document_of_50_megabytes_becomes_pieces_that_are_it(tmp_path):
+    text = "größer und größer, 日本\n" * (50_000_000 // 30)
     (tmp_path / "a.txt").write_text(text)
-    source = TextSource(
-        files={"train": str(tmp_path / "a.txt")},
-        record="file",
-        max_bytes=64,
-        data_dir=str(tmp_path / "data"),
-    )
-    pieces = _all(source.documents("train"))
-    assert b"".join(pieces).decode() == text
-    assert max(map(len, pieces)) <= 64
-    assert all(piece.endswith(b"\n") for piece in pieces)
+    records = _source(tmp_path, "a.txt", format="document").records("train")
+    assert "".join(r["text"] for r in _all(records)) == text
+    assert max(len(r["text"].encode()) for r in _all(records)) <= 65536
 
 
 def test_a_line_that_is_too_long_is_cut_between_characters():
-    pieces = list(records_of(io.BytesIO("日本語".encode() * 10), record="line", max_bytes=8))
-    assert max(map(len, pieces)) <= 8
-    assert "".join(piece.decode() for piece in pieces) == "日本語" * 10
+    pieces = list(cut("日本語" * 10, 8))
+    assert max(len(piece.encode()) for piece in pieces) <= 8
+    assert "".join(pieces) == "日本語" * 10
 
 
-def test_the_fingerprint_changes_with_the_files(tmp_path):
+def test_the_fingerprint_changes_with_the_text_and_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
 
     def fingerprint():
-        source = TextSource(files={"train": str(path)}, data_dir=str(tmp_path / "data"))
-        return source.documents("train").fingerprint
+        return _source(tmp_path, "a.txt").records("train").fingerprint
 
     path.write_text("one\n")
     first = fingerprint()
+    path.write_text("one\n")
     assert fingerprint() == first
-    path.write_text("one\ntwo\n")
+    path.write_text("onf\n")
     assert fingerprint() != first
+
+
+def test_records_are_read_by_number_also_in_another_process(tmp_path):
+    _write(tmp_path / "a.jsonl", "jsonl")
+    records = _source(tmp_path, "a.jsonl", fields=("n",)).records("train[10%:20%]")
+    for of in (records, pickle.loads(pickle.dumps(records))):
+        assert [r["n"] for r in _all(of)] == [str(n) for n in range(50, 100)]
+    with pytest.raises(IndexError):
+        records[50]
+    assert len(ArrayRecords([])) == 0
 
 
 def test_python_docs_is_split_by_topic(data_dir):
     source = TfdsSource(name="python_docs", data_dir=data_dir)
-    train, validation = (_all(source.documents(s)) for s in ("train", "validation"))
+    train, validation = (
+        [r["text"] for r in _all(source.records(s))] for s in ("train", "validation")
+    )
     assert len(train) + len(validation) > 70
     assert not set(train) & set(validation)
     share = sum(map(len, validation)) / sum(map(len, train + validation))
     assert 0.02 < share < 0.2
+    assert source.records("train").fields == ("topic", "text")
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda d: TfdsSource(name="python_doc", data_dir=d), "did you mean 'python_docs'"),
-        (lambda d: TfdsSource(name="python_docs", text_field="txt", data_dir=d), "no field 'txt'"),
-        (lambda d: TextSource(files={"train": "/no/such.txt"}, data_dir=d), "there is no file"),
-        (lambda d: TextSource(files={}, record="word", data_dir=d), "must be one of"),
+        (lambda d: FileSource(files={"train": "/no/such.txt"}, data_dir=d), "there is no file"),
+        (lambda d: FileSource(files={"train": "bad://x.txt"}), "files 'bad://x.txt' cannot be had"),
+        (lambda d: FileSource(files={}, format="word"), "FileSource.format is unknown: got 'word'"),
+        (lambda d: FileSource(files={}, max_bytes=3), "max_bytes must be at least 4"),
+        (lambda d: FileSource(files={}, max_errors=-1), "max_errors must be at least 0"),
+        (lambda d: FileSource(files={}, fields=()), "fields must be names, each once"),
+        (lambda d: FileSource(files={}, fields=("a", "b"), format="lines"), "has one field"),
     ],
 )
 def test_what_is_not_there_is_refused(make, message, data_dir):
     with pytest.raises(UserError, match=message):
-        make(data_dir).documents("train")
+        make(data_dir).records("train")
 
 
 def test_an_unknown_split_names_those_that_are(data_dir):
     with pytest.raises(UserError, match="has no split 'test'; known: train, validation"):
-        TfdsSource(name="python_docs", data_dir=data_dir).documents("test")
-
-
-def test_an_empty_corpus_is_refused(tmp_path):
-    (tmp_path / "empty.txt").write_text("\n\n")
-    source = TextSource(files={"train": str(tmp_path / "empty.txt")}, data_dir=str(tmp_path))
-    with pytest.raises(UserError, match="must hold text, but there is none"):
-        source.documents("train")
+        TfdsSource(name="python_docs", data_dir=data_dir).records("test")

@@ -5,7 +5,6 @@ from t5lite.core.errors import UserError
 from t5lite.data.vocabularies import ByteVocabulary
 from t5lite.objectives.span_corruption import (
     SpanCorruption,
-    fill_spans,
     random_segment_lengths,
     random_spans_noise_mask,
     span_corruption_lengths,
@@ -75,23 +74,6 @@ def test_corruption_of_a_small_text_by_hand():
     first = VOCABULARY.size - 1
     assert example["inputs"].tolist() == [10, first, 13, 14, first - 1, 1]
     assert example["targets"].tolist() == [first, 11, 12, first - 1, 15, 1]
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_inputs_and_targets_merge_back_to_the_text(seed):
-    rng = np.random.default_rng(seed)
-    objective = SpanCorruption(
-        inputs_length=int(rng.integers(8, 300)),
-        noise_density=float(rng.uniform(0.1, 0.5)),
-        mean_noise_span_length=float(rng.uniform(1, 20)),
-    )
-    length = objective.tokens_length - int(rng.integers(0, 5))
-    tokens = rng.integers(3, 259, length).astype(np.int32)
-    example = objective(tokens, rng, VOCABULARY)
-    parts = fill_spans(example["inputs"], example["targets"], VOCABULARY)
-    np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), tokens)
-    assert len(example["inputs"]) <= objective.inputs_length
-    assert len(example["targets"]) <= objective.targets_length
 
 
 def test_a_full_example_fills_inputs_and_targets():

@@ -1,0 +1,33 @@
+"""`t5lite vocab`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import rich.console
+
+from t5lite import configurables
+from t5lite.cli.quiet import quiet_libraries
+from t5lite.data.vocabulary_training import train_vocabulary
+
+
+def run(flags: Any, bindings: Sequence[str]) -> None:
+    """Trains a vocabulary and says how a run uses it."""
+    quiet_libraries()
+    (training,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "vocab")
+    console, count = rich.console.Console(highlight=False, soft_wrap=True), 0
+    with console.status("reading") as status:
+
+        def on_line() -> None:
+            nonlocal count
+            count += 1
+            if count % 10000 == 0:
+                status.update(f"{count:,} lines read")
+
+        size = train_vocabulary(training, on_line=on_line)
+    console.print(
+        f"{training.output}: {size:,} pieces from {count:,} lines. A run uses it with\n"
+        "  Task.vocabulary = @SentencePieceVocabulary()\n"
+        f"  SentencePieceVocabulary.path = '{training.output}'\n"
+        f"and, with 100 sentinels, T5Config.vocab_size of {size + 100:,} or more.",
+        markup=False,
+    )

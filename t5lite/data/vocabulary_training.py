@@ -1,0 +1,127 @@
+"""Training a SentencePiece vocabulary on the text of a source."""
+
+import dataclasses
+import io
+import itertools
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+
+from t5lite.core.errors import UserError
+from t5lite.data import templates
+from t5lite.data.files import cut
+from t5lite.data.sources import Source
+
+MODEL_TYPES = ("unigram", "bpe")
+
+# SentencePiece leaves out longer sentences without a word.
+MAX_SENTENCE_BYTES = 4096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VocabularyTraining:
+    """What `t5lite vocab` does.
+
+    Args:
+        source, split: where the text is.
+        output: the file to write; it must end in .model and must not be there.
+        size: pieces, without sentinels: those are added where the vocabulary is used, by
+            `SentencePieceVocabulary.num_sentinels`.
+        text: a template for the text of a record.
+        model_type: "unigram", as T5's, or "bpe".
+        byte_fallback: characters without a piece become their bytes instead of unknown.
+        user_symbols: texts that are one piece each, such as "[NLU]".
+        character_coverage: share of the text's characters that get pieces of their own.
+        max_lines: so many lines of the text are used, those of records from all over the split.
+
+    Raises:
+        UserError: for choices out of range.
+    """
+
+    source: Source
+    output: str
+    size: int = 32000
+    split: str = "train"
+    text: str = "{text}"
+    model_type: str = "unigram"
+    byte_fallback: bool = True
+    user_symbols: Sequence[str] = ()
+    character_coverage: float = 0.9995
+    max_lines: int = 5_000_000
+
+    def __post_init__(self) -> None:
+        if self.model_type not in MODEL_TYPES:
+            raise UserError(f"vocab.model_type must be in {MODEL_TYPES}, got {self.model_type!r}")
+        if not 0 < self.character_coverage <= 1:
+            raise UserError(
+                f"vocab.character_coverage must be in (0, 1], got {self.character_coverage}"
+            )
+        if not self.output.endswith(".model"):
+            raise UserError(f"vocab.output must end in .model, got {self.output!r}")
+        for name in ("size", "max_lines"):
+            if getattr(self, name) < 1:
+                raise UserError(f"vocab.{name} must be at least 1, got {getattr(self, name)}")
+        if not templates.fields_of("vocab.text", self.text):
+            raise UserError(f"vocab.text must name a field, as in {{text}}, got {self.text!r}")
+
+
+def train_vocabulary(training: VocabularyTraining, *, on_line: Callable[[], None]) -> int:
+    """Trains, writes the model file and returns how many pieces it has.
+
+    Args:
+        on_line: called for every line that is read.
+
+    Raises:
+        UserError: where the output is there already, or the text does not give so many pieces.
+    """
+    import sentencepiece
+
+    output = pathlib.Path(training.output).expanduser()
+    if output.exists():
+        raise UserError(f"vocab.output {training.output} is there already; name another")
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"vocab.output {training.output} must be in a folder that is there")
+
+    def lines() -> Iterator[str]:
+        for line in itertools.islice(_lines(training), training.max_lines):
+            on_line()
+            yield line
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=lines(),
+            model_writer=model,
+            vocab_size=training.size,
+            model_type=training.model_type,
+            byte_fallback=training.byte_fallback,
+            user_defined_symbols=list(training.user_symbols),
+            character_coverage=training.character_coverage,
+            max_sentence_length=MAX_SENTENCE_BYTES,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0].rpartition("] ")[2]
+        raise UserError(
+            f"vocab.size {training.size} cannot be had from this text: {reason}"
+        ) from error
+    partial = output.with_name(f"{output.name}.tmp")
+    partial.write_bytes(model.getvalue())
+    partial.replace(output)
+    return int(sentencepiece.SentencePieceProcessor(model_file=str(output)).vocab_size())
+
+
+def _lines(training: VocabularyTraining) -> Iterator[str]:
+    """Yields the lines of the records, of every n-th one where there are more than are wanted."""
+    records = training.source.records(training.split)
+    templates.check_fields("vocab.text", training.text, records.fields)
+    stride = max(1, len(records) // training.max_lines)
+    for start in range(stride):
+        for number in range(start, len(records), stride):
+            for line in templates.fill(training.text, records[number]).splitlines():
+                for piece in cut(line, MAX_SENTENCE_BYTES - 1):
+                    if piece.strip():
+                        yield piece

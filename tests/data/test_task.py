@@ -1,0 +1,210 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from t5lite.core.errors import UserError
+from t5lite.data import tokens
+from t5lite.data.building import summaries_of
+from t5lite.data.mixture import Mixture
+from t5lite.data.sources import FileSource
+from t5lite.data.task import Task
+from t5lite.data.vocabularies import ByteVocabulary
+from t5lite.objectives.span_corruption import SpanCorruption
+from t5lite.objectives.supervised import Supervised
+
+VOCABULARY = ByteVocabulary()
+ROWS = [
+    {"en": "A Dog", "de": "Ein  Hund"},
+    {"en": "<b>cat</b>", "de": "{Katze}"},
+    {"en": "empty", "de": " "},
+]
+
+
+@pytest.fixture
+def make_task(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+
+    def make(**choices):
+        given = {
+            "source": FileSource(
+                files={"train": "pairs.jsonl"},
+                fields=("en", "de"),
+                folder=str(tmp_path),
+                data_dir=str(tmp_path / "tfds"),
+            ),
+            "vocabulary": VOCABULARY,
+            "objective": Supervised(inputs_length=64, targets_length=64),
+            "inputs": "translate: {en}",
+            "targets": "{de}",
+        }
+        return Task(**{**given, **choices})
+
+    return make
+
+
+def _texts(task):
+    records = task.tokens("train")
+    return [tuple(VOCABULARY.decode(text) for text in records[i]) for i in range(len(records))]
+
+
+def test_templates_make_the_texts(make_task):
+    assert _texts(make_task(targets="{{{de}}} ({en})"))[:2] == [
+        ("translate: A Dog", "{Ein  Hund} (A Dog)"),
+        ("translate: <b>cat</b>", "{{Katze}} (<b>cat</b>)"),
+    ]
+
+
+def test_steps_change_records_in_their_order_and_leave_some_out(make_task):
+    steps = ("lowercase", "strip_html_tags", "normalize_whitespace", "drop_if_any_empty")
+    assert _texts(make_task(preprocessors=steps)) == [
+        ("translate: a dog", "ein hund"),
+        ("translate: cat", "{katze}"),
+        (),
+    ]
+
+
+def shout(record):
+    """A step of one's own."""
+    return {**record, "loud": record["en"].upper()}
+
+
+def test_a_step_of_ones_own_may_make_fields(make_task):
+    task = make_task(preprocessors=["tests.data.test_task:shout"], inputs="{loud}")
+    assert _texts(task)[0] == ("A DOG", "Ein  Hund")
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"inputs": None}, "Task.inputs needs a template for Supervised, got None"),
+        ({"objective": SpanCorruption(inputs_length=24)}, "Task.inputs must be None for SpanCorr"),
+        ({"inputs": "{en!r}"}, r"must name fields plainly, as in {text}, got {en}"),
+        ({"inputs": "{en"}, "must be a template"),
+        ({"inputs": "no field"}, "Task.inputs must name a field"),
+        ({"name": "a/b"}, "Task.name must be of letters"),
+        ({"preprocessors": ["lower"]}, "did you mean 'lowercase'"),
+        ({"preprocessors": ["no_such_module:step"]}, "'no_such_module:step' cannot be imported"),
+        ({"preprocessors": ["json:no_such"]}, "'json:no_such' cannot be imported"),
+    ],
+)
+def test_what_does_not_fit_is_refused_when_the_task_is_made(choices, message, make_task):
+    with pytest.raises(UserError, match=message):
+        make_task(**choices)
+
+
+def test_a_template_that_names_no_field_of_the_records_is_refused(make_task):
+    with pytest.raises(UserError, match="Task.inputs .* names the field 'eng'; did you mean 'en'"):
+        make_task(inputs="{eng}").tokens("train")
+
+
+@pytest.mark.parametrize("pairs", [True, False], ids=["pairs", "text"])
+@pytest.mark.parametrize("size", [100, 70000], ids=["uint16", "uint32"])
+def test_a_cache_holds_the_same_tokens_and_is_made_once(
+    pairs, size, make_task, tmp_path, monkeypatch
+):
+    choices = {
+        "vocabulary": ByteVocabulary(num_sentinels=size),
+        "preprocessors": ["drop_if_any_empty"],
+    }
+    if not pairs:
+        choices |= {"inputs": None, "objective": SpanCorruption(inputs_length=24)}
+    task = make_task(**choices)
+    records = task.tokens("train")
+    plain = [records[number] for number in range(len(records))]
+    cache = dataclasses.replace(task, token_cache=str(tmp_path / "cache"))
+    for _ in range(2):
+        kept = cache.tokens("train")
+        assert kept.fingerprint == records.fingerprint
+        assert len(kept) == len(plain)
+        for number in range(len(plain)):
+            assert len(kept[number]) == len(plain[number])
+            for some, other in zip(kept[number], plain[number], strict=True):
+                np.testing.assert_array_equal(some, other)
+        # From now on whatever would encode fails.
+        monkeypatch.setattr(tokens.Tokenized, "__getitem__", None)
+
+
+def test_a_cache_belongs_to_text_steps_vocabulary_and_code(make_task, tmp_path, monkeypatch):
+    def folders(**choices):
+        make_task(token_cache=str(tmp_path / "cache"), **choices).tokens("train")
+        return len([p for p in (tmp_path / "cache").iterdir() if p.is_dir() and summaries_of(p)])
+
+    assert folders() == folders() == 1
+    assert folders(inputs="{en}") == 2
+    assert folders(preprocessors=["lowercase"]) == 3
+    assert folders(vocabulary=ByteVocabulary(num_sentinels=7)) == 4
+    monkeypatch.setattr(tokens, "_code_version", lambda: "later")
+    assert folders() == 5
+
+
+@pytest.fixture
+def sized(tmp_path):
+    """Tasks over sources of 10, 100 and 1000 records."""
+
+    def make(count, **choices):
+        (tmp_path / f"{count}.txt").write_text("text\n" * count)
+        given = {
+            "name": f"of{count}",
+            "source": FileSource(
+                files={"train": f"{count}.txt"},
+                folder=str(tmp_path),
+                data_dir=str(tmp_path / "tfds"),
+            ),
+            "vocabulary": VOCABULARY,
+            "objective": SpanCorruption(inputs_length=24),
+        }
+        return Task(**{**given, **choices})
+
+    return make
+
+
+def test_rates_are_sizes_limited_and_softened(sized):
+    tasks = [sized(count) for count in (10, 100, 1000)]
+    mixed = Mixture(components=tasks)
+    assert mixed.rates("train") == pytest.approx([10 / 1110, 100 / 1110, 1000 / 1110])
+    mixed = Mixture(components=tasks, maximum_records=200)
+    assert mixed.rates("train") == pytest.approx([10 / 310, 100 / 310, 200 / 310])
+    mixed = Mixture(components=tasks, maximum_records=200, temperature=2.0)
+    roots = np.sqrt([10, 100, 200])
+    assert mixed.rates("train") == pytest.approx(list(roots / roots.sum()))
+
+
+def test_a_mixture_within_a_mixture_shares_what_it_gets(sized):
+    inner = Mixture(components=[sized(10), sized(100)])
+    mixed = Mixture(components=[inner, sized(1000)], shares=[3.0, 1.0])
+    assert mixed.rates("train") == pytest.approx([0.75 * 10 / 110, 0.75 * 100 / 110, 0.25])
+    assert [task.name for task in mixed.tasks] == ["of10", "of100", "of1000"]
+
+
+def test_the_identity_of_a_mixture_has_all_that_its_order_depends_on(sized):
+    first = Mixture(components=[sized(10), sized(100)], shares=[1.0, 2.0]).identity("train")
+    other = Mixture(components=[sized(10), sized(100)], shares=[1.0, 3.0]).identity("train")
+    assert {name for name in first if first[name] != other[name]} == {"rates"}
+    assert {"of10.data", "of100.objective", "of10.vocabulary"} < first.keys()
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"shares": [1.0, 0.0]}, "must be 2 numbers over 0, .*; leave a component out"),
+        ({"shares": [1.0]}, "must be 2 numbers over 0"),
+        ({"shares": [1.0, 2.0], "temperature": 2.0}, "leave out Mixture.shares to use them"),
+        ({"maximum_records": 0}, "maximum_records must be at least 1, got 0"),
+        ({"temperature": 0.5}, "temperature must be at least 1, got 0.5"),
+        ({"components": []}, "must hold a task, got none"),
+        ({"components": ["a"]}, "must be tasks, as in"),
+    ],
+)
+def test_a_mixture_that_cannot_be_is_refused(choices, message, sized):
+    with pytest.raises(UserError, match=message):
+        Mixture(**{"components": [sized(10), sized(100)], **choices})
+
+
+def test_tasks_of_a_mixture_must_differ_in_name_and_agree_in_vocabulary(sized):
+    with pytest.raises(UserError, match="must differ in Task.name, but 2 are 'same'"):
+        Mixture(components=[sized(10, name="same"), sized(100, name="same")])
+    other = sized(100, vocabulary=ByteVocabulary(num_sentinels=9))
+    with pytest.raises(UserError, match="must have one vocabulary: of10 has .*125.*of100 has .*9"):
+        Mixture(components=[sized(10), other])

@@ -1,0 +1,92 @@
+import contextlib
+import itertools
+
+import numpy as np
+import pytest
+
+from t5lite.core.errors import UserError
+from t5lite.training.feed import Feed
+from tests import small
+from tests.data import streams
+
+
+@pytest.fixture
+def make_run(text_file, data_dir, tmp_path):
+    return lambda **changes: small.run(text_file, data_dir, tmp_path / "run", **changes)
+
+
+def go(run, count, saved=None, rows=range(8)):
+    """The next `count` batches, where the data stands then, and what was said."""
+    said = []
+    feed = Feed(run, list(rows), saved, say=said.append)
+    with contextlib.closing(feed):
+        batches = list(itertools.islice(feed, count))
+        return batches, feed.state(), said
+
+
+def test_a_saved_state_gives_the_batches_after_it(make_run):
+    run = make_run()
+    whole, end, _ = go(run, 9)
+    first, saved, _ = go(run, 4)
+    second, again, said = go(run, 5, saved)
+    assert streams.digest(first + second) == streams.digest(whole)
+    assert again == end
+    assert (saved["batches"], end["batches"], said) == (4, 9, [])
+
+
+def test_batches_are_left_out_as_if_they_had_been_taken(make_run):
+    whole, _, _ = go(make_run(), 12)
+    run = make_run(skip_batches=[(3, 5), (9, 9)])
+    kept, state, said = go(run, 8)
+    wanted = [whole[number - 1] for number in (1, 2, 6, 7, 8, 10, 11, 12)]
+    assert streams.digest(kept) == streams.digest(wanted)
+    assert state["batches"] == 12
+    assert said == [f"left out the batches up to {n}: train.skip_batches" for n in (5, 9)]
+    # The same, stopped anywhere.
+    for stop in (1, 2, 3, 6):
+        first, saved, _ = go(run, stop)
+        second, again, _ = go(run, 8 - stop, saved)
+        assert streams.digest(first + second) == streams.digest(wanted)
+        assert again["rows"] == state["rows"]
+
+
+def test_a_range_may_be_asked_for_when_the_run_goes_on(make_run):
+    whole, _, _ = go(make_run(), 12)
+    _, saved, _ = go(make_run(), 6)
+    batches, _, said = go(make_run(skip_batches=[(2, 3), (8, 10)]), 3, saved)
+    assert streams.digest(batches) == streams.digest([whole[6], whole[10], whole[11]])
+    assert said[0] == "batches up to 6 are taken: [(2, 3)] of train.skip_batches is past"
+
+
+def test_another_data_seed_begins_the_data_anew_and_then_goes_on(make_run):
+    _, saved, _ = go(make_run(), 4)
+    run = make_run(data_seed=5)
+    fresh, _, _ = go(run, 6)
+    first, state, said = go(run, 3, saved)
+    assert said == ["the data begins anew with train.data_seed 5"]
+    second, _, said = go(run, 3, state)
+    assert said == []
+    assert streams.digest(first + second) == streams.digest(fresh)
+    assert streams.digest(fresh) != streams.digest(go(make_run(), 6)[0])
+
+
+def test_other_data_is_refused_unless_the_data_begins_anew(make_run, text_file):
+    _, saved, _ = go(make_run(), 2)
+    with text_file.open("a") as file:
+        file.write("one more line\n")
+    try:
+        with pytest.raises(UserError, match=r"was trained with task.data 40 records, .*got 41 rec"):
+            go(make_run(), 1, saved)
+        assert len(go(make_run(data_seed=1), 1, saved)[0]) == 1
+    finally:
+        text_file.write_text(text_file.read_text().replace("one more line\n", ""))
+
+
+def test_each_of_several_readers_takes_its_own_rows_of_what_one_saved(make_run):
+    whole, _, _ = go(make_run(), 6)
+    _, saved, _ = go(make_run(), 3)
+    for rows in ([0, 1, 2], [5], [3, 4, 6, 7]):
+        batches, _, _ = go(make_run(), 3, saved, rows)
+        for batch, of_all in zip(batches, whole[3:], strict=True):
+            for name, array in batch.items():
+                np.testing.assert_array_equal(array, of_all[name][rows])
