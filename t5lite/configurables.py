@@ -148,7 +148,9 @@ def _quoted(binding: str) -> str:
     if not equals or not name.strip():
         raise UserError(f"--gin.NAME=VALUE needs a name and a value, got --gin.{binding}")
     name, value = name.strip(), value.strip()
-    if not value.startswith(("@", "%", "[", "(", "{")):
+    # A template such as {text} is no literal, a dict of references is one of gin's.
+    is_dict = value.startswith("{") and ("@" in value or "%" in value)
+    if not is_dict and not value.startswith(("@", "%", "[", "(")):
         try:
             ast.literal_eval(value)
         except (ValueError, SyntaxError):

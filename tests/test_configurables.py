@@ -1,12 +1,14 @@
+import gzip
 import pathlib
+import re
 
 import pytest
 import sentencepiece
 
 from t5lite import configurables
 from t5lite.core.errors import UserError
-from t5lite.models.architectures import DecoderOnly
 from t5lite.parallel.mesh import Mesh
+from t5lite.public_names import ROOTS
 
 QUICKSTART = ["gin/run/quickstart.gin"]
 ROOT = pathlib.Path(__file__).parent.parent
@@ -158,15 +160,17 @@ def vocabulary_here(tmp_path, text_file, monkeypatch):
 @pytest.mark.usefixtures("vocabulary_here")
 def test_run_files_resolve_to_their_golden(path):
     """Every default of the framework that a run depends on is part of this text."""
-    run = load(files=[str(path)])
+    run = load(files=[str(path)], roots=(path.stem if path.stem in ROOTS else "train",))
     text = configurables.resolved_text()
     golden = GOLDEN / f"config_{path.parent.name}_{path.stem}.gin"
     assert golden.exists(), f"to make it, write {golden} with:\n{text}"
     assert text == golden.read_text(), f"if this change is meant, write {golden} with:\n{text}"
-    assert isinstance(run.model, DecoderOnly) or run.task.objective.inputs_length > 0
+    assert path.stem in ROOTS or run.layout.lengths
 
 
-@pytest.mark.parametrize("path", RUN_FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.parametrize(
+    "path", [p for p in RUN_FILES if p.stem not in ROOTS], ids=lambda p: f"{p.parent.name}/{p.name}"
+)
 @pytest.mark.usefixtures("vocabulary_here")
 def test_run_files_take_the_common_macros_and_open_with_their_command(path):
     lines = path.read_text().splitlines()
@@ -175,3 +179,43 @@ def test_run_files_take_the_common_macros_and_open_with_their_command(path):
     assert len(lines) <= 60
     run = load("MODEL_DIR=m", "STEPS=9", "BATCH_SIZE=4", "SEED=3", files=[str(path)])
     assert (run.model_dir, run.total_steps, run.batch_size, run.seed) == ("m", 9, 4, 3)
+
+
+@pytest.mark.usefixtures("vocabulary_here")
+def test_the_mixture_of_the_readme_is_what_it_says(tmp_path):
+    text = (ROOT / "README.md").read_text()
+    block = re.search(r"^    train.task = @Mixture\(\).*?(?=^- )", text, re.DOTALL | re.MULTILINE)
+    lines = [line.strip() for line in block.group().replace("gs://bucket/", "").splitlines()]
+    bindings = "\n".join(lines).replace("'spiece.model'", "'vocabulary.model'")
+    (tmp_path / "mixture.gin").write_text(bindings)
+    (tmp_path / "train-0.tsv.gz").write_bytes(gzip.compress(b"a  dog\tein Hund\n" * 3))
+    (tmp_path / "dev.tsv").write_text("cat\tKatze\n")
+    (tmp_path / "one.jsonl.gz").write_bytes(gzip.compress(b'{"text": "some text"}\n' * 5))
+    (tmp_path / "held_out.txt").write_text("some text\n")
+    run = load(
+        "train.model_dir=m",
+        *("train.total_steps=1", "train.batch_size=8", "train.model=@EncoderDecoder()"),
+        "T5Config.vocab_size=1000",
+        *(f"{scope}/FileSource.data_dir={tmp_path}/tfds" for scope in ("pairs", "text")),
+        files=[
+            *("gin/models/quickstart.gin", "gin/optimizers/adamw_cosine.gin"),
+            *("mixture.gin", str(_cosine(tmp_path))),
+        ],
+    )
+    assert run.packed
+    assert run.task.rates("train") == pytest.approx((0.75, 0.25))
+    translate, spans = run.task.tasks
+    assert [len(task.tokens("train")) for task in run.task.tasks] == [3, 5]
+    decode = run.task.vocabulary.decode
+    assert [decode(ids) for ids in translate.tokens("validation")[0]] == [
+        decode(run.task.vocabulary.encode(text))
+        for text in ("translate English to German: cat", "Katze")
+    ]
+    assert spans.objective.inputs_length == 512
+
+
+def _cosine(folder):
+    path = folder / "cosine.gin"
+    numbers = ("learning_rate = 1e-3", "warmup_steps = 1", "decay_steps = 2")
+    path.write_text("".join(f"Cosine.{number}\n" for number in numbers))
+    return path

@@ -79,12 +79,12 @@ class Summary:
 class ShardWriter:
     """Writes one shard and counts; `finish` leaves the shard and its note in place."""
 
-    def __init__(self, path: pathlib.Path, *, max_errors: int) -> None:
+    def __init__(self, path: pathlib.Path, *, max_errors: int, compressed: bool) -> None:
         from array_record.python import array_record_module
 
         self._path, self._unfinished = path, path.with_name(f"{path.name}.tmp")
         # One record a group: each is read alone.
-        options = "group_size:1"
+        options = "group_size:1" if compressed else "group_size:1,uncompressed"
         self._writer = array_record_module.ArrayRecordWriter(str(self._unfinished), options)
         self._digest, self._max_errors = hashlib.sha256(), max_errors
         self._records = self._bytes = self._empty = self._bad = 0
@@ -132,42 +132,58 @@ class ShardWriter:
 WritePart = Callable[[Any, ShardWriter], None]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the shards of a folder are made.
+
+    Args:
+        name: what the data is called in messages.
+        write_part: a function of a module, so that other processes find it.
+        finish: writes what else belongs into the folder, given the shards' summaries.
+        max_errors: rows that may be left out because they cannot be read.
+        compressed: makes shards smaller, and reading one record of them twice as slow.
+    """
+
+    name: str
+    write_part: WritePart
+    finish: Callable[[pathlib.Path, Mapping[str, Summary]], None] | None = None
+    max_errors: int = 0
+    compressed: bool = True
+
+
 def build_shards(
     folder: pathlib.Path,
     parts: Mapping[str, Any],
-    write_part: WritePart,
-    *,
-    name: str,
-    finish: Callable[[pathlib.Path, Mapping[str, Summary]], None] | None = None,
-    max_errors: int = 0,
+    recipe: Recipe,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Summary:
     """Builds `folder` with one shard for each part, if it is not there, and returns its summary.
 
     Args:
         parts: what goes into each shard, by the name of its file.
-        write_part: a function of a module, so that other processes find it.
-        name: what the data is called in messages.
-        finish: writes what else belongs into the folder, given the shards' summaries.
-        max_errors: rows that may be left out because they cannot be read.
 
     Raises:
-        UserError: where more rows cannot be read than `max_errors`, or the disk is full.
+        UserError: where more rows cannot be read than may be, or the disk is full.
     """
     if not (folder / SUMMARY).exists():
+        # A process that runs its parent's script anew would wait here for its parent, for ever.
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise UserError(
+                "a script that builds data must do so below `if __name__ == '__main__':`"
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _lock(folder), _errors(folder):
             if not (folder / SUMMARY).exists():
-                log.info("building %s in %s", name, folder)
+                log.info("building %s in %s", recipe.name, folder)
                 unfinished = folder.with_name(f"{folder.name}.unfinished")
                 unfinished.mkdir(exist_ok=True)
-                summaries = _write_all(unfinished, parts, write_part, name, max_errors, options)
-                if finish is not None:
-                    finish(unfinished, summaries)
+                summaries = _write_all(unfinished, parts, recipe, options)
+                if recipe.finish is not None:
+                    recipe.finish(unfinished, summaries)
                 whole = add(summaries.values())
                 write_whole(unfinished / SUMMARY, json.dumps(dataclasses.asdict(whole)))
                 unfinished.replace(folder)
-                log.info("built %s: %s", name, describe(whole))
+                log.info("built %s: %s", recipe.name, describe(whole))
     return _read_summary(folder / SUMMARY)
 
 
@@ -188,22 +204,17 @@ def describe(summary: Summary) -> str:
 
 
 def _write_all(
-    folder: pathlib.Path,
-    parts: Mapping[str, Any],
-    write_part: WritePart,
-    name: str,
-    max_errors: int,
-    options: BuildOptions,
+    folder: pathlib.Path, parts: Mapping[str, Any], recipe: Recipe, options: BuildOptions
 ) -> dict[str, Summary]:
     done = summaries_of(folder)
     missing = [shard for shard in parts if shard not in done]
-    on_progress = options.on_progress or _Logged(name)
+    on_progress = options.on_progress or _Logged(recipe.name)
 
     def account(shard: str, summary: Summary) -> None:
         done[shard] = summary
         on_progress(len(done), len(parts), sum(s.records for s in done.values()))
         whole = add(done.values())
-        _check_bad(whole.bad, max_errors, whole.errors)
+        _check_bad(whole.bad, recipe.max_errors, whole.errors)
 
     # Shards of an earlier attempt, which may have allowed more.
     for shard, summary in list(done.items()):
@@ -211,15 +222,13 @@ def _write_all(
     count = min(options.workers or os.cpu_count() or 1, len(missing))
     if count < 2:
         for shard in missing:
-            account(shard, _write_shard(write_part, parts[shard], folder / shard, max_errors))
+            account(shard, _write_shard(recipe, parts[shard], folder / shard))
     else:
         # Not forked: JAX's threads may hold locks.
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(count, mp_context=context) as pool:
             futures = {
-                pool.submit(_write_shard, write_part, parts[shard], folder / shard, max_errors): (
-                    shard
-                )
+                pool.submit(_write_shard, recipe, parts[shard], folder / shard): shard
                 for shard in missing
             }
             try:
@@ -231,9 +240,9 @@ def _write_all(
     return {shard: done[shard] for shard in parts}
 
 
-def _write_shard(write_part: WritePart, part: Any, path: pathlib.Path, max_errors: int) -> Summary:
-    writer = ShardWriter(path, max_errors=max_errors)
-    write_part(part, writer)
+def _write_shard(recipe: Recipe, part: Any, path: pathlib.Path) -> Summary:
+    writer = ShardWriter(path, max_errors=recipe.max_errors, compressed=recipe.compressed)
+    recipe.write_part(part, writer)
     return writer.finish()
 
 
@@ -304,6 +313,6 @@ def _errors(folder: pathlib.Path) -> Iterator[None]:
         ) from error
     except concurrent.futures.process.BrokenProcessPool as error:
         raise UserError(
-            f"a process that built {folder} was killed, for want of memory perhaps; the parts that "
-            "are done are kept: start again to go on"
+            f"a process that built {folder} ended before its time, for want of memory perhaps; the "
+            "parts that are done are kept: start again to go on"
         ) from error

@@ -13,6 +13,7 @@ are what packing reckons with.
 """
 
 import dataclasses
+import operator
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -187,14 +188,14 @@ def batch_of(layout: Layout, rows: Sequence[Sequence[Example]]) -> Features:
     [0 7 0 7 0]
     [7 1 7 1 0]
     """
+    assert PAD_ID == 0
     features = {
-        name: np.full((len(rows), length), PAD_ID, np.int32)
-        for name, length in layout.lengths.items()
+        name: np.zeros((len(rows), length), np.int32) for name, length in layout.lengths.items()
     }
     for row, examples in enumerate(rows):
         start = (0,) * len(layout.capacity)
         for segment, example in enumerate(examples, start=1):
             layout.place(features, row, start, segment, example)
-            start = tuple(a + b for a, b in zip(start, layout.sizes(example), strict=True))
+            start = tuple(map(operator.add, start, layout.sizes(example)))
         assert all(a <= b for a, b in zip(start, layout.capacity, strict=True)), start
     return features

@@ -19,18 +19,16 @@ NUM_CLASSES = 32
 Sizes = tuple[int, ...]
 
 
-def enough_waiting(sizes: Sequence[Sizes], capacity: Sizes, *, span: int) -> bool:
-    """Returns whether a row can be made up now: sizes of what waits, oldest first.
+def enough_waiting(totals: Sequence[int], capacity: Sizes, *, span: int) -> bool:
+    """Returns whether a row can be made up now.
 
     Args:
+        totals: sums of the sizes of all that wait.
         span: examples read since the oldest that waits, itself included.
     """
     if span >= MAX_WAITING:
         return True
-    for axis, room in enumerate(capacity):
-        if sum([size[axis] for size in sizes]) >= ROWS_AHEAD * room:
-            return True
-    return False
+    return any(total >= ROWS_AHEAD * room for total, room in zip(totals, capacity, strict=True))
 
 
 def choose_row(sizes: Sequence[Sizes], capacity: Sizes) -> list[int]:

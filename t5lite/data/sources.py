@@ -16,7 +16,7 @@ import numpy as np
 from t5lite.core.errors import UserError, choose, suggestion
 from t5lite.data import building
 from t5lite.data.array_records import ArrayRecords
-from t5lite.data.building import DEFAULT_OPTIONS, BuildOptions, ShardWriter, Summary
+from t5lite.data.building import DEFAULT_OPTIONS, BuildOptions, Recipe, ShardWriter, Summary
 from t5lite.data.files import (
     FORMATS,
     Bad,
@@ -238,15 +238,14 @@ class FileSource:
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
         folder = data_folder(self.data_dir) / "files" / digest / "1.0.0"
         if not (folder / building.SUMMARY).exists():
-            building.build_shards(
-                folder,
-                _parts(found, self.format, tuple(self.fields), self.max_bytes),
-                _write_part,
+            recipe = Recipe(
                 name=f"data set files/{digest}",
+                write_part=_write_part,
                 finish=functools.partial(_finish, fields=tuple(self.fields), splits=tuple(found)),
                 max_errors=self.max_errors,
-                options=options,
             )
+            parts = _parts(found, self.format, tuple(self.fields), self.max_bytes)
+            building.build_shards(folder, parts, recipe, options)
         return folder
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -69,13 +69,12 @@ def first_cursor(num_tasks: int) -> Cursor:
     return Cursor(0, (Place(),) * num_tasks)
 
 
-@dataclasses.dataclass(slots=True)
-class _Read:
-    """An example that was read, None once it is in a row, and the places before it."""
+class _Waiting(NamedTuple):
+    """An example that is in no row yet, and the places before it."""
 
     number: int
     places: tuple[Place, ...]
-    example: Example | None
+    example: Example
     sizes: tuple[int, ...]
 
 
@@ -91,58 +90,54 @@ class RowStream:
 
     def __init__(self, make: MakeExample, layout: Layout, cursor: Cursor, *, packed: bool) -> None:
         self._make, self._layout, self._packed = make, layout, packed
-        self._taken = set(cursor.taken)
+        self._capacity = layout.capacity
         self._next, self._places = cursor.example, cursor.places
-        # Since the oldest example that waits.
-        self._read: list[_Read] = []
+        # Oldest first, with the sums of their sizes.
+        self._waiting: list[_Waiting] = []
+        self._totals = [0] * len(self._capacity)
+        # Read again only to get past them.
+        self._taken = set(cursor.taken)
 
     @property
     def cursor(self) -> Cursor:
         """Where the stream stands after the rows it has given."""
-        if not self._read:
+        if not self._waiting:
             return Cursor(self._next, self._places)
-        oldest = self._read[0]
-        taken = tuple([read.number for read in self._read if read.example is None])
-        return Cursor(oldest.number, oldest.places, taken)
+        oldest = self._waiting[0]
+        waiting = {waiting.number for waiting in self._waiting}
+        taken = [number for number in range(oldest.number, self._next) if number not in waiting]
+        return Cursor(oldest.number, oldest.places, tuple(taken))
 
     def __next__(self) -> list[Example]:
         if not self._packed:
             example, self._places = self._make(self._next, self._places)
             self._next += 1
             return [example]
-        capacity = self._layout.capacity
-        waiting = [read for read in self._read if read.example is not None]
-        sizes = [read.sizes for read in waiting]
-        while not waiting or not enough_waiting(
-            sizes, capacity, span=self._next - self._read[0].number
+        while not self._waiting or not enough_waiting(
+            self._totals, self._capacity, span=self._next - self._waiting[0].number
         ):
-            read = self._read_one()
-            if read.example is not None:
-                waiting.append(read)
-                sizes.append(read.sizes)
-        row: list[Example] = []
-        for index in choose_row(sizes, capacity):
-            chosen = waiting[index]
-            assert chosen.example is not None
-            row.append(chosen.example)
-            chosen.example = None
-        first = next(
-            (at for at, read in enumerate(self._read) if read.example is not None), len(self._read)
-        )
-        del self._read[:first]
-        return row
+            self._read()
+        row = choose_row([waiting.sizes for waiting in self._waiting], self._capacity)
+        chosen = [self._waiting[index] for index in row]
+        for index in reversed(row):
+            del self._waiting[index]
+        self._count(chosen, -1)
+        return [waiting.example for waiting in chosen]
 
-    def _read_one(self) -> _Read:
+    def _read(self) -> None:
         number, places = self._next, self._places
         example, self._places = self._make(number, places)
         self._next += 1
-        read = _Read(number, places, example, self._layout.sizes(example))
-        # What a row before the cursor has taken is read again only to get past it.
         if number in self._taken:
             self._taken.remove(number)
-            read.example = None
-        self._read.append(read)
-        return read
+            return
+        self._waiting.append(_Waiting(number, places, example, self._layout.sizes(example)))
+        self._count(self._waiting[-1:], 1)
+
+    def _count(self, some: Sequence[_Waiting], sign: int) -> None:
+        for waiting in some:
+            for axis, size in enumerate(waiting.sizes):
+                self._totals[axis] += sign * size
 
 
 def _row_examples(

@@ -14,7 +14,7 @@ import numpy as np
 from t5lite.core.examples import Tokens
 from t5lite.data import building, preprocessors, templates, vocabularies
 from t5lite.data.array_records import ArrayRecords
-from t5lite.data.building import BuildOptions, ShardWriter
+from t5lite.data.building import BuildOptions, Recipe, ShardWriter
 from t5lite.data.sources import Records
 from t5lite.data.vocabularies import Vocabulary
 
@@ -111,9 +111,8 @@ def cached(tokenized: Tokenized, folder: str, options: BuildOptions) -> Cached:
         )
         for n in range(count)
     }
-    building.build_shards(
-        directory, parts, _write_range, name=f"token cache {digest}", options=options
-    )
+    recipe = Recipe(name=f"token cache {digest}", write_part=_write_range, compressed=False)
+    building.build_shards(directory, parts, recipe, options)
     shards = [
         (str(directory / name), 0, summary.records)
         for name, summary in building.summaries_of(directory).items()

@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from t5lite.data.vocabularies import SentencePieceVocabulary
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SMALL = [
     "--gin_file=gin/run/quickstart.gin",
@@ -24,6 +26,9 @@ SMALL = [
     "--gin.train.log_every_steps=1",
     "--gin.train.checkpoint_every_steps=3",
 ]
+
+
+MULTITASK = ["--gin_file=gin/run/multitask.gin", "--gin.BATCH_SIZE=4"]
 
 
 @pytest.fixture
@@ -73,11 +78,18 @@ def test_help_answers_at_once_and_names_every_command(t5lite):
         (["train", *SMALL, "--gin.MODEL_DIR=/proc/nowhere"], "/proc/nowhere: "),
         (["train", *SMALL, "--gin.BATCH_SIZE=6"], "batch_size=6: its axis 'batch' must be divis"),
         (["eval", *SMALL, "--gin.MODEL_DIR=nowhere"], "nowhere holds no checkpoint"),
+        (["data", *SMALL], "data takes one of build, show, stats, got none"),
+        (["data", "shw", *SMALL], "data takes one of build, show, stats, got shw"),
+        (["data", "show", *SMALL, "--split=test"], "has no split 'test'; known: train, valid"),
+        (["data", "stats", *SMALL, "--records=0"], "--records"),
+        (["vocab", "--gin_file=gin/run/vocab.gin", "--gin.OUTPUT=/x"], "must end in .model"),
+        (["vocab", "--gin_file=gin/run/vocab.gin", "--gin.SIZE=9000000"], "9000000 cannot be had"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 def test_a_mistake_is_one_line_and_a_failure(arguments, message, t5lite, tmp_path):
-    if len(arguments) > 2 and not any("MODEL_DIR" in a for a in arguments):
+    takes_run = arguments[0] != "vocab" and len(arguments) > 2
+    if takes_run and not any("MODEL_DIR" in a for a in arguments):
         arguments = [*arguments, f"--gin.MODEL_DIR={tmp_path / 'run'}"]
     code, _, err = t5lite(*arguments)
     assert code == 2
@@ -109,6 +121,34 @@ def test_train_then_eval_from_what_the_run_left(t5lite, tmp_path):
     assert "holds no checkpoint '4'; it has 3, 6" in err
 
 
+def test_a_packed_mixture_trains_alike_with_workers_and_resumes(t5lite, tmp_path):
+    arguments = [
+        *(*MULTITASK, "--gin.BATCH_SIZE=8", "--gin.train.log_every_steps=1"),
+        *(a for a in SMALL[3:] if "SpanCorruption" not in a),
+        *("--gin.train.checkpoint_every_steps=4", "--gin.STEPS=8"),
+    ]
+
+    def losses(run):
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [(m["step"], m["split"], m["loss_nats_per_token"]) for m in lines]
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    code, _, err = t5lite("train", *arguments, f"--gin.MODEL_DIR={whole}")
+    assert code == 0, err
+    for steps, workers in ((4, 2), (8, 1)):
+        code, _, err = t5lite(
+            *("train", *arguments, f"--gin.MODEL_DIR={parts}"),
+            *(f"--gin.train.total_steps={steps}", f"--gin.train.data_workers={workers}"),
+        )
+        assert code == 0, err
+    # The shorter run was scored at its own end too.
+    assert [m for m in losses(parts) if m[:2] != (4, "validation")] == losses(whole)
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    scores = next(m for m in lines if m["split"] == "validation")
+    tokens = [scores[f"{task}/target_tokens"] for task in ("spans", "ul2", "topics")]
+    assert sum(tokens) == scores["target_tokens"]
+
+
 def test_a_run_killed_at_any_moment_goes_on_bitwise(t5lite, tmp_path):
     def losses(run):
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -130,3 +170,47 @@ def test_a_run_killed_at_any_moment_goes_on_bitwise(t5lite, tmp_path):
     code, _, err = t5lite("train", *arguments, f"--gin.MODEL_DIR={killed}")
     assert code == 0, err
     assert losses(killed) == losses(tmp_path / "whole")
+
+
+def test_data_is_built_shown_and_counted(t5lite, tmp_path):
+    code, out, err = t5lite("data", "build", *MULTITASK)
+    assert code == 0, err
+    assert [line.split(":")[0] for line in out.splitlines()] == [
+        f"{task} {split}"
+        for task in ("spans", "ul2", "topics")
+        for split in ("train", "validation")
+    ]
+    code, out, err = t5lite("data", "show", *MULTITASK, "--count=2")
+    assert code == 0, err
+    assert [out.count(f"task {name}, train") for name in ("spans", "ul2", "topics")] == [1, 1, 1]
+    assert out.count("of the first batch") == 2
+    assert "topic: " in out
+    code, out, err = t5lite("data", "stats", *MULTITASK, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["tasks"].keys() == {"spans", "ul2", "topics"}
+    assert sum(task["rate"] for task in found["tasks"].values()) == pytest.approx(1.0)
+    assert found["tasks"]["topics"]["lengths"]["inputs"]["cut_fraction"] == 1.0
+    assert 0.9 < found["rows"]["fill_fraction"]["encoder"] <= 1.0
+    code, out, err = t5lite("data", "stats", *MULTITASK)
+    assert code == 0, err
+    assert max(map(len, out.splitlines())) <= 100
+    assert "topics inputs" in out
+
+
+def test_a_vocabulary_is_trained_and_serves(t5lite, tmp_path):
+    path = tmp_path / "python.model"
+    arguments = ["vocab", "--gin_file=gin/run/vocab.gin", f"--gin.OUTPUT={path}"]
+    symbols = "--gin.vocab.user_symbols=['[NLU]', '[S2S]']"
+    code, out, err = t5lite(*arguments, "--gin.SIZE=1000", symbols)
+    assert code == 0, err
+    assert f"{path}: 1,000 pieces" in out
+    vocabulary = SentencePieceVocabulary(path=str(path), num_sentinels=10)
+    assert vocabulary.size == 1010
+    assert len(vocabulary.encode("[NLU]")) <= 2
+    # Bytes stand for what has no piece.
+    for text in ("The with statement", "\u65e5\u672c"):
+        assert vocabulary.decode(vocabulary.encode(text)) == text
+    code, _, err = t5lite(*arguments)
+    assert code == 2
+    assert "is there already; name another" in err

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.data.building import BuildOptions, build_shards, summaries_of
+from t5lite.data.building import BuildOptions, Recipe, build_shards, summaries_of
 from t5lite.data.sources import FileSource
 
 NUM_PARTS = 6
@@ -31,7 +31,8 @@ def _parts(slow=0.0, fail=None):
 
 
 def _build(folder, options=BuildOptions(workers=1), **choices):  # noqa: B008
-    return build_shards(folder, _parts(**choices), write_numbers, name="numbers", options=options)
+    recipe = Recipe(name="numbers", write_part=write_numbers)
+    return build_shards(folder, _parts(**choices), recipe, options)
 
 
 def test_the_result_does_not_depend_on_the_number_of_processes(tmp_path):

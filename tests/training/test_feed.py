@@ -1,5 +1,9 @@
 import contextlib
 import itertools
+import os
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -90,3 +94,34 @@ def test_each_of_several_readers_takes_its_own_rows_of_what_one_saved(make_run):
         for batch, of_all in zip(batches, whole[3:], strict=True):
             for name, array in batch.items():
                 np.testing.assert_array_equal(array, of_all[name][rows])
+
+
+GATHER = """
+import sys
+import jax
+jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, int(sys.argv[1]))
+from t5lite.training.feed import _of_all_processes
+rank = jax.process_index()
+parts = _of_all_processes({row: {"example": "x" * row * 50} for row in range(rank, 5, 2)})
+merged = {int(row): cursor for part in parts for row, cursor in part.items()}
+assert merged == {row: {"example": "x" * row * 50} for row in range(5)}, merged
+"""
+
+
+def test_what_each_of_two_processes_has_comes_to_both():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", GATHER, str(rank), str(port)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
