@@ -12,7 +12,7 @@ import json
 import pathlib
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from absl import app, flags
@@ -27,7 +27,7 @@ from t5lite.objectives.supervised import Supervised
 
 VOCABULARY = flags.DEFINE_string("vocabulary", None, "A SentencePiece model.", required=True)
 WORK = flags.DEFINE_string("work", None, "A folder for data and results.", required=True)
-PARTS = flags.DEFINE_list("parts", ["throughput", "fill", "memory"], "What to measure.")
+PARTS = flags.DEFINE_list("parts", ["throughput", "fill", "memory", "seek"], "What to measure.")
 EXAMPLES = flags.DEFINE_integer("examples", 10_000_000, "Of the measurement of memory.")
 
 NUM_RECORDS = 100_000
@@ -54,14 +54,23 @@ def write_text(folder: pathlib.Path, vocabulary: SentencePieceVocabulary) -> pat
     return path
 
 
-def batches_of(task: Task, layout: Layout, *, packed: bool, workers: int, seed: int = 0) -> Batches:
+def batches_of(
+    task: Task,
+    layout: Layout,
+    *,
+    packed: bool,
+    workers: int = 0,
+    batch_size: int = BATCH_SIZE,
+    cursors: Sequence[Cursor] | None = None,
+) -> Batches:
     """All rows of every batch."""
     return Batches(
         *(task, "train", layout),
-        rows=range(BATCH_SIZE),
-        batch_size=BATCH_SIZE,
-        seed=seed,
+        rows=range(batch_size),
+        batch_size=batch_size,
+        seed=0,
         packed=packed,
+        cursors=cursors,
         workers=workers,
     )
 
@@ -102,7 +111,7 @@ def fill(folder: pathlib.Path) -> dict[str, float]:
         targets="{targets}",
     )
     layout = EncoderDecoderLayout(512, 128)
-    with contextlib.closing(batches_of(task, layout, packed=True, workers=0)) as batches:
+    with contextlib.closing(batches_of(task, layout, packed=True)) as batches:
         started = time.perf_counter()
         made = [features for features, _ in itertools.islice(batches, 100)]
         seconds = time.perf_counter() - started
@@ -114,7 +123,9 @@ def fill(folder: pathlib.Path) -> dict[str, float]:
     }
 
 
-def memory(folder: pathlib.Path, num_examples: int) -> Iterator[dict[str, float]]:
+def memory(
+    folder: pathlib.Path, num_examples: int, *, packed: bool, batch_size: int
+) -> Iterator[dict[str, float]]:
     """Yields memory after so many examples, and at the end the time to a batch at this place."""
     path = folder / "short.txt"
     rng = np.random.default_rng(2)
@@ -126,7 +137,8 @@ def memory(folder: pathlib.Path, num_examples: int) -> Iterator[dict[str, float]
         join_documents=False,
     )
     layout, seen, batch, marks = EncoderDecoderLayout(128, 96), 0, 0, list(range(1, 11))
-    with contextlib.closing(batches_of(task, layout, packed=True, workers=0)) as batches:
+    choices = {"packed": packed, "batch_size": batch_size}
+    with contextlib.closing(batches_of(task, layout, **choices)) as batches:
         while marks:
             features, cursors = next(batches)
             batch += 1
@@ -137,17 +149,10 @@ def memory(folder: pathlib.Path, num_examples: int) -> Iterator[dict[str, float]
         following = next(batches)[0]
     saved = json.dumps([cursor.to_json() for cursor in cursors])
     started = time.perf_counter()
-    again = Batches(
-        *(task, "train", layout),
-        rows=range(BATCH_SIZE),
-        batch_size=BATCH_SIZE,
-        seed=0,
-        packed=True,
-        cursors=[Cursor.from_json(cursor) for cursor in json.loads(saved)],
-    )
-    features, _ = next(again)
-    seconds = time.perf_counter() - started
-    again.close()
+    restored = [Cursor.from_json(cursor) for cursor in json.loads(saved)]
+    with contextlib.closing(batches_of(task, layout, **choices, cursors=restored)) as again:
+        features, _ = next(again)
+        seconds = time.perf_counter() - started
     assert all((features[name] == following[name]).all() for name in features)
     yield {"seek_to_batch": batch + 1, "seek_seconds": round(seconds, 2), "state_bytes": len(saved)}
 
@@ -188,8 +193,11 @@ def main(_: list[str]) -> None:
     if "fill" in PARTS.value:
         write({"part": "fill", **fill(folder)})
     if "memory" in PARTS.value:
-        for row in memory(folder, EXAMPLES.value):
+        for row in memory(folder, EXAMPLES.value, packed=True, batch_size=BATCH_SIZE):
             write({"part": "memory", **row})
+    if "seek" in PARTS.value:
+        for row in memory(folder, EXAMPLES.value, packed=False, batch_size=8):
+            write({"part": "seek", **row})
 
 
 if __name__ == "__main__":

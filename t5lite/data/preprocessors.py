@@ -5,13 +5,12 @@ out. A step of one's own is named "module:function".
 """
 
 import hashlib
-import importlib
 import inspect
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
 
-from t5lite.core.errors import UserError, suggestion
+from t5lite.data.named import named
 
 Record = dict[str, str]
 Preprocessor = Callable[[Record], Record | None]
@@ -83,19 +82,7 @@ def preprocessor(name: str) -> Preprocessor:
     Raises:
         UserError: where there is no such step.
     """
-    module, colon, function = name.partition(":")
-    if not colon:
-        if name not in PREPROCESSORS:
-            raise UserError(
-                f"Task.preprocessors has no step {name!r}; {suggestion(name, PREPROCESSORS)}, "
-                'or one of your own as "module:function"'
-            )
-        return PREPROCESSORS[name]
-    try:
-        found: Preprocessor = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"Task.preprocessors: {name!r} cannot be imported: {error}") from error
-    return found
+    return named("Task.preprocessors", name, PREPROCESSORS)
 
 
 def version(name: str) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from t5lite.core.errors import UserError
 from t5lite.core.examples import Objective, PairObjective
-from t5lite.data import preprocessors, templates
+from t5lite.data import metrics, preprocessors, templates
 from t5lite.data.building import DEFAULT_OPTIONS, BuildOptions
+from t5lite.data.named import named
 from t5lite.data.sources import Source
 from t5lite.data.tokens import Tokenized, TokenRecords, cached
 from t5lite.data.vocabularies import Vocabulary
@@ -24,6 +25,9 @@ class Task:
             pairs; None for one that takes running text.
         targets: a template for the target of a pair, or for the running text.
         preprocessors: steps that change records, by name; see `data.preprocessors`.
+        metrics: of what the model writes for the inputs, by name; see `data.metrics`. Evaluation
+            writes only for tasks that name some.
+        postprocessors: steps that change targets and what was written before metrics see them.
         join_documents: running text is read across records without a mark between them and cut
             to the length that the objective takes, as T5's pre-training does. False: an
             example never holds text of two records; long ones make several.
@@ -41,6 +45,8 @@ class Task:
     inputs: str | None = None
     targets: str = "{text}"
     preprocessors: Sequence[str] = ()
+    metrics: Sequence[str] = ()
+    postprocessors: Sequence[str] = ()
     join_documents: bool = True
     token_cache: str | None = None
 
@@ -53,6 +59,7 @@ class Task:
             raise UserError(f"Task.name must be of letters, digits and _.:-, got {self.name!r}")
         for name in self.preprocessors:
             preprocessors.preprocessor(name)
+        self.score([], [])
         for owner, template in self._templates.items():
             if not templates.fields_of(owner, template):
                 raise UserError(f"{owner} must name a field, as in {{text}}, got {template!r}")
@@ -94,6 +101,17 @@ class Task:
                 templates.check_fields(owner, template, records.fields)
         texts, steps = tuple(self._templates.values()), tuple(self.preprocessors)
         return Tokenized(records, texts, steps, self.vocabulary)
+
+    def score(self, targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+        """Returns the scores of what was written for a split, in the order of its targets."""
+        steps = [named("Task.postprocessors", n, metrics.TEXT_STEPS) for n in self.postprocessors]
+        chosen = [named("Task.metrics", name, metrics.METRICS) for name in self.metrics]
+        for step in steps:
+            targets, predictions = list(map(step, targets)), list(map(step, predictions))
+        scores: dict[str, float] = {}
+        for metric in chosen if targets else []:
+            scores |= metric(targets, predictions)
+        return scores
 
     def identity(self, split: str) -> dict[str, str]:
         """Returns what a place in the stream of `split` depends on, to be saved with it."""

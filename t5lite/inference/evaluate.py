@@ -1,6 +1,7 @@
 """Teacher-forced scores of a whole split: loss, perplexity and accuracy."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,8 @@ from t5lite.data.features import Layout
 from t5lite.data.mixture import Mixture
 from t5lite.data.stream import eval_batches
 from t5lite.data.task import Task
-from t5lite.models.architectures import Batch, Model
+from t5lite.inference.generate import greedy
+from t5lite.models.architectures import Batch, EncoderDecoder, Model
 from t5lite.models.losses import CrossEntropy, means
 from t5lite.parallel.dispatch import settle
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
@@ -56,7 +58,8 @@ def make_evaluate(
     Every target of the split counts once, whatever the batch size and the mesh. The scores are
     `loss_nats_per_token` (with z-loss and smoothing), `cross_entropy_nats_per_token`, `perplexity`
     (its exponential), `accuracy_fraction`, `target_tokens` and `examples`. Of a mixture they are
-    those of all tasks together, and once more of each, named `TASK/SCORE`.
+    those of all tasks together, and once more of each, named `TASK/SCORE`. Where a task names
+    metrics, its targets are written greedily, and the metrics' scores are among its own.
 
     Args:
         counted: from target tokens to which of them count; None for all.
@@ -87,13 +90,41 @@ def make_evaluate(
         fetched: list[Sums] = jax.device_get(sums)
         return fetched
 
+    @functools.cache
+    def writer(length: int) -> Any:
+        assert isinstance(model, EncoderDecoder)
+        eos_id = task.tasks[0].vocabulary.eos_id
+        return jax.jit(
+            lambda params, batch: (
+                greedy(model, params, batch, length=length, eos_id=eos_id),
+                batch["decoder_target_tokens"],
+                batch["decoder_segment_ids"],
+            ),
+            out_shardings=jax.NamedSharding(mesh, jax.P()),
+        )
+
+    def texts_of(params: Any, part: Task) -> tuple[list[str], list[str]]:
+        targets: list[str] = []
+        predictions: list[str] = []
+        if part.metrics:
+            write, decode = writer(part.objective.targets_length), part.vocabulary.decode
+            for batch in eval_batches(part, split, layout, rows=rows, batch_size=batch_size):
+                written, wanted, segments = jax.device_get(write(params, place(batch)))
+                used = (segments > 0).any(axis=1)
+                targets += [decode(ids[ids > 0]) for ids in wanted[used]]
+                predictions += [decode(ids[ids > 0]) for ids in written[used]]
+        return targets, predictions
+
     def evaluate(params: Any) -> dict[str, float]:
         with on_mesh(mesh):
             parts = {part.name: sums_of(params, part) for part in task.tasks}
+            written = {part.name: part.score(*texts_of(params, part)) for part in task.tasks}
         scores = _scores([sums for part in parts.values() for sums in part])
-        if len(parts) > 1:
-            for name, sums in parts.items():
-                scores |= {f"{name}/{score}": value for score, value in _scores(sums).items()}
+        if len(parts) == 1:
+            return {**scores, **written[task.tasks[0].name]}
+        for name, sums in parts.items():
+            of_task = {**_scores(sums), **written[name]}
+            scores |= {f"{name}/{score}": value for score, value in of_task.items()}
         return scores
 
     return evaluate

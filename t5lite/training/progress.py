@@ -7,6 +7,17 @@ from types import TracebackType
 import rich.console
 import rich.progress
 
+# Scores that every evaluation has.
+COMMON = (
+    "loss_nats_per_token",
+    "cross_entropy_nats_per_token",
+    "z_loss_nats_per_token",
+    "perplexity",
+    "accuracy_fraction",
+    "target_tokens",
+    "examples",
+)
+
 
 class Progress:
     """Shows steps, and the latest metrics beside them; silent unless this is the first process."""
@@ -45,6 +56,14 @@ class Progress:
             f"{scores['perplexity']:.2f}  accuracy {scores['accuracy_fraction']:.1%}  "
             f"{scores['target_tokens']:,.0f} tokens"
         )
+        others = {
+            name: value
+            for name, value in scores.items()
+            if name.endswith("/cross_entropy_nats_per_token")
+            or name.rpartition("/")[2] not in COMMON
+        }
+        for name, value in others.items():
+            self.say(f"  {name} {value:.4f}")
 
     def advance(self, step: int) -> None:
         """Moves the bar."""

@@ -122,6 +122,10 @@ class Run:
                     f"{model} cannot train on {objective}, whose targets an encoder writes place "
                     "by place; use another objective"
                 )
+            if task.metrics and not isinstance(self.model, EncoderDecoder):
+                raise UserError(
+                    f"Task.metrics of {task.name!r} need an EncoderDecoder to write, got {model}"
+                )
             if isinstance(self.model, EncoderDecoder) and task.objective.inputs_length == 0:
                 raise UserError(
                     f"{model} cannot train on {objective}: it makes no inputs; use DecoderOnly or "

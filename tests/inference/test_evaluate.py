@@ -1,8 +1,11 @@
 import pytest
 
+from t5lite.data.features import EncoderDecoderLayout
+from t5lite.data.task import Task
 from t5lite.inference.evaluate import make_evaluate
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from t5lite.models.losses import CrossEntropy
+from t5lite.objectives.supervised import Supervised
 from t5lite.parallel.mesh import Mesh
 from tests import small
 
@@ -60,3 +63,47 @@ def test_scores_do_not_depend_on_batch_or_mesh(causal, text_file, data_dir):
         assert other["loss_nats_per_token"] == pytest.approx(
             results[0]["loss_nats_per_token"], rel=1e-5
         )
+
+
+SEEN = []
+
+
+def remember(targets, predictions):
+    """A metric of one's own."""
+    SEEN.append((list(targets), list(predictions)))
+    return {"same_fraction": sum(map(str.__eq__, targets, predictions)) / len(targets)}
+
+
+def test_metrics_see_every_target_once_and_what_was_written(text_file, data_dir):
+    source = small.task(text_file, data_dir).source
+    task = Task(
+        source=source,
+        vocabulary=small.ByteVocabulary(),
+        objective=Supervised(inputs_length=64, targets_length=12),
+        inputs="copy: {text}",
+        targets="{text}",
+        metrics=["tests.inference.test_evaluate:remember", "word_f1"],
+        postprocessors=["lowercase"],
+        preprocessors=["tests.inference.test_evaluate:shout"],
+    )
+    model = EncoderDecoder(small.config())
+    params = small.params(model)
+    for mesh, batch_size in ((Mesh(data=8), 8), (Mesh(fsdp=2, tensor=2), 28)):
+        evaluate = make_evaluate(
+            *(model, task, EncoderDecoderLayout(64, 12), CrossEntropy(), mesh.make()),
+            split="validation",
+            batch_size=batch_size,
+        )
+        scores = evaluate(params)
+        assert {"same_fraction", "word_f1_fraction", "perplexity"} < scores.keys()
+    records = source.records("validation")
+    wanted = [records[n]["text"][:11] for n in range(len(records))]
+    (targets, predictions), (targets_again, predictions_again) = SEEN
+    assert targets == targets_again == wanted
+    assert predictions == predictions_again
+    assert len(predictions) == len(targets)
+
+
+def shout(record):
+    """A step that metrics undo."""
+    return {"text": record["text"].upper()}

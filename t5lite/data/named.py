@@ -1,0 +1,30 @@
+"""Functions that gin files name: one of a table, or one of the user's own as "module:function"."""
+
+import importlib
+from collections.abc import Mapping
+from typing import TypeVar
+
+from t5lite.core.errors import UserError, suggestion
+
+F = TypeVar("F")
+
+
+def named(owner: str, name: str, table: Mapping[str, F]) -> F:
+    """Returns `table[name]`, or imports a "module:function".
+
+    Raises:
+        UserError: where there is no such function.
+    """
+    module, colon, function = name.partition(":")
+    if not colon:
+        if name not in table:
+            raise UserError(
+                f"{owner} has no {name!r}; {suggestion(name, table)}, "
+                'or one of your own as "module:function"'
+            )
+        return table[name]
+    try:
+        found: F = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{owner}: {name!r} cannot be imported: {error}") from error
+    return found
