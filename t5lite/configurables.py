@@ -5,6 +5,7 @@ nothing reads gin.
 """
 
 import ast
+import collections.abc
 import functools
 import inspect
 import itertools
@@ -113,25 +114,34 @@ _PARTS = {CrossEntropy: "CrossEntropy", Mesh: "Mesh"}
 def _check_type(owner: str, value: Any, hint: Any) -> None:
     """Checks a value against the type that the signature gives its parameter."""
     if not _is_of(value, hint):
-        kinds = typing.get_args(hint) or (hint,)
-        names = " or ".join(
-            getattr(k, "__name__", str(k)).replace("NoneType", "None") for k in kinds
+        kinds = typing.get_args(hint) if _is_union(hint) else (typing.get_origin(hint) or hint,)
+        plain_names = {types.NoneType: "None", collections.abc.Sequence: "list"}
+        names = " or ".join(plain_names.get(k, getattr(k, "__name__", str(k))) for k in kinds)
+        plain = all(
+            kind in (int, float, str, bool, types.NoneType, collections.abc.Sequence)
+            for kind in kinds
         )
-        plain = all(kind in (int, float, str, bool, types.NoneType) for kind in kinds)
         remedy = "" if plain else "; an object is bound as @NAME()"
         got = repr(value) if isinstance(value, int | float | str) else type(value).__name__
         raise UserError(f"{owner} must be {names}, got {got}{remedy}")
 
 
+def _is_union(hint: Any) -> bool:
+    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+
+
 def _is_of(value: Any, hint: Any) -> bool:
     if hint is Any:
         return True
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+    if _is_union(hint):
         return any(_is_of(value, kind) for kind in typing.get_args(hint))
     kind = typing.get_origin(hint) or hint
     if kind in (int, float):
         accepted = int if kind is int else int | float
         return isinstance(value, accepted) and not isinstance(value, bool)
+    if kind is collections.abc.Sequence:
+        # A text is a sequence of letters, which nobody means.
+        return isinstance(value, tuple | list)
     # Gin has lists where Python has tuples.
     return isinstance(value, tuple | list if kind is tuple else kind)
 

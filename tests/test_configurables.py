@@ -89,6 +89,8 @@ def test_the_resolved_text_builds_the_same_run_on_its_own(tmp_path):
         ("Task.preprocessors=['lowercas']", "did you mean 'lowercase'"),
         ("Task.metrics=['exact_mach']", "Task.metrics has no 'exact_mach'; did you mean 'exact_m"),
         ("Task.postprocessors=['lowr']", "Task.postprocessors has no 'lowr'"),
+        ("train.skip_batches=(5, 9)", r"as in \[\(10, 12\)\], got \(5, 9\)"),
+        ("Task.preprocessors=lowercase", "Task.preprocessors must be list, got 'lowercase'"),
         ("train.skip_batches=[(5, 3)]", r"must be pairs \(first, last\)"),
         ("train.data_workers=-1", "train.data_workers must be at least 0"),
         ("train.seed", "needs a name and a value, got --gin.train.seed"),

@@ -135,10 +135,9 @@ def _print_help(command: str, values: flags.FlagValues) -> None:
     actions = ACTIONS.get(command, {})
     action = f" {'|'.join(actions)}" if actions else ""
     lines = [f"usage: t5lite {command}{action} FLAGS", "", f"{COMMANDS[command]}.", ""]
-    lines += [*(f"  {name.ljust(8)}{text}" for name, text in actions.items()), ""][
-        : len(actions) + 1
-    ]
-    lines += ["flags:"]
+    if actions:
+        lines += [*(f"  {name.ljust(8)}{text}" for name, text in actions.items()), ""]
+    lines.append("flags:")
     # Those defined below; absl has some of its own. What it adds to a help is behind a semicolon.
     own = values.get_flags_for_module(__name__)
     texts = {f"--{flag.name}": (flag.help or "").split(";\n")[0] for flag in own}

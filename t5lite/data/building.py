@@ -16,9 +16,10 @@ import lzma
 import multiprocessing
 import os
 import pathlib
+import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from t5lite.core.errors import UserError
@@ -82,7 +83,7 @@ class ShardWriter:
     def __init__(self, path: pathlib.Path, *, max_errors: int, compressed: bool) -> None:
         from array_record.python import array_record_module
 
-        self._path, self._unfinished = path, path.with_name(f"{path.name}.tmp")
+        self._path, self._unfinished = path, path.with_name(f"{path.name}.{os.getpid()}.tmp")
         # One record a group: each is read alone.
         options = "group_size:1" if compressed else "group_size:1,uncompressed"
         self._writer = array_record_module.ArrayRecordWriter(str(self._unfinished), options)
@@ -110,7 +111,7 @@ class ShardWriter:
         """
         self._bad += 1
         self._errors = [*self._errors, error][:SHOWN_ERRORS]
-        _check_bad(self._bad, self._max_errors, self._errors)
+        check_bad(Summary(bad=self._bad, errors=tuple(self._errors)), self._max_errors)
 
     def finish(self) -> Summary:
         """Closes the shard; from now on it is not written again."""
@@ -141,7 +142,7 @@ class Recipe:
         write_part: a function of a module, so that other processes find it.
         finish: writes what else belongs into the folder, given the shards' summaries.
         max_errors: rows that may be left out because they cannot be read.
-        compressed: makes shards smaller, and reading one record of them twice as slow.
+        compressed: makes shards smaller, and reading one record of them slower.
     """
 
     name: str
@@ -206,6 +207,8 @@ def describe(summary: Summary) -> str:
 def _write_all(
     folder: pathlib.Path, parts: Mapping[str, Any], recipe: Recipe, options: BuildOptions
 ) -> dict[str, Summary]:
+    for left_behind in folder.glob("*.tmp"):
+        left_behind.unlink(missing_ok=True)
     done = summaries_of(folder)
     missing = [shard for shard in parts if shard not in done]
     on_progress = options.on_progress or _Logged(recipe.name)
@@ -213,8 +216,7 @@ def _write_all(
     def account(shard: str, summary: Summary) -> None:
         done[shard] = summary
         on_progress(len(done), len(parts), sum(s.records for s in done.values()))
-        whole = add(done.values())
-        _check_bad(whole.bad, recipe.max_errors, whole.errors)
+        check_bad(add(done.values()), recipe.max_errors)
 
     # Shards of an earlier attempt, which may have allowed more.
     for shard, summary in list(done.items()):
@@ -226,7 +228,9 @@ def _write_all(
     else:
         # Not forked: JAX's threads may hold locks.
         context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(count, mp_context=context) as pool:
+        with concurrent.futures.ProcessPoolExecutor(
+            count, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
+        ) as pool:
             futures = {
                 pool.submit(_write_shard, recipe, parts[shard], folder / shard): shard
                 for shard in missing
@@ -246,12 +250,29 @@ def _write_shard(recipe: Recipe, part: Any, path: pathlib.Path) -> Summary:
     return writer.finish()
 
 
-def _check_bad(bad: int, max_errors: int, errors: Sequence[str]) -> None:
-    if bad > max_errors:
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent is killed, so that who builds again is alone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def check_bad(summary: Summary, max_errors: int) -> Summary:
+    """Returns `summary`.
+
+    Raises:
+        UserError: where more rows could not be read than are allowed.
+    """
+    if summary.bad > max_errors:
         raise UserError(
             f"more rows cannot be read than FileSource.max_errors ({max_errors:,}) allows: "
-            f"{'; '.join(errors)}; mend them or raise it"
+            f"{'; '.join(summary.errors)}; mend them or raise it"
         )
+    return summary
 
 
 def add(summaries: Iterable[Summary]) -> Summary:

@@ -4,8 +4,10 @@ A file is read in parts, so that one large file keeps several processes busy. A 
 of each wanted field; what cannot be read as one is reported with its file and line.
 """
 
+import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -59,13 +61,15 @@ def find_files(folder: str, pattern: str) -> list[str]:
 
 
 def stamp(path: str) -> tuple[str, int, str]:
-    """Returns name, bytes and time or tag of a file, which change when it is written anew."""
+    """Returns address, bytes and time or tag of a file, which change when it is written anew."""
     fs, name = fsspec.core.url_to_fs(path)
     info = fs.info(name)
-    tag = next(
-        (info[k] for k in ("mtime", "etag", "ETag", "updated", "LastModified") if k in info), ""
-    )
-    return path.rpartition("/")[2], int(info["size"] or 0), str(tag)
+    known = ("mtime", "etag", "ETag", "updated", "LastModified", "created")
+    tag = next((info[key] for key in known if key in info), None)
+    if tag is None:
+        with fs.open(name, "rb") as file:
+            tag = hashlib.sha256(file.read(1 << 20)).hexdigest()
+    return path, int(info["size"] or 0), str(tag)
 
 
 def format_of(path: str) -> str:
@@ -247,9 +251,12 @@ def _read_tsv(part: Part, fields: tuple[str, ...]) -> Iterator[Record | Bad]:
 def _read_parquet(part: Part, fields: tuple[str, ...]) -> Iterator[Record | Bad]:
     file = _parquet(part.path)
     known = [name for name in fields if name in file.schema_arrow.names]
-    rows = file.read_row_group(part.start, columns=known).to_pylist()
-    for number, row in enumerate(rows):
-        record = _record(row, fields)
+    with _parquet_errors(part.path):
+        table = file.read_row_group(part.start, columns=known)
+    # As bytes, because one text that is no UTF-8 would make the whole column unreadable.
+    columns = {name: _as_bytes(table[name]).to_pylist() for name in known}
+    for number in range(table.num_rows):
+        record = _record({name: values[number] for name, values in columns.items()}, fields)
         place = f"{part.path}: row {number} of row group {part.start}"
         yield record if isinstance(record, dict) else Bad(place, record)
 
@@ -257,24 +264,51 @@ def _read_parquet(part: Part, fields: tuple[str, ...]) -> Iterator[Record | Bad]
 def _parquet(path: str) -> Any:
     import pyarrow.parquet
 
-    try:
+    with _parquet_errors(path):
         return pyarrow.parquet.ParquetFile(_open(path))
-    except pyarrow.lib.ArrowInvalid as error:
+
+
+@contextlib.contextmanager
+def _parquet_errors(path: str) -> Iterator[None]:
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path} must be Parquet: {str(error).splitlines()[0]}") from error
+
+
+def _as_bytes(column: Any) -> Any:
+    import pyarrow
+
+    if pyarrow.types.is_string(column.type):
+        return column.cast(pyarrow.binary())
+    return (
+        column.cast(pyarrow.large_binary())
+        if pyarrow.types.is_large_string(column.type)
+        else column
+    )
 
 
 def _record(row: dict[str, Any], fields: tuple[str, ...]) -> Record | str:
     """Returns the wanted fields as text, or what is wrong with them."""
     record = {}
     for name in fields:
-        if (value := row.get(name)) is None:
+        if name not in row:
             return f"no field {name!r}; it has {', '.join(map(str, row)) or 'none'}"
-        if not isinstance(value, str):
-            value = value.decode() if isinstance(value, bytes) else json.dumps(value)
+        value = row[name]
+        if value is None:
+            return f"field {name!r} is null"
         try:
+            if not isinstance(value, str):
+                value = value.decode() if isinstance(value, bytes) else json.dumps(value)
             value.encode()
+        except UnicodeDecodeError as error:
+            return f"field {name!r} is no UTF-8 at byte {error.start}"
         except UnicodeEncodeError:
             return f"field {name!r} holds half of a surrogate pair, which is no text"
+        except TypeError:
+            return f"field {name!r} is a {type(value).__name__}, which is no text"
         record[name] = value
     return record
 

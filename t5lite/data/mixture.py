@@ -97,7 +97,11 @@ class Mixture:
 
     def identity(self, split: str) -> dict[str, str]:
         """Returns what a place in the stream of `split` depends on, to be saved with it."""
-        made = {"rates": ", ".join(f"{rate:.9g}" for rate in self.rates(split))}
+        made = {
+            # Places are kept in this order.
+            "tasks": ", ".join(task.name for task in self.tasks),
+            "rates": ", ".join(f"{rate:.9g}" for rate in self.rates(split)),
+        }
         for task in self.tasks:
             made |= task.identity(split)
         return made

@@ -87,5 +87,9 @@ def preprocessor(name: str) -> Preprocessor:
 
 def version(name: str) -> str:
     """Returns a name that changes with the source of the step."""
-    source = inspect.getsource(preprocessor(name))
+    try:
+        source = inspect.getsource(preprocessor(name))
+    except (OSError, TypeError):
+        # Of Python itself, and as old as that.
+        return name
     return f"{name}#{hashlib.sha256(source.encode()).hexdigest()[:8]}"

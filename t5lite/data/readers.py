@@ -1,6 +1,8 @@
 """From token ids to examples, one after another, from any place on."""
 
-from collections.abc import Callable
+import functools
+import itertools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -8,6 +10,7 @@ import numpy as np
 from t5lite.core.errors import UserError
 from t5lite.core.examples import Denoiser, Example, PairObjective, TextObjective, Tokens
 from t5lite.data.task import Task
+from t5lite.data.tokens import TokenRecords
 
 
 class Place(NamedTuple):
@@ -21,18 +24,17 @@ class Reader:
     """Makes the examples of a task, in the order of the records.
 
     Args:
-        texts_of: from the number of a record to its token ids, as `Task.tokens` has them; None
-            behind the last one.
-        num_records: so many in a row without an example are all there are.
+        records: as `Task.tokens` has them.
+        order: from the number of a record in the order of reading to its own; None behind the last.
     """
 
     def __init__(
         self,
         task: Task,
-        texts_of: Callable[[int], tuple[Tokens, ...] | None],
-        num_records: int,
+        records: TokenRecords,
+        order: Callable[[int], int | None],
     ) -> None:
-        self._task, self._texts_of, self._num_records = task, texts_of, num_records
+        self._task, self._records, self._order = task, records, order
         # Asking a protocol costs as much as making an example.
         self._takes_pairs = task.takes_pairs
         self._latest: tuple[int, tuple[Tokens, ...] | None] = (-1, None)
@@ -60,7 +62,7 @@ class Reader:
             if texts:
                 example = objective.from_pair(texts[0], texts[1], self._task.vocabulary)
                 return example, Place(document + 1)
-        raise self._without_examples()
+        raise AssertionError("records go on without end")
 
     def _piece(self, place: Place, denoiser: Denoiser) -> tuple[Tokens, Place] | None:
         """Returns what the denoiser takes of one record, from `place` on."""
@@ -74,7 +76,7 @@ class Reader:
                 more = len(text) > end + ahead
                 return tokens, Place(document, end) if more else Place(document + 1)
             offset = 0
-        raise self._without_examples()
+        raise AssertionError("records go on without end")
 
     def _joined(self, place: Place, denoiser: Denoiser) -> tuple[Tokens, Place] | None:
         """Returns what the denoiser takes of the running text, from `place` on."""
@@ -95,8 +97,7 @@ class Reader:
             missing -= len(piece)
             offset += len(piece)
             without = 0 if len(text) else without + 1
-            if without > self._num_records:
-                raise self._without_examples()
+            self._check_text(without)
             if offset >= len(text):
                 document, offset = document + 1, 0
         if len(pieces) == 1:
@@ -112,17 +113,30 @@ class Reader:
             return texts if texts is None else texts[0] if texts else np.zeros(0, np.int32)
         return np.concatenate([[0], texts[0], [self._task.vocabulary.eos_id]]).astype(np.int32)
 
-    def _from(self, document: int) -> range:
-        """As many records as can pass without an example, and one more."""
-        return range(document, document + self._num_records + 1)
+    def _from(self, document: int) -> Iterator[int]:
+        """Counts on from a record, as long as there is text in any of them."""
+        for without, number in enumerate(itertools.count(document)):
+            self._check_text(without)
+            yield number
 
     def _texts(self, document: int) -> tuple[Tokens, ...] | None:
         if self._latest[0] != document:
-            self._latest = (document, self._texts_of(document))
+            number = self._order(document)
+            self._latest = (document, None if number is None else self._records[number])
         return self._latest[1]
 
-    def _without_examples(self) -> UserError:
-        return UserError(
-            f"task {self._task.name!r} gives no example: none of its {self._num_records:,} records "
-            "holds a token; look at its source, Task.preprocessors and templates"
-        )
+    def _check_text(self, without: int) -> None:
+        """Looks at all records once so many in a row gave nothing; a row may miss the few that do.
+
+        Raises:
+            UserError: where none does.
+        """
+        if without > len(self._records) and not self._has_text:
+            raise UserError(
+                f"task {self._task.name!r} gives no example: none of its {len(self._records):,} "
+                "records holds a token; look at its source, Task.preprocessors and templates"
+            )
+
+    @functools.cached_property
+    def _has_text(self) -> bool:
+        return any(any(map(len, self._records[number])) for number in range(len(self._records)))

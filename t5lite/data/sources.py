@@ -1,4 +1,4 @@
-"""Where records come from: TFDS data sets in array_record, read by number."""
+"""Where records come from: files and TFDS data sets, in array_record, read by number."""
 
 import contextlib
 import dataclasses
@@ -58,18 +58,25 @@ class TfdsRecords:
     any other kind is left out.
     """
 
-    def __init__(self, builder: Any, split: str, *, digest: str | None = None) -> None:
+    def __init__(
+        self, builder: Any, split: str, *, digests: Mapping[str, str] | None = None
+    ) -> None:
         try:
             instructions = builder.info.splits[split].file_instructions
         except (ValueError, KeyError) as error:
             splits = suggestion(split, builder.info.splits)
             raise UserError(f"{builder.info.full_name} has no split {split!r}; {splits}") from error
-        self._name, self._digest = f"{builder.info.full_name} {split}", digest
+        self._name = f"{builder.info.full_name} {split}"
         self._features = builder.info.features
         self._examples = ArrayRecords(
             [(str(i.filename), i.skip, i.take if i.take >= 0 else i.examples_in_shard - i.skip)
              for i in instructions]
         )  # fmt: skip
+        # Which part of which file, and where it is known a digest of all that is in the file.
+        self._parts = [
+            (name := str(i.filename).rpartition("/")[2], i.skip, i.take, (digests or {}).get(name))
+            for i in instructions
+        ]
         self._texts = dict(_texts(self._features))
         if len(self) == 0:
             raise UserError(f"{builder.info.full_name} split {split!r} is empty: it has no record")
@@ -82,12 +89,12 @@ class TfdsRecords:
     @functools.cached_property
     def fingerprint(self) -> str:
         """The number of records and a digest of all of them, or of some from all over."""
-        digest = self._digest
-        if digest is None:
+        digest = hashlib.sha256(repr(self._parts).encode())
+        if any(part[3] is None for part in self._parts):
             numbers = np.unique(np.linspace(0, len(self) - 1, num=64).astype(int))
             some = b"\0".join(self._examples[int(number)] for number in numbers)
-            digest = hashlib.sha256(some).hexdigest()
-        return f"{len(self)} records, {digest[:16]}"
+            digest.update(some)
+        return f"{len(self)} records, {digest.hexdigest()[:16]}"
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -103,6 +110,11 @@ class TfdsRecords:
                 for name, value in example.items()
             }
             return {name: text(replaced[name]) for name, text in self._texts.items()}
+
+
+@functools.cache
+def _tell_left_out(name: str, description: str) -> None:
+    log.warning("%s: %s", name, description)
 
 
 @functools.cache
@@ -142,8 +154,14 @@ class TfdsSource:
         builder = self._builder
         if not builder.is_prepared():
             log.info("building data set %s in %s", builder.info.full_name, builder.data_dir)
-            with _quiet():
-                builder.download_and_prepare(file_format="array_record")
+            try:
+                with _quiet():
+                    builder.download_and_prepare(file_format="array_record")
+            except (OSError, ImportError, AssertionError, ValueError) as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise UserError(
+                    f"TfdsSource.name {self.name!r} cannot be prepared: {reason}"
+                ) from error
         return TfdsRecords(builder, split)
 
     @functools.cached_property
@@ -208,9 +226,6 @@ class FileSource:
             raise UserError(f"FileSource.max_errors must be at least 0, got {self.max_errors}")
         if not self.fields or len(set(self.fields)) != len(self.fields):
             raise UserError(f"FileSource.fields must be names, each once, got {self.fields!r}")
-        plain = self.format in ("lines", "document")
-        if plain and len(self.fields) != 1:
-            raise UserError(f"a file of {self.format!r} has one field, got {self.fields!r}")
 
     def records(self, split: str, options: BuildOptions = DEFAULT_OPTIONS) -> Records:
         """Returns the records of `split` in the order of the files."""
@@ -219,15 +234,15 @@ class FileSource:
         folder, parts, recipe = self._plan
         if not (folder / building.SUMMARY).exists():
             building.build_shards(folder, parts(), recipe, options)
-        name = split.partition("[")[0]
-        shards = [
-            summary
-            for shard, summary in building.summaries_of(folder).items()
-            if shard.startswith(f"files-{name}.")
-        ]
+        summaries = building.summaries_of(folder)
+        # It may have been built with a higher limit.
+        whole = building.check_bad(building.add(summaries.values()), self.max_errors)
+        if whole.bad:
+            _tell_left_out(recipe.name, building.describe(whole))
         with _quiet():
             builder = tfds.builder_from_directory(folder)
-        return TfdsRecords(builder, split, digest=building.add(shards).digest)
+        digests = {name: summary.digest for name, summary in summaries.items()}
+        return TfdsRecords(builder, split, digests=digests)
 
     @functools.cached_property
     def _plan(self) -> tuple[pathlib.Path, Callable[[], dict[str, Any]], Recipe]:
@@ -274,7 +289,14 @@ def _parts(
 ) -> dict[str, _FilePart]:
     parts = {}
     for split, paths in found.items():
-        of_split = [part for path in paths for part in parts_of(path, format or format_of(path))]
+        formats = [(path, format or format_of(path)) for path in paths]
+        for path, of_file in formats:
+            if of_file in ("lines", "document") and len(fields) != 1:
+                raise UserError(
+                    f"{path} is read as {of_file!r} and has one field, FileSource.fields has "
+                    f"{len(fields)}: {', '.join(fields)}"
+                )
+        of_split = [part for path, of_file in formats for part in parts_of(path, of_file)]
         for number, part in enumerate(of_split):
             shard = f"files-{split}.array_record-{number:05d}-of-{len(of_split):05d}"
             parts[shard] = _FilePart(part, fields, max_bytes)

@@ -17,7 +17,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from t5lite.core.examples import Example, Tokens
+from t5lite.core.examples import Example
 from t5lite.data.features import Features, Layout, batch_of
 from t5lite.data.mixture import Mixture
 from t5lite.data.packing import choose_row, enough_waiting
@@ -26,6 +26,9 @@ from t5lite.data.task import Task
 
 # Batches made ahead while the step runs.
 PREFETCH_BATCHES = 2
+
+# Of what the same seed gives; a change makes cursors of before worthless.
+STREAM_VERSION = 1
 
 # Evaluation corrupts the same text in the same way at every call, whatever the seed of training.
 EVAL_ENTROPY = 0
@@ -106,7 +109,7 @@ class RowStream:
         oldest = self._waiting[0]
         waiting = {waiting.number for waiting in self._waiting}
         taken = [number for number in range(oldest.number, self._next) if number not in waiting]
-        return Cursor(oldest.number, oldest.places, tuple(taken))
+        return Cursor(oldest.number, oldest.places, tuple(sorted({*taken, *self._taken})))
 
     def __next__(self) -> list[Example]:
         if not self._packed:
@@ -154,11 +157,7 @@ def _row_examples(
     def reader(number: int) -> Reader:
         records = tokens[number]
         order = _order(len(records), (seed, number))
-        return Reader(
-            tasks[number],
-            lambda document: records[order(row + document * batch_size)],
-            len(records),
-        )
+        return Reader(tasks[number], records, lambda document: order(row + document * batch_size))
 
     readers = [reader(number) for number in range(len(tasks))]
     bounds = np.cumsum(rates)
@@ -364,10 +363,10 @@ def eval_examples(task: Task, split: str) -> Iterator[Example]:
     """Yields the examples of one pass over a split, in order, the same at every call."""
     records = task.tokens(split)
 
-    def texts_of(document: int) -> tuple[Tokens, ...] | None:
-        return records[document] if document < len(records) else None
+    def order(document: int) -> int | None:
+        return document if document < len(records) else None
 
-    reader, place = Reader(task, texts_of, len(records)), Place()
+    reader, place = Reader(task, records, order), Place()
     for number in itertools.count():
         found = reader.read(place, np.random.default_rng((EVAL_ENTROPY, number)))
         if found is None:

@@ -6,6 +6,8 @@ import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
+import grain
+
 from t5lite.core.errors import UserError
 from t5lite.data import templates
 from t5lite.data.files import cut
@@ -115,13 +117,14 @@ def train_vocabulary(training: VocabularyTraining, *, on_line: Callable[[], None
 
 
 def _lines(training: VocabularyTraining) -> Iterator[str]:
-    """Yields the lines of the records, of every n-th one where there are more than are wanted."""
+    """Yields the lines of the records, these in an order that mixes the whole split."""
     records = training.source.records(training.split)
     templates.check_fields("vocab.text", training.text, records.fields)
-    stride = max(1, len(records) // training.max_lines)
-    for start in range(stride):
-        for number in range(start, len(records), stride):
-            for line in templates.fill(training.text, records[number]).splitlines():
-                for piece in cut(line, MAX_SENTENCE_BYTES - 1):
-                    if piece.strip():
-                        yield piece
+    for position in range(len(records)):
+        number = grain.experimental.index_shuffle(
+            position, max_index=len(records) - 1, seed=0, rounds=4
+        )
+        for line in templates.fill(training.text, records[int(number)]).splitlines():
+            for piece in cut(line, MAX_SENTENCE_BYTES - 1):
+                if piece.strip():
+                    yield piece

@@ -87,8 +87,8 @@ class UL2:
 
     def check(self, vocabulary: Sentinels) -> None:
         """Raises a UserError where a denoiser cannot be had with this vocabulary."""
-        for made in self._denoisers(vocabulary):
-            if isinstance(made.denoiser, SpanCorruption):
+        for made, rate in zip(self._denoisers(vocabulary), self.rates, strict=True):
+            if rate and isinstance(made.denoiser, SpanCorruption):
                 made.denoiser.check(vocabulary)
                 if made.denoiser.targets_length > self.targets_length:
                     raise UserError(

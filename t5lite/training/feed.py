@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 
 from t5lite.core.errors import UserError
 from t5lite.data.features import Features
-from t5lite.data.stream import Batches, Cursor
+from t5lite.data.stream import STREAM_VERSION, Batches, Cursor
 from t5lite.training.run import Run
 
 
@@ -37,6 +37,7 @@ class Feed:
     ) -> None:
         seed = run.stream_seed
         self._about: dict[str, Any] = {
+            "stream_version": STREAM_VERSION,
             "seed": seed,
             "batch_size": run.batch_size,
             "packed": run.packed,
@@ -53,8 +54,12 @@ class Feed:
             _check_same(saved["about"], self._about, run.model_dir)
             cursors = [Cursor.from_json(saved["rows"][row]) for row in rows]
         self.number = 0 if saved is None else int(saved["batches"])
-        if passed := [pair for pair in self._skip if saved and pair[0] <= self.number]:
-            say(f"batches up to {self.number} are taken: {passed} of train.skip_batches is past")
+        known = [] if saved is None else [tuple(pair) for pair in saved["skip_batches"]]
+        if late := [p for p in self._skip if p[0] <= self.number and p not in known]:
+            say(
+                f"batches up to {self.number} were taken before {late} of train.skip_batches was "
+                "asked for; what is left of it will be left out"
+            )
         self._cursors: Sequence[Cursor] | None = cursors
         self._batches = Batches(
             run.task,
@@ -83,8 +88,8 @@ class Feed:
     def state(self) -> dict[str, Any]:
         """Returns where the data stands behind the latest batch, for JSON; the same everywhere.
 
-        `about` is what it depends on, `batches` how many were taken, `rows` the cursor of each
-        row of the global batch. Called by all processes at once.
+        `about` is what it depends on, `batches` how many were taken or left out as `skip_batches`
+        says, `rows` the cursor of each row of the global batch. Called by all processes at once.
         """
         assert self._cursors is not None
         cursors = {row: c.to_json() for row, c in zip(self._rows, self._cursors, strict=True)}
@@ -94,6 +99,7 @@ class Feed:
         return {
             "about": self._about,
             "batches": self.number,
+            "skip_batches": self._skip,
             "rows": [rows[row] for row in sorted(rows)],
         }
 

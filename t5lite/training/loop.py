@@ -192,6 +192,10 @@ def first_state(
 def _saved(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
     """Returns where the data of the latest checkpoint stands."""
     about = checkpoints.about(checkpoints.steps()[-1])
+    if "data" not in about:
+        raise UserError(
+            f"{run.model_dir} holds checkpoints of an older t5lite; use another MODEL_DIR"
+        )
     if about["seed"] != run.seed:
         raise UserError(
             f"{run.model_dir} was trained with seed {about['seed']}, got {run.seed}: use the "

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ class Run:
     batch_size: int
     seed: int = 0
     data_seed: int | None = None
-    skip_batches: Sequence[Sequence[int]] = ()
+    skip_batches: Sequence[Any] = ()
     packed: bool = False
     data_workers: int = 0
     loss: CrossEntropy = CrossEntropy()
@@ -88,10 +89,11 @@ class Run:
             check_number(f"train.{name}", getattr(self, name), rule, lambda n: 0 <= n < 2**31)
         check_number("train.data_workers", self.data_workers, "at least 0", lambda n: n >= 0)
         for pair in self.skip_batches:
-            if not (len(pair) == 2 and 1 <= pair[0] <= pair[1]):
+            fits = isinstance(pair, tuple | list) and [type(n) for n in pair] == [int, int]
+            if not (fits and 1 <= pair[0] <= pair[1]):
                 raise UserError(
-                    "train.skip_batches must be pairs (first, last) with 1 <= first <= last, "
-                    f"got {pair!r}"
+                    "train.skip_batches must be pairs (first, last) with 1 <= first <= last, as "
+                    f"in [(10, 12)], got {self.skip_batches!r}"
                 )
         for name in (
             *("batch_size", "microbatches", "log_every_steps", "checkpoint_every_steps"),

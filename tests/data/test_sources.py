@@ -2,6 +2,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import pickle
 
 import numpy as np
@@ -89,7 +90,7 @@ BAD_LINES = [
     ("a.jsonl:2", "no JSON"),
     ("a.jsonl:3", "must be a JSON object, got list"),
     ("a.jsonl:4", "no field 'text'; it has txt"),
-    ("a.jsonl:5", "no field 'text'"),
+    ("a.jsonl:5", "field 'text' is null"),
     ("a.jsonl:6", "no UTF-8 at byte 0"),
 ]
 
@@ -200,7 +201,10 @@ def test_python_docs_is_split_by_topic(data_dir):
         (lambda d: FileSource(files={}, max_bytes=3), "max_bytes must be at least 4"),
         (lambda d: FileSource(files={}, max_errors=-1), "max_errors must be at least 0"),
         (lambda d: FileSource(files={}, fields=()), "fields must be names, each once"),
-        (lambda d: FileSource(files={}, fields=("a", "b"), format="lines"), "has one field"),
+        (
+            lambda d: FileSource(files={"train": "README.md"}, fields=("a", "b"), format="lines"),
+            "README.md is read as 'lines' and has one field",
+        ),
     ],
 )
 def test_what_is_not_there_is_refused(make, message, data_dir):
@@ -211,3 +215,66 @@ def test_what_is_not_there_is_refused(make, message, data_dir):
 def test_an_unknown_split_names_those_that_are(data_dir):
     with pytest.raises(UserError, match="has no split 'test'; known: train, validation"):
         TfdsSource(name="python_docs", data_dir=data_dir).records("test")
+
+
+def test_parts_of_a_split_differ_in_their_fingerprints(tmp_path):
+    (tmp_path / "a.txt").write_text("".join(f"{n}\n" for n in range(100)))
+    source = _source(tmp_path, "a.txt")
+    splits = ("train[:50]", "train[50:]", "train", "train[:50]+train[60:]", "train[:50%]")
+    prints = [source.records(split).fingerprint for split in splits]
+    assert len(set(prints)) == 4
+    assert prints[0] == prints[4]
+
+
+def test_a_file_of_the_same_name_size_and_time_elsewhere_is_another(tmp_path):
+    found = []
+    for folder, text in (("a", "one"), ("b", "two")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.txt").write_text(text)
+        os.utime(tmp_path / folder / "x.txt", (1, 1))
+        source = FileSource(
+            files={"train": "x.txt"}, folder=str(tmp_path / folder), data_dir=str(tmp_path / "t")
+        )
+        found.append(source.records("train")[0]["text"])
+    assert found == ["one", "two"]
+
+
+def test_files_without_a_time_are_told_apart_by_what_they_hold(tmp_path):
+    import fsspec
+
+    found = []
+    for text in ("one", "two"):
+        with fsspec.open("memory://again/x.txt", "w") as file:
+            file.write(text)
+        found.append(_source(tmp_path, "memory://again/x.txt").records("train")[0]["text"])
+    assert found == ["one", "two"]
+
+
+def test_what_was_built_with_a_higher_limit_is_refused_under_a_lower_one(tmp_path, caplog):
+    (tmp_path / "a.jsonl").write_bytes(BAD_JSON)
+    _source(tmp_path, "a.jsonl", max_errors=5).records("train")
+    with pytest.raises(UserError, match="more rows cannot be read"):
+        _source(tmp_path, "a.jsonl", max_errors=4).records("train")
+
+
+def test_parquet_rows_that_are_no_text_are_told(tmp_path):
+    rows = pyarrow.table(
+        {
+            "a": pyarrow.array([b"fine", b"\xff"], pyarrow.binary()),
+            "b": pyarrow.array([[b"x"], None], pyarrow.list_(pyarrow.binary())),
+            "c": pyarrow.Array.from_buffers(
+                pyarrow.string(), 2, pyarrow.array([b"ok", b"\xfe"], pyarrow.binary()).buffers()
+            ),
+        }
+    )
+    pyarrow.parquet.write_table(rows, tmp_path / "a.parquet")
+    part = Part(str(tmp_path / "a.parquet"), "parquet", 0, 1)
+
+    def read(*fields):
+        return [str(row) for row in read_part(part, fields, max_bytes=99)]
+
+    place = f"{tmp_path}/a.parquet: row 1 of row group 0: "
+    assert read("a") == ["{'a': 'fine'}", place + "field 'a' is no UTF-8 at byte 0"]
+    assert read("c") == ["{'c': 'ok'}", place + "field 'c' is no UTF-8 at byte 0"]
+    assert read("b")[0].endswith("field 'b' is a list, which is no text")
+    assert read("b")[1] == place + "field 'b' is null"

@@ -74,7 +74,7 @@ def test_batches_do_not_change_from_one_release_to_the_next(folder, whole):
     assert digest(_features(whole))[:16] == GOLDEN
 
 
-GOLDEN = "d9f1117906e7debb"
+GOLDEN = "18e057bbba75c1eb"
 
 
 def test_another_seed_gives_other_batches(folder, whole):
@@ -175,6 +175,24 @@ def test_a_corpus_without_a_token_is_refused(tmp_path):
     )
     with pytest.raises(UserError, match="'task' gives no example: none of its 5 records"):
         take(task, 1, layout=EncoderDecoderLayout(24, 8))
+
+
+def test_a_few_records_with_text_among_many_are_found(tmp_path):
+    (tmp_path / "text.txt").write_text("drop\n" * 99 + "keep this line of text\n")
+    task = Task(
+        source=FileSource(
+            files={"train": "text.txt"}, folder=str(tmp_path), data_dir=str(tmp_path / "tfds")
+        ),
+        vocabulary=small.ByteVocabulary(),
+        objective=small.SpanCorruption(inputs_length=24),
+        preprocessors=["tests.data.test_stream:keep"],
+    )
+    assert len(take(task, 20, layout=EncoderDecoderLayout(24, 8))) == 20
+
+
+def keep(record):
+    """A step that leaves out nearly every record."""
+    return record if "keep" in record["text"] else None
 
 
 def nothing(record):

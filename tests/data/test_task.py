@@ -208,3 +208,12 @@ def test_tasks_of_a_mixture_must_differ_in_name_and_agree_in_vocabulary(sized):
     other = sized(100, vocabulary=ByteVocabulary(num_sentinels=9))
     with pytest.raises(UserError, match="must have one vocabulary: of10 has .*125.*of100 has .*9"):
         Mixture(components=[sized(10), other])
+
+
+def test_the_order_of_tasks_is_part_of_the_identity(sized):
+    tasks = [sized(10), sized(100)]
+    identities = [
+        Mixture(components=order, shares=[1.0, 1.0]).identity("train")
+        for order in (tasks, tasks[::-1])
+    ]
+    assert identities[0] != identities[1]

@@ -136,6 +136,11 @@ def test_a_pair_is_cut_and_closed():
     assert example["targets"].tolist() == [EOS]
 
 
+def test_a_denoiser_that_is_never_taken_needs_no_sentinels():
+    rates = [1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+    UL2(inputs_length=512, targets_length=512, rates=rates).check(ByteVocabulary(num_sentinels=100))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -59,7 +59,10 @@ def test_a_range_may_be_asked_for_when_the_run_goes_on(make_run):
     _, saved, _ = go(make_run(), 6)
     batches, _, said = go(make_run(skip_batches=[(2, 3), (8, 10)]), 3, saved)
     assert streams.digest(batches) == streams.digest([whole[6], whole[10], whole[11]])
-    assert said[0] == "batches up to 6 are taken: [(2, 3)] of train.skip_batches is past"
+    assert said[0] == (
+        "batches up to 6 were taken before [(2, 3)] of train.skip_batches was asked for; what is "
+        "left of it will be left out"
+    )
 
 
 def test_another_data_seed_begins_the_data_anew_and_then_goes_on(make_run):
