@@ -12,6 +12,8 @@ import resource
 from collections.abc import Sequence
 from typing import Any
 
+from t5lite.core.errors import UserError
+
 # (path, records to leave out at the beginning, records to take)
 Shard = tuple[str, int, int]
 
@@ -43,11 +45,15 @@ class ArrayRecords:
         from array_record.python import array_record_module
 
         _allow_files()
-        path = self._shards[shard][0]
-        self._readers[shard] = array_record_module.ArrayRecordReader(
-            path, "readahead_buffer_size:0"
-        )
-        return self._readers[shard]
+        path, skip, take = self._shards[shard]
+        reader = array_record_module.ArrayRecordReader(path, "readahead_buffer_size:0")
+        if reader.num_records() < skip + take:
+            raise UserError(
+                f"{path} is damaged: it must have {skip + take} records, got "
+                f"{reader.num_records()}; delete its folder to have it built anew"
+            )
+        self._readers[shard] = reader
+        return reader
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_readers": [None] * len(self._shards)}

@@ -12,13 +12,11 @@ import fcntl
 import hashlib
 import json
 import logging
-import lzma
 import multiprocessing
 import os
 import pathlib
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -67,6 +65,7 @@ class Summary:
         bad: rows that could not be read, which were left out.
         errors: the first of those, each with its file and line.
         digest: of all the records.
+        file_bytes: what the files take.
     """
 
     records: int = 0
@@ -75,6 +74,7 @@ class Summary:
     bad: int = 0
     errors: tuple[str, ...] = ()
     digest: str = ""
+    file_bytes: int = 0
 
 
 class ShardWriter:
@@ -91,11 +91,20 @@ class ShardWriter:
         self._records = self._bytes = self._empty = self._bad = 0
         self._errors: list[str] = []
 
-    def write(self, record: bytes) -> None:
-        """Adds one record."""
-        self._writer.write(record)
-        self._digest.update(len(record).to_bytes(8, "little"))
-        self._digest.update(record)
+    def write(self, record: bytes, *, identity: bytes | None = None) -> None:
+        """Adds one record.
+
+        Args:
+            identity: the same for the same record, where its bytes may come out differently.
+
+        Raises:
+            UserError: where the disk is full.
+        """
+        with self._write_errors():
+            self._writer.write(record)
+        identity = record if identity is None else identity
+        self._digest.update(len(identity).to_bytes(8, "little"))
+        self._digest.update(identity)
         self._records += 1
         self._bytes += len(record)
 
@@ -115,7 +124,8 @@ class ShardWriter:
 
     def finish(self) -> Summary:
         """Closes the shard; from now on it is not written again."""
-        self._writer.close()
+        with self._write_errors():
+            self._writer.close()
         summary = Summary(
             records=self._records,
             bytes=self._bytes,
@@ -123,10 +133,23 @@ class ShardWriter:
             bad=self._bad,
             errors=tuple(self._errors),
             digest=self._digest.hexdigest(),
+            file_bytes=self._unfinished.stat().st_size,
         )
         self._unfinished.replace(self._path)
         write_whole(_note(self._path), json.dumps(dataclasses.asdict(summary)))
         return summary
+
+    @contextlib.contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        # array_record's only error.
+        except RuntimeError as error:
+            reason = "the disk is full" if "No space left" in str(error) else error
+            raise UserError(
+                f"{self._path.parent} cannot be written: {reason}; the parts that are done are "
+                "kept: start again to go on"
+            ) from error
 
 
 # Writes the records of one part into the shard.
@@ -189,9 +212,18 @@ def build_shards(
 
 
 def summaries_of(folder: pathlib.Path) -> dict[str, Summary]:
-    """Returns the shards of a folder that `build_shards` made, by the names of their files."""
-    notes = sorted(folder.glob(f"*{_NOTE}"))
-    return {note.name.removesuffix(_NOTE): _read_summary(note) for note in notes}
+    """Returns the shards of a folder that `build_shards` made, by the names of their files.
+
+    Raises:
+        UserError: where a shard is not there, or not as long as it was written.
+    """
+    summaries = {}
+    for note in sorted(folder.glob(f"*{_NOTE}")):
+        shard, summary = note.with_name(note.name.removesuffix(_NOTE)), _read_summary(note)
+        if not shard.exists() or shard.stat().st_size != summary.file_bytes:
+            raise UserError(f"{shard} is damaged; delete {folder} to have it built anew")
+        summaries[shard.name] = summary
+    return summaries
 
 
 def describe(summary: Summary) -> str:
@@ -239,7 +271,7 @@ def _write_all(
                 for future in concurrent.futures.as_completed(futures):
                     account(futures[future], future.result())
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
                 raise
     return {shard: done[shard] for shard in parts}
 
@@ -287,6 +319,7 @@ def add(summaries: Iterable[Summary]) -> Summary:
         bad=sum(s.bad for s in summaries),
         errors=tuple(errors[:SHOWN_ERRORS]),
         digest=digest.hexdigest(),
+        file_bytes=sum(s.file_bytes for s in summaries),
     )
 
 
@@ -328,7 +361,7 @@ def _errors(folder: pathlib.Path) -> Iterator[None]:
     """Says on one line why a folder cannot be built."""
     try:
         yield
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except OSError as error:
         raise UserError(
             f"{folder} cannot be built: {error}; the parts that are done are kept"
         ) from error

@@ -9,6 +9,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+import lzma
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -52,11 +54,13 @@ def find_files(folder: str, pattern: str) -> list[str]:
     url = pattern if "://" in pattern or pattern.startswith("/") else f"{folder}/{pattern}"
     try:
         fs, path = fsspec.core.url_to_fs(url)
-        found = sorted(p for p in fs.glob(path) if not fs.isdir(p))
-    except (ValueError, ImportError, OSError) as error:
+        # A name may hold what elsewhere is a wildcard.
+        found = [path] if fs.isfile(path) else sorted(p for p in fs.glob(path) if fs.isfile(p))
+    except (ValueError, TypeError, ImportError, OSError) as error:
         raise UserError(f"files {url!r} cannot be had: {str(error).splitlines()[0]}") from error
     if not found:
-        raise UserError(f"there is no file {url!r}")
+        folder_there = "; it is a folder, name its files as in FOLDER/*" if fs.isdir(path) else ""
+        raise UserError(f"there is no file {url!r}{folder_there}")
     return [fs.unstrip_protocol(p) if "://" in url else p for p in found]
 
 
@@ -78,6 +82,8 @@ def format_of(path: str) -> str:
     >>> format_of("a/train-00.jsonl.gz"), format_of("b.txt"), format_of("c.parquet")
     ('jsonl', 'lines', 'parquet')
     """
+    if fsspec.utils.infer_compression(path) == "zip":
+        raise UserError(f"{path} is an archive of files; unpack it")
     suffix = _plain_name(path).rpartition(".")[2]
     known = {"txt": "lines", "jsonl": "jsonl", "json": "jsonl", "tsv": "tsv", "parquet": "parquet"}
     return choose(f"the format of {path!r} (FileSource.format)", suffix, known)
@@ -110,8 +116,7 @@ def read_part(
         max_bytes: longer records of a single field are cut into several, at the end of a line
             where there is one.
     """
-    read = FORMATS[part.format]
-    for made in read(part, tuple(fields)):
+    for made in _records(part, tuple(fields)):
         if isinstance(made, Bad):
             yield made
         elif not any(text.strip() for text in made.values()):
@@ -120,6 +125,22 @@ def read_part(
             yield from ({fields[0]: text} for text in cut(made[fields[0]], max_bytes))
         else:
             yield made
+
+
+def _records(part: Part, fields: tuple[str, ...]) -> Iterator[Record | Bad]:
+    with read_errors(part.path):
+        yield from FORMATS[part.format](part, fields)
+
+
+@contextlib.contextmanager
+def read_errors(path: str) -> Iterator[None]:
+    """Says on one line why a file cannot be read."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(
+            f"{path} cannot be read: {str(error).splitlines()[0]}; mend it or leave it out"
+        ) from error
 
 
 def cut(text: str, max_bytes: int) -> Iterator[str]:
@@ -274,7 +295,7 @@ def _parquet_errors(path: str) -> Iterator[None]:
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, EOFError) as error:
         raise UserError(f"{path} must be Parquet: {str(error).splitlines()[0]}") from error
 
 

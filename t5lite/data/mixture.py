@@ -1,6 +1,7 @@
 """Several tasks learned at once, each example from one of them."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from t5lite.core.errors import UserError
@@ -38,7 +39,8 @@ class Mixture:
                 raise UserError(f"Mixture.components must be tasks, as in [@a/Task()], got {part}")
         if self.shares is not None:
             count, shares = len(self.components), list(self.shares)
-            if len(shares) != count or not all(share > 0 for share in shares):
+            numbers = [s for s in shares if isinstance(s, int | float) and 0 < s < math.inf]
+            if len(shares) != count or numbers != shares:
                 raise UserError(
                     f"Mixture.shares must be {count} numbers over 0, one for each component, got "
                     f"{shares}; leave a component out to take it never"

@@ -15,6 +15,8 @@ def named(owner: str, name: str, table: Mapping[str, F]) -> F:
     Raises:
         UserError: where there is no such function.
     """
+    if not isinstance(name, str):
+        raise UserError(f"{owner} must be names, got {name!r}")
     module, colon, function = name.partition(":")
     if not colon:
         if name not in table:
@@ -25,6 +27,8 @@ def named(owner: str, name: str, table: Mapping[str, F]) -> F:
         return table[name]
     try:
         found: F = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise UserError(f"{owner}: {name!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise UserError(f"{owner}: {name!r} must be a function, got {type(found).__name__}")
     return found

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -224,8 +225,23 @@ class FileSource:
             raise UserError(f"FileSource.max_bytes must be at least 4, got {self.max_bytes}")
         if self.max_errors < 0:
             raise UserError(f"FileSource.max_errors must be at least 0, got {self.max_errors}")
-        if not self.fields or len(set(self.fields)) != len(self.fields):
+        are_names = all(isinstance(name, str) and name for name in self.fields)
+        if not self.fields or not are_names or len(set(self.fields)) != len(self.fields):
             raise UserError(f"FileSource.fields must be names, each once, got {self.fields!r}")
+        for split, patterns in self.files.items():
+            patterns = [patterns] if isinstance(patterns, str) else patterns
+            if not isinstance(split, str) or not re.fullmatch(r"(?!all$)[A-Za-z]\w*", split):
+                raise UserError(
+                    f"FileSource.files must name splits such as 'train', not 'all', got {split!r}"
+                )
+            if not isinstance(patterns, list | tuple) or not all(
+                isinstance(pattern, str) for pattern in patterns
+            ):
+                raise UserError(
+                    f"FileSource.files[{split!r}] must be a path or several, got {patterns!r}"
+                )
+        if not self.files:
+            raise UserError("FileSource.files must name a split, as in {'train': 'a.txt'}, got {}")
 
     def records(self, split: str, options: BuildOptions = DEFAULT_OPTIONS) -> Records:
         """Returns the records of `split` in the order of the files."""
@@ -314,7 +330,9 @@ def _write_part(part: _FilePart, writer: ShardWriter) -> None:
         elif isinstance(made, Bad):
             writer.leave_out_bad(str(made))
         else:
-            writer.write(serializer.serialize_example(features.encode_example(made)))
+            record = serializer.serialize_example(features.encode_example(made))
+            # Its fields are in another order in every process.
+            writer.write(record, identity=json.dumps(made, sort_keys=True).encode())
 
 
 def _text_features(fields: Sequence[str]) -> Any:

@@ -47,4 +47,10 @@ def fill(template: str, record: Mapping[str, str]) -> str:
     >>> fill("{a} and {b}", {"a": "{b}", "b": "1"})
     '{b} and 1'
     """
-    return template.format_map(record)
+    try:
+        return template.format_map(record)
+    except KeyError as error:
+        name = str(error.args[0])
+        raise UserError(
+            f"template {template!r} names the field {name!r}; {suggestion(name, record)}"
+        ) from error

@@ -142,10 +142,11 @@ class SentencePieceVocabulary(Vocabulary):
     def _processor(self) -> Any:
         import sentencepiece
 
-        if not pathlib.Path(self.path).is_file():
+        path = str(pathlib.Path(self.path).expanduser())
+        if not pathlib.Path(path).is_file():
             raise UserError(f"SentencePieceVocabulary.path {self.path!r} is not there")
         try:
-            return sentencepiece.SentencePieceProcessor(model_file=self.path)
+            return sentencepiece.SentencePieceProcessor(model_file=path)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise UserError(

@@ -60,8 +60,8 @@ class VocabularyTraining:
         if not self.output.endswith(".model"):
             raise UserError(f"vocab.output must end in .model, got {self.output!r}")
         for name in ("size", "max_lines"):
-            if getattr(self, name) < 1:
-                raise UserError(f"vocab.{name} must be at least 1, got {getattr(self, name)}")
+            if not 1 <= getattr(self, name) < 2**31:
+                raise UserError(f"vocab.{name} must be in [1, 2**31), got {getattr(self, name)}")
         if not templates.fields_of("vocab.text", self.text):
             raise UserError(f"vocab.text must name a field, as in {{text}}, got {self.text!r}")
 

@@ -67,6 +67,9 @@ def make_evaluate(
     Raises:
         UserError: where the mesh does not divide the batch, or the split is empty.
     """
+    # What is wrong with the split is said before anything is compiled.
+    for part in task.tasks:
+        part.tokens(split)
     sharding = batch_sharding(mesh, batch_size)
     rows, place = local_rows(sharding, batch_size), make_global(sharding, batch_size)
 

@@ -2,6 +2,7 @@ import bz2
 import gzip
 import json
 import lzma
+import multiprocessing
 import os
 import pickle
 
@@ -117,8 +118,9 @@ def test_rows_that_are_none_are_told_with_file_and_line(start, tmp_path):
         ("a.jsonl", b'{"text": "\\ud800"}', "half of a surrogate pair"),
         ("a.txt", b"\n \n", r"there is no record in it \(2 empty rows, 0 that cannot be read\)"),
         ("a.parquet", b"PAR1 rubbish", "a.parquet must be Parquet"),
-        ("a.jsonl.gz", b"no gzip at all", "cannot be built"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 999)[:40], "cannot be built"),
+        ("a.jsonl.gz", b"no gzip at all", "a.jsonl.gz cannot be read: Not a gzipped file"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 999)[:40], "a.jsonl.gz cannot be read"),
+        ("a.jsonl.zip", b"PK", "a.jsonl.zip is an archive of files; unpack it"),
         ("a.xyz", b"text", r"the format of .*a.xyz' \(FileSource.format\) is unknown"),
     ],
 )
@@ -197,10 +199,15 @@ def test_python_docs_is_split_by_topic(data_dir):
         (lambda d: TfdsSource(name="python_doc", data_dir=d), "did you mean 'python_docs'"),
         (lambda d: FileSource(files={"train": "/no/such.txt"}, data_dir=d), "there is no file"),
         (lambda d: FileSource(files={"train": "bad://x.txt"}), "files 'bad://x.txt' cannot be had"),
-        (lambda d: FileSource(files={}, format="word"), "FileSource.format is unknown: got 'word'"),
-        (lambda d: FileSource(files={}, max_bytes=3), "max_bytes must be at least 4"),
-        (lambda d: FileSource(files={}, max_errors=-1), "max_errors must be at least 0"),
-        (lambda d: FileSource(files={}, fields=()), "fields must be names, each once"),
+        (lambda d: FileSource(files={}), "must name a split, as in {'train': 'a.txt'}"),
+        (lambda d: FileSource(files={"train": 5}), r"files\['train'\] must be a path or several"),
+        (lambda d: FileSource(files={"a/b": "x"}), "must name splits such as 'train'.*got 'a/b'"),
+        (lambda d: FileSource(files={"all": "x"}), "must name splits .* not 'all'"),
+        (lambda d: FileSource(files={"train": "tests"}), "it is a folder, name its files as in"),
+        (lambda d: FileSource(files={"a": "x"}, format="word"), "format is unknown: got 'word'"),
+        (lambda d: FileSource(files={"a": "x"}, max_bytes=3), "max_bytes must be at least 4"),
+        (lambda d: FileSource(files={"a": "x"}, max_errors=-1), "max_errors must be at least 0"),
+        (lambda d: FileSource(files={"a": "x"}, fields=()), "fields must be names, each once"),
         (
             lambda d: FileSource(files={"train": "README.md"}, fields=("a", "b"), format="lines"),
             "README.md is read as 'lines' and has one field",
@@ -278,3 +285,40 @@ def test_parquet_rows_that_are_no_text_are_told(tmp_path):
     assert read("c") == ["{'c': 'ok'}", place + "field 'c' is no UTF-8 at byte 0"]
     assert read("b")[0].endswith("field 'b' is a list, which is no text")
     assert read("b")[1] == place + "field 'b' is null"
+
+
+def _fingerprint(folder, data_dir, results):
+    source = FileSource(
+        files={"train": "a.jsonl"}, fields=("en", "de", "n"), folder=folder, data_dir=data_dir
+    )
+    results.put(source.records("train").fingerprint)
+
+
+def test_the_same_text_has_the_same_fingerprint_whoever_builds_it(tmp_path):
+    _write(tmp_path / "a.jsonl", "jsonl")
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    for number in range(4):
+        arguments = (str(tmp_path), str(tmp_path / f"tfds{number}"), results)
+        process = context.Process(target=_fingerprint, args=arguments)
+        process.start()
+        process.join()
+    assert len({results.get(timeout=60) for _ in range(4)}) == 1
+
+
+@pytest.mark.parametrize("change", ["lost", "cut"])
+def test_a_damaged_shard_is_named(change, tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    _source(tmp_path, "a.txt").records("train")
+    (shard,) = (tmp_path / "tfds").glob("files/*/1.0.0/*-of-00001")
+    if change == "lost":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(UserError, match="is damaged; delete .*/1.0.0 to have it built anew"):
+        _source(tmp_path, "a.txt").records("train")
+
+
+def test_a_name_with_a_wildcard_in_it_is_a_name(tmp_path):
+    (tmp_path / "we ird [1].txt").write_text("one\n")
+    assert len(_source(tmp_path, "we ird [1].txt").records("train")) == 1

@@ -87,11 +87,41 @@ def test_a_step_of_ones_own_may_make_fields(make_task):
         ({"preprocessors": ["lower"]}, "did you mean 'lowercase'"),
         ({"preprocessors": ["no_such_module:step"]}, "'no_such_module:step' cannot be imported"),
         ({"preprocessors": ["json:no_such"]}, "'json:no_such' cannot be imported"),
+        ({"preprocessors": [":f"]}, "':f' cannot be imported"),
+        ({"preprocessors": ["os:path"]}, "'os:path' must be a function, got module"),
     ],
 )
 def test_what_does_not_fit_is_refused_when_the_task_is_made(choices, message, make_task):
     with pytest.raises(UserError, match=message):
         make_task(**choices)
+
+
+def fail(record):
+    """A step with a mistake in it."""
+    raise ValueError("not today")
+
+
+def as_text(record):
+    """A step that returns no record."""
+    return "text"
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("fail", "'tests.data.test_task:fail' failed on record 0: ValueError: not today"),
+        ("as_text", "must return the fields of a record or None, got str"),
+    ],
+)
+def test_a_step_that_fails_is_named(step, message, make_task):
+    with pytest.raises(UserError, match=message):
+        make_task(preprocessors=[f"tests.data.test_task:{step}"]).tokens("train")[0]
+
+
+def test_a_template_is_held_against_what_steps_leave(make_task):
+    task = make_task(preprocessors=["lowercase"], inputs="{eng}")
+    with pytest.raises(UserError, match="names the field 'eng'; did you mean 'en'"):
+        task.tokens("train")[0]
 
 
 def test_a_template_that_names_no_field_of_the_records_is_refused(make_task):
@@ -190,6 +220,7 @@ def test_the_identity_of_a_mixture_has_all_that_its_order_depends_on(sized):
     [
         ({"shares": [1.0, 0.0]}, "must be 2 numbers over 0, .*; leave a component out"),
         ({"shares": [1.0]}, "must be 2 numbers over 0"),
+        ({"shares": [float("inf"), 1.0]}, "must be 2 numbers over 0"),
         ({"shares": [1.0, 2.0], "temperature": 2.0}, "leave out Mixture.shares to use them"),
         ({"maximum_records": 0}, "maximum_records must be at least 1, got 0"),
         ({"temperature": 0.5}, "temperature must be at least 1, got 0.5"),
