@@ -10,8 +10,9 @@ from typing import Any
 import optax
 
 from t5lite.core.errors import UserError
+from t5lite.data.file_source import FileSource
 from t5lite.data.mixture import Mixture
-from t5lite.data.sources import FileSource, TfdsSource
+from t5lite.data.sources import TfdsSource
 from t5lite.data.task import Task
 from t5lite.data.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5lite.data.vocabulary_training import VocabularyTraining

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, Layout
-from t5lite.data.sources import FileSource
+from t5lite.data.file_source import FileSource
 from t5lite.data.task import Task
 from t5lite.data.vocabularies import ByteVocabulary
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder

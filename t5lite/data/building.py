@@ -9,7 +9,6 @@ import concurrent.futures.process
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import json
 import logging
 import multiprocessing
@@ -17,22 +16,25 @@ import os
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from t5lite.core.errors import UserError
 from t5lite.core.files import write_whole
+from t5lite.data.shards import (
+    ShardWriter,
+    Summary,
+    add,
+    check_bad,
+    describe,
+    read_summary,
+    summaries_of,
+)
 
 log = logging.getLogger(__name__)
 
-# So many of the first bad rows are told of.
-SHOWN_ERRORS = 3
-
 # Of the whole folder, which is complete where it is there.
 SUMMARY = "summary.json"
-
-# Beside every finished shard, behind its name.
-_NOTE = ".note"
 
 # Shards done, shards in all, records so far.
 OnProgress = Callable[[int, int, int], None]
@@ -52,104 +54,6 @@ class BuildOptions:
 
 
 DEFAULT_OPTIONS = BuildOptions()
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """What a shard, or a whole folder of them, was made of.
-
-    Args:
-        records: written.
-        bytes: of these records.
-        empty: rows without text, which were left out.
-        bad: rows that could not be read, which were left out.
-        errors: the first of those, each with its file and line.
-        digest: of all the records.
-        file_bytes: what the files take.
-    """
-
-    records: int = 0
-    bytes: int = 0
-    empty: int = 0
-    bad: int = 0
-    errors: tuple[str, ...] = ()
-    digest: str = ""
-    file_bytes: int = 0
-
-
-class ShardWriter:
-    """Writes one shard and counts; `finish` leaves the shard and its note in place."""
-
-    def __init__(self, path: pathlib.Path, *, max_errors: int, compressed: bool) -> None:
-        from array_record.python import array_record_module
-
-        self._path, self._unfinished = path, path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        # One record a group: each is read alone.
-        options = "group_size:1" if compressed else "group_size:1,uncompressed"
-        self._writer = array_record_module.ArrayRecordWriter(str(self._unfinished), options)
-        self._digest, self._max_errors = hashlib.sha256(), max_errors
-        self._records = self._bytes = self._empty = self._bad = 0
-        self._errors: list[str] = []
-
-    def write(self, record: bytes, *, identity: bytes | None = None) -> None:
-        """Adds one record.
-
-        Args:
-            identity: the same for the same record, where its bytes may come out differently.
-
-        Raises:
-            UserError: where the disk is full.
-        """
-        with self._write_errors():
-            self._writer.write(record)
-        identity = record if identity is None else identity
-        self._digest.update(len(identity).to_bytes(8, "little"))
-        self._digest.update(identity)
-        self._records += 1
-        self._bytes += len(record)
-
-    def leave_out_empty(self) -> None:
-        """Counts a row without text."""
-        self._empty += 1
-
-    def leave_out_bad(self, error: str) -> None:
-        """Counts a row that cannot be read.
-
-        Raises:
-            UserError: where there are more of them than are allowed.
-        """
-        self._bad += 1
-        self._errors = [*self._errors, error][:SHOWN_ERRORS]
-        check_bad(Summary(bad=self._bad, errors=tuple(self._errors)), self._max_errors)
-
-    def finish(self) -> Summary:
-        """Closes the shard; from now on it is not written again."""
-        with self._write_errors():
-            self._writer.close()
-        summary = Summary(
-            records=self._records,
-            bytes=self._bytes,
-            empty=self._empty,
-            bad=self._bad,
-            errors=tuple(self._errors),
-            digest=self._digest.hexdigest(),
-            file_bytes=self._unfinished.stat().st_size,
-        )
-        self._unfinished.replace(self._path)
-        write_whole(_note(self._path), json.dumps(dataclasses.asdict(summary)))
-        return summary
-
-    @contextlib.contextmanager
-    def _write_errors(self) -> Iterator[None]:
-        try:
-            yield
-        # array_record's only error.
-        except RuntimeError as error:
-            reason = "the disk is full" if "No space left" in str(error) else error
-            raise UserError(
-                f"{self._path.parent} cannot be written: {reason}; the parts that are done are "
-                "kept: start again to go on"
-            ) from error
 
 
 # Writes the records of one part into the shard.
@@ -208,32 +112,7 @@ def build_shards(
                 write_whole(unfinished / SUMMARY, json.dumps(dataclasses.asdict(whole)))
                 unfinished.replace(folder)
                 log.info("built %s: %s", recipe.name, describe(whole))
-    return _read_summary(folder / SUMMARY)
-
-
-def summaries_of(folder: pathlib.Path) -> dict[str, Summary]:
-    """Returns the shards of a folder that `build_shards` made, by the names of their files.
-
-    Raises:
-        UserError: where a shard is not there, or not as long as it was written.
-    """
-    summaries = {}
-    for note in sorted(folder.glob(f"*{_NOTE}")):
-        shard, summary = note.with_name(note.name.removesuffix(_NOTE)), _read_summary(note)
-        if not shard.exists() or shard.stat().st_size != summary.file_bytes:
-            raise UserError(f"{shard} is damaged; delete {folder} to have it built anew")
-        summaries[shard.name] = summary
-    return summaries
-
-
-def describe(summary: Summary) -> str:
-    """Returns a summary as a person reads it."""
-    text = f"{summary.records:,} records, {summary.bytes:,} bytes"
-    if summary.empty:
-        text += f"; left out {summary.empty:,} empty rows"
-    if summary.bad:
-        text += f"; left out {summary.bad:,} rows that cannot be read: {'; '.join(summary.errors)}"
-    return text
+    return read_summary(folder / SUMMARY)
 
 
 def _write_all(
@@ -291,45 +170,6 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def check_bad(summary: Summary, max_errors: int) -> Summary:
-    """Returns `summary`.
-
-    Raises:
-        UserError: where more rows could not be read than are allowed.
-    """
-    if summary.bad > max_errors:
-        raise UserError(
-            f"more rows cannot be read than FileSource.max_errors ({max_errors:,}) allows: "
-            f"{'; '.join(summary.errors)}; mend them or raise it"
-        )
-    return summary
-
-
-def add(summaries: Iterable[Summary]) -> Summary:
-    """Returns one summary of several shards."""
-    summaries = list(summaries)
-    digest = hashlib.sha256("".join(s.digest for s in summaries).encode())
-    errors = [error for s in summaries for error in s.errors]
-    return Summary(
-        records=sum(s.records for s in summaries),
-        bytes=sum(s.bytes for s in summaries),
-        empty=sum(s.empty for s in summaries),
-        bad=sum(s.bad for s in summaries),
-        errors=tuple(errors[:SHOWN_ERRORS]),
-        digest=digest.hexdigest(),
-        file_bytes=sum(s.file_bytes for s in summaries),
-    )
-
-
-def _note(path: pathlib.Path) -> pathlib.Path:
-    return path.with_name(f"{path.name}{_NOTE}")
-
-
-def _read_summary(path: pathlib.Path) -> Summary:
-    fields = json.loads(path.read_text())
-    return Summary(**{**fields, "errors": tuple(fields["errors"])})
 
 
 class _Logged:

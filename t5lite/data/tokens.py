@@ -15,8 +15,9 @@ from t5lite.core.errors import UserError
 from t5lite.core.examples import Tokens
 from t5lite.data import building, preprocessors, templates, vocabularies
 from t5lite.data.array_records import ArrayRecords
-from t5lite.data.building import BuildOptions, Recipe, ShardWriter
-from t5lite.data.sources import Records
+from t5lite.data.building import BuildOptions, Recipe
+from t5lite.data.records import Records
+from t5lite.data.shards import ShardWriter, summaries_of
 from t5lite.data.vocabularies import Vocabulary
 
 # Records in one shard of a cache.
@@ -129,7 +130,7 @@ def cached(tokenized: Tokenized, folder: str, options: BuildOptions) -> Cached:
     building.build_shards(directory, parts, recipe, options)
     shards = [
         (str(directory / name), 0, summary.records)
-        for name, summary in building.summaries_of(directory).items()
+        for name, summary in summaries_of(directory).items()
     ]
     return Cached(ArrayRecords(shards), tokenized.fingerprint, len(tokenized.texts), id_type)
 

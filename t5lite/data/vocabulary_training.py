@@ -10,7 +10,7 @@ import grain
 
 from t5lite.core.errors import UserError
 from t5lite.data import templates
-from t5lite.data.files import cut
+from t5lite.data.formats import cut
 from t5lite.data.sources import Source
 
 MODEL_TYPES = ("unigram", "bpe")

@@ -5,7 +5,7 @@ import pytest
 from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, EncoderLayout, batch_of
 from t5lite.data.packing import choose_row
 from t5lite.data.readers import Place
-from t5lite.data.stream import Cursor, RowStream
+from t5lite.data.row_stream import Cursor, RowStream
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from t5lite.models.losses import CrossEntropy
 from t5lite.models.masks import segment_mask

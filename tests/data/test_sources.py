@@ -14,8 +14,10 @@ import pytest
 from t5lite.core.errors import UserError
 from t5lite.data import files
 from t5lite.data.array_records import ArrayRecords
-from t5lite.data.files import Part, cut, parts_of, read_part
-from t5lite.data.sources import FileSource, TfdsSource
+from t5lite.data.file_source import FileSource
+from t5lite.data.files import Part, parts_of
+from t5lite.data.formats import cut, read_part
+from t5lite.data.sources import TfdsSource
 
 ROWS = [{"en": f"größer {n}", "de": f"日本 {n}" * (n % 5), "n": n} for n in range(500)]
 PAIRS = [(row["en"], row["de"]) for row in ROWS]

@@ -6,8 +6,9 @@ import pytest
 from t5lite.core.errors import UserError
 from t5lite.data import stream
 from t5lite.data.features import DecoderLayout, EncoderDecoderLayout
-from t5lite.data.sources import FileSource
-from t5lite.data.stream import Cursor, eval_batches
+from t5lite.data.file_source import FileSource
+from t5lite.data.row_stream import Cursor
+from t5lite.data.stream import eval_batches
 from t5lite.data.task import Task
 from tests import small
 from tests.data import streams

@@ -6,9 +6,9 @@ import pytest
 
 from t5lite.core.errors import UserError
 from t5lite.data import tokens
-from t5lite.data.building import summaries_of
+from t5lite.data.file_source import FileSource
 from t5lite.data.mixture import Mixture
-from t5lite.data.sources import FileSource
+from t5lite.data.shards import summaries_of
 from t5lite.data.task import Task
 from t5lite.data.vocabularies import ByteVocabulary
 from t5lite.objectives.span_corruption import SpanCorruption
