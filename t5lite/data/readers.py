@@ -12,6 +12,8 @@ from t5lite.core.examples import Denoiser, Example, PairObjective, TextObjective
 from t5lite.data.task import Task
 from t5lite.data.tokens import TokenRecords
 
+_NO_TOKENS = np.zeros(0, np.int32)
+
 
 class Place(NamedTuple):
     """Where a reader stands: `offset` tokens into its `document`-th record."""
@@ -91,7 +93,7 @@ class Reader:
         pieces: list[Tokens] = []
         missing, without = count, 0
         while missing and (texts := self._texts(document)) is not None:
-            text = texts[0] if texts else np.zeros(0, np.int32)
+            text = texts[0] if texts else _NO_TOKENS
             piece = text[offset : offset + missing]
             pieces.append(piece)
             missing -= len(piece)
@@ -102,16 +104,21 @@ class Reader:
                 document, offset = document + 1, 0
         if len(pieces) == 1:
             return pieces[0], Place(document, offset)
-        tokens = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
+        tokens = np.concatenate(pieces) if pieces else _NO_TOKENS
         return tokens, Place(document, offset)
 
     def _framed(self, document: int, lookahead: int) -> Tokens | None:
-        """Returns the text of a record; where each token is predicted from the one before it,
-        between a 0 and an end of sequence."""
+        """Returns the text of a record, none if it was left out.
+
+        Where each token is predicted from the one before it, a 0 stands first and an end last.
+        """
         texts = self._texts(document)
-        if not texts or not lookahead or not len(texts[0]):
-            return texts if texts is None else texts[0] if texts else np.zeros(0, np.int32)
-        return np.concatenate([[0], texts[0], [self._task.vocabulary.eos_id]]).astype(np.int32)
+        if texts is None:
+            return None
+        text = texts[0] if texts else _NO_TOKENS
+        if not lookahead or not len(text):
+            return text
+        return np.concatenate([[0], text, [self._task.vocabulary.eos_id]]).astype(np.int32)
 
     def _from(self, document: int) -> Iterator[int]:
         """Counts on from a record, as long as there is text in any of them."""

@@ -39,7 +39,7 @@ class Feed:
         seed = run.stream_seed
         self._about: dict[str, Any] = {
             "stream_version": STREAM_VERSION,
-            "seed": seed,
+            "data_seed": seed,
             "batch_size": run.batch_size,
             "packed": run.packed,
             "layout": repr(run.layout),
@@ -47,7 +47,7 @@ class Feed:
         }
         self._rows, self._say = rows, say
         self._skip = [tuple(pair) for pair in run.skip_batches]
-        if saved is not None and saved["about"]["seed"] != seed and run.data_seed is not None:
+        if saved is not None and saved["about"]["data_seed"] != seed and run.data_seed is not None:
             say(f"the data begins anew with train.data_seed {seed}")
             saved = None
         cursors = None
