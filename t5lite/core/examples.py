@@ -45,14 +45,12 @@ class Denoiser(Protocol):
     ) -> Example: ...
 
 
-@runtime_checkable
-class TextObjective(Protocol):
-    """Makes examples from running text.
+class Lengths(Protocol):
+    """What every objective says of its examples.
 
     - `inputs_length` (0 for none), `targets_length`: what an example never exceeds, in tokens.
     - `total_length`: what both together never exceed.
     - `check(vocabulary)`: raises a UserError where the vocabulary cannot serve.
-    - `choose(rng, vocabulary)`: the denoiser for one example, which is often always the same.
     """
 
     @property
@@ -62,20 +60,19 @@ class TextObjective(Protocol):
     @property
     def total_length(self) -> int: ...
     def check(self, vocabulary: Sentinels) -> None: ...
+
+
+@runtime_checkable
+class TextObjective(Lengths, Protocol):
+    """Makes examples from running text, each with the denoiser that `choose` returns for it."""
+
     def choose(self, rng: np.random.Generator, vocabulary: Sentinels) -> Denoiser: ...
 
 
 @runtime_checkable
-class PairObjective(Protocol):
-    """Makes examples from pairs of texts, an input and its target; otherwise a `TextObjective`."""
+class PairObjective(Lengths, Protocol):
+    """Makes examples from pairs of texts, an input and its target."""
 
-    @property
-    def inputs_length(self) -> int: ...
-    @property
-    def targets_length(self) -> int: ...
-    @property
-    def total_length(self) -> int: ...
-    def check(self, vocabulary: Sentinels) -> None: ...
     def from_pair(self, inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> Example: ...
 
 
