@@ -75,7 +75,7 @@ def show(run: Run, console: rich.console.Console, *, split: str, count: int) -> 
         features, _ = next(batches)
     finally:
         batches.close()
-    vocabulary = run.task.tasks[0].vocabulary
+    vocabulary = run.task.vocabulary
     for row in range(min(run.batch_size, count)):
         console.print(f"row {row} of the first batch", style="bold")
         for side in ("encoder_input", "decoder_input", "decoder_target"):

@@ -81,14 +81,14 @@ class Recipe:
 
 def build_shards(
     folder: pathlib.Path,
-    parts: Mapping[str, Any],
+    parts: Callable[[], Mapping[str, Any]],
     recipe: Recipe,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Summary:
     """Builds `folder` with one shard for each part, if it is not there, and returns its summary.
 
     Args:
-        parts: what goes into each shard, by the name of its file.
+        parts: gives what goes into each shard, by the name of its file; asked only if it is built.
 
     Raises:
         UserError: where more rows cannot be read than may be, or the disk is full.
@@ -105,7 +105,7 @@ def build_shards(
                 log.info("building %s in %s", recipe.name, folder)
                 unfinished = folder.with_name(f"{folder.name}.unfinished")
                 unfinished.mkdir(exist_ok=True)
-                summaries = _write_all(unfinished, parts, recipe, options)
+                summaries = _write_all(unfinished, parts(), recipe, options)
                 if recipe.finish is not None:
                     recipe.finish(unfinished, summaries)
                 whole = add(summaries.values())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from t5lite.core.errors import UserError, choose
-from t5lite.data.building import DEFAULT_OPTIONS, SUMMARY, BuildOptions, Recipe, build_shards
+from t5lite.data.building import DEFAULT_OPTIONS, BuildOptions, Recipe, build_shards
 from t5lite.data.files import (
     Bad,
     Part,
@@ -66,8 +66,8 @@ class FileSource:
         are_names = all(isinstance(name, str) and name for name in self.fields)
         if not self.fields or not are_names or len(set(self.fields)) != len(self.fields):
             raise UserError(f"FileSource.fields must be names, each once, got {self.fields!r}")
-        for split, patterns in self.files.items():
-            patterns = [patterns] if isinstance(patterns, str) else patterns
+        for split, given in self.files.items():
+            patterns = _several(given)
             if not isinstance(split, str) or not re.fullmatch(r"(?!all$)[A-Za-z]\w*", split):
                 raise UserError(
                     f"FileSource.files must name splits such as 'train', not 'all', got {split!r}"
@@ -86,8 +86,7 @@ class FileSource:
         import tensorflow_datasets as tfds
 
         folder, parts, recipe = self._plan
-        if not (folder / SUMMARY).exists():
-            build_shards(folder, parts(), recipe, options)
+        build_shards(folder, parts, recipe, options)
         summaries = summaries_of(folder)
         # It may have been built with a higher limit.
         whole = check_bad(add(summaries.values()), self.max_errors)
@@ -101,10 +100,10 @@ class FileSource:
     @functools.cached_property
     def _plan(self) -> tuple[pathlib.Path, Callable[[], dict[str, Any]], Recipe]:
         """Where the data set is, what goes into its shards, and how; files are looked at once."""
-        found: dict[str, list[str]] = {}
-        for split, patterns in self.files.items():
-            patterns = [patterns] if isinstance(patterns, str) else patterns
-            found[split] = [p for pattern in patterns for p in find_files(self.folder, pattern)]
+        found = {
+            split: [p for pattern in _several(given) for p in find_files(self.folder, pattern)]
+            for split, given in self.files.items()
+        }
         fields = tuple(self.fields)
         stamps = {split: [stamp(path) for path in paths] for split, paths in found.items()}
         identity = [stamps, self.format, fields, self.max_bytes]
@@ -117,6 +116,11 @@ class FileSource:
         )
         parts = functools.partial(_parts, found, self.format, fields, self.max_bytes)
         return data_folder(self.data_dir) / "files" / digest / "1.0.0", parts, recipe
+
+
+def _several(patterns: Any) -> Any:
+    """One pattern may be written without a list around it."""
+    return [patterns] if isinstance(patterns, str) else patterns
 
 
 @dataclasses.dataclass(frozen=True)

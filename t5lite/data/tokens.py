@@ -116,16 +116,16 @@ def cached(tokenized: Tokenized, folder: str, options: BuildOptions) -> Cached:
     identity = [tokenized.fingerprint, tokenized.vocabulary.fingerprint, id_type, _code_version()]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     directory = pathlib.Path(folder).expanduser().absolute() / digest
-    count = -(-len(tokenized) // SHARD_RECORDS)
-    parts = {
-        f"tokens.array_record-{n:05d}-of-{count:05d}": _Range(
-            tokenized,
-            id_type,
-            n * SHARD_RECORDS,
-            min((n + 1) * SHARD_RECORDS, len(tokenized)),
-        )
-        for n in range(count)
-    }
+
+    def parts() -> dict[str, _Range]:
+        starts = range(0, len(tokenized), SHARD_RECORDS)
+        return {
+            f"tokens.array_record-{n:05d}-of-{len(starts):05d}": _Range(
+                tokenized, id_type, start, min(start + SHARD_RECORDS, len(tokenized))
+            )
+            for n, start in enumerate(starts)
+        }
+
     recipe = Recipe(name=f"token cache {digest}", write_part=_write_range, compressed=False)
     building.build_shards(directory, parts, recipe, options)
     shards = [

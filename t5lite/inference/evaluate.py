@@ -96,7 +96,7 @@ def make_evaluate(
     @functools.cache
     def writer(length: int) -> Any:
         assert isinstance(model, EncoderDecoder)
-        eos_id = task.tasks[0].vocabulary.eos_id
+        eos_id = task.vocabulary.eos_id
         return jax.jit(
             lambda params, batch: (
                 greedy(model, params, batch, length=length, eos_id=eos_id),

@@ -33,7 +33,7 @@ def _parts(slow=0.0, fail=None):
 
 def _build(folder, options=BuildOptions(workers=1), **choices):  # noqa: B008
     recipe = Recipe(name="numbers", write_part=write_numbers)
-    return build_shards(folder, _parts(**choices), recipe, options)
+    return build_shards(folder, lambda: _parts(**choices), recipe, options)
 
 
 def test_the_result_does_not_depend_on_the_number_of_processes(tmp_path):

@@ -164,30 +164,27 @@ def test_documents_apart_are_whole_and_framed(folder):
     assert found == texts
 
 
-def test_a_corpus_without_a_token_is_refused(tmp_path):
-    (tmp_path / "text.txt").write_text("a\n" * 5)
-    task = Task(
+def _of_lines(text, folder, *, step):
+    """A task of the lines of a text, with a step of this file."""
+    (folder / "text.txt").write_text(text)
+    return Task(
         source=FileSource(
-            files={"train": "text.txt"}, folder=str(tmp_path), data_dir=str(tmp_path / "tfds")
+            files={"train": "text.txt"}, folder=str(folder), data_dir=str(folder / "tfds")
         ),
         vocabulary=small.ByteVocabulary(),
         objective=small.SpanCorruption(inputs_length=24),
-        preprocessors=["tests.data.test_stream:nothing"],
+        preprocessors=[f"tests.data.test_stream:{step}"],
     )
+
+
+def test_a_corpus_without_a_token_is_refused(tmp_path):
+    task = _of_lines("a\n" * 5, tmp_path, step="nothing")
     with pytest.raises(UserError, match="'task' gives no example: none of its 5 records"):
         take(task, 1, layout=EncoderDecoderLayout(24, 8))
 
 
 def test_a_few_records_with_text_among_many_are_found(tmp_path):
-    (tmp_path / "text.txt").write_text("drop\n" * 99 + "keep this line of text\n")
-    task = Task(
-        source=FileSource(
-            files={"train": "text.txt"}, folder=str(tmp_path), data_dir=str(tmp_path / "tfds")
-        ),
-        vocabulary=small.ByteVocabulary(),
-        objective=small.SpanCorruption(inputs_length=24),
-        preprocessors=["tests.data.test_stream:keep"],
-    )
+    task = _of_lines("drop\n" * 99 + "keep this line of text\n", tmp_path, step="keep")
     assert len(take(task, 20, layout=EncoderDecoderLayout(24, 8))) == 20
 
 
