@@ -1,7 +1,7 @@
 """The one error that users see, and suggestions for misspelt names."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -36,6 +36,11 @@ def choose(owner: str, name: str, table: Mapping[str, T]) -> T:
     Raises:
         UserError: for an unknown name, with a suggestion.
     """
-    if name not in table:
-        raise UserError(f"{owner} is unknown: got {name!r}; {suggestion(name, table)}")
+    check_choice(owner, name, table)
     return table[name]
+
+
+def check_choice(owner: str, name: str, known: Collection[str]) -> None:
+    """Raises a UserError with a suggestion where `name` is not one of `known`."""
+    if name not in known:
+        raise UserError(f"{owner} is unknown: got {name!r}; {suggestion(name, known)}")

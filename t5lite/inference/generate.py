@@ -19,24 +19,21 @@ def greedy(
         eos_id: ends a row; it is part of the result.
     """
     variables = {"params": params}
-    encoded: Any = model.apply(variables, batch, method="encode")
-    num_rows = batch["encoder_input_tokens"].shape[0]
+    rows = batch["encoder_input_tokens"].shape[0]
+    cache: Any = model.apply(variables, batch, capacity=length, method="start")
 
-    def write(position: Array, written: Int[Array, "b l"]) -> Int[Array, "b l"]:
-        # NOTE: the decoder reads all that was written anew for every token.
-        inputs = jnp.pad(written[:, :-1], ((0, 0), (1, 0)))
-        logits: Any = model.apply(
-            variables,
-            encoded,
-            {
-                "decoder_input_tokens": inputs,
-                "decoder_segment_ids": jnp.ones_like(inputs),
-                "encoder_segment_ids": batch["encoder_segment_ids"],
-            },
-            method="decode",
-        )
-        token = jnp.argmax(logits[:, position], axis=-1).astype(jnp.int32)
-        ended = (written == eos_id).any(axis=1)
-        return written.at[:, position].set(jnp.where(ended, 0, token))
+    def write(position: Array, carry: Any) -> Any:
+        latest, ended, written, cache = carry
+        step = {
+            "decoder_input_tokens": latest[:, None],
+            "decoder_segment_ids": jnp.ones((rows, 1), jnp.int32),
+        }
+        logits: Any
+        logits, cache = model.apply(variables, step, cache, method="extend")
+        token = jnp.where(ended, 0, jnp.argmax(logits[:, 0], axis=-1).astype(jnp.int32))
+        return token, ended | (token == eos_id), written.at[:, position].set(token), cache
 
-    return jax.lax.fori_loop(0, length, write, jnp.zeros((num_rows, length), jnp.int32))
+    # T5 begins with padding.
+    latest, ended = jnp.zeros(rows, jnp.int32), jnp.zeros(rows, bool)
+    carry = (latest, ended, jnp.zeros((rows, length), jnp.int32), cache)
+    return jax.lax.fori_loop(0, length, write, carry)[2]

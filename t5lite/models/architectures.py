@@ -1,14 +1,19 @@
 """Whole models: from a batch to logits. What a batch holds is named in `data.features`."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
+from t5lite.core.errors import UserError
 from t5lite.core.numbers import Number
+from t5lite.models.cache import Cache
 from t5lite.models.config import T5Config
-from t5lite.models.layers import Embedding
+from t5lite.models.initializers import Constant, Scaled, parameter
+from t5lite.models.layers import Embedding, Linear
 from t5lite.models.masks import causal_mask, prefix_mask, segment_mask
 from t5lite.models.stack import Decoder, Encoder
 
@@ -32,9 +37,8 @@ class EncoderDecoder(nn.Module):
 
     def encode(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b k e"]:
         """Returns the encoder's output for `encoder_input_tokens`."""
-        segments = batch["encoder_segment_ids"]
         x = self.token_embedder(batch["encoder_input_tokens"])
-        return self.encoder(x, segment_mask(segments, segments), dropout_rate=dropout_rate)
+        return self.encoder(x, batch["encoder_segment_ids"], dropout_rate=dropout_rate)
 
     def decode(
         self, encoded: Float[Array, "b k e"], batch: Batch, *, dropout_rate: Number | None = None
@@ -49,6 +53,20 @@ class EncoderDecoder(nn.Module):
             dropout_rate=dropout_rate,
         )
         return self.decoder.logits(x, self.token_embedder)
+
+    def start(self, batch: Batch, *, capacity: int) -> Cache:
+        """Encodes, and returns the cache of a decoder that will read up to `capacity` tokens."""
+        encoded, segments = self.encode(batch), batch["encoder_segment_ids"]
+        return self.decoder.start(segments.shape[0], capacity, encoded, segments)
+
+    def extend(self, batch: Batch, cache: Cache) -> tuple[Float[Array, "b l v"], Cache]:
+        """Reads `decoder_input_tokens` behind those of the cache, and returns what `decode` would.
+
+        Tokens beyond the capacity of the cache would be written over its last ones.
+        """
+        x = self.token_embedder(batch["decoder_input_tokens"])
+        x, cache = self.decoder.extend(x, batch["decoder_segment_ids"], None, cache)
+        return self.decoder.logits(x, self.token_embedder), cache
 
     def __call__(
         self, batch: Batch, *, dropout_rate: Number | None = None
@@ -71,13 +89,29 @@ class DecoderOnly(nn.Module):
         self.token_embedder = Embedding(self.config)
         self.decoder = Decoder(self.config)
 
+    def start(self, batch: Batch, *, capacity: int) -> Cache:
+        """Returns the cache for as many rows as `decoder_input_tokens` has, before any token."""
+        rows = batch["decoder_input_tokens"].shape[0]
+        return self.decoder.start(rows, capacity, None, None)
+
+    def extend(self, batch: Batch, cache: Cache) -> tuple[Float[Array, "b l v"], Cache]:
+        """Reads `decoder_input_tokens` behind those of the cache, and returns the logits.
+
+        A prefix that is seen as a whole has to be read at once. Tokens beyond the capacity of the
+        cache would be written over its last ones.
+        """
+        x = self.token_embedder(batch["decoder_input_tokens"])
+        segments = batch["decoder_segment_ids"]
+        x, cache = self.decoder.extend(x, segments, self._prefix(batch), cache)
+        return self.decoder.logits(x, self.token_embedder), cache
+
     def __call__(
         self, batch: Batch, *, dropout_rate: Number | None = None
     ) -> Float[Array, "b l v"]:
         segments = batch["decoder_segment_ids"]
         may_see = causal_mask(segments.shape[1])
-        if self.config.prefix_attention and "decoder_causal_attention" in batch:
-            may_see = may_see | prefix_mask(batch["decoder_causal_attention"])
+        if (prefix := self._prefix(batch)) is not None:
+            may_see = may_see | prefix
         x = self.decoder(
             self.token_embedder(batch["decoder_input_tokens"]),
             may_see & segment_mask(segments, segments),
@@ -87,5 +121,101 @@ class DecoderOnly(nn.Module):
         )
         return self.decoder.logits(x, self.token_embedder)
 
+    def _prefix(self, batch: Batch) -> Bool[Array, "b 1 l l"] | None:
+        if self.config.prefix_attention and "decoder_causal_attention" in batch:
+            return prefix_mask(batch["decoder_causal_attention"])
+        return None
 
-Model = EncoderDecoder | DecoderOnly
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classes:
+    """What an encoder decides between, in the place of tokens.
+
+    Args:
+        count: of classes.
+        per_token: whether every token gets a class (tagging), or the mean over an example's
+            tokens gets one (classification), which then stands at each of them.
+    """
+
+    count: int
+    per_token: bool
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise UserError(f"Classes.count must be at least 2, got {self.count}")
+
+
+class EncoderOnly(nn.Module):
+    """T5's encoder with logits for each of its tokens: of tokens (masked LM), or of classes.
+
+    Parameters:
+        token_embedder/embedding, encoder/...; for tokens, unless logits are tied,
+        logits_dense/kernel [embed, vocab]; for classes classifier/kernel [embed, classes] and
+        classifier/bias [classes], zeros. Kernels are truncated normal with variance 1 / embed.
+    """
+
+    config: T5Config
+    classes: Classes | None = None
+
+    def setup(self) -> None:
+        config, init = self.config, Scaled(1.0, "truncated_normal")
+        self.token_embedder = Embedding(config)
+        self.encoder = Encoder(config)
+        if self.classes is not None:
+            self.classifier = Classifier(config, self.classes.count)
+        elif not config.tied_logits:
+            shape = (config.embed_dim, config.vocab_size)
+            self.logits_dense = Linear("ble,ev->blv", shape, ("embed", "vocab"), init)
+
+    def encode(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b l e"]:
+        """Returns the encoder's output for `encoder_input_tokens`."""
+        x = self.token_embedder(batch["encoder_input_tokens"])
+        return self.encoder(x, batch["encoder_segment_ids"], dropout_rate=dropout_rate)
+
+    def __call__(
+        self, batch: Batch, *, dropout_rate: Number | None = None
+    ) -> Float[Array, "b l v"]:
+        x = self.encode(batch, dropout_rate=dropout_rate)
+        if self.classes is None:
+            tied = self.config.tied_logits
+            scores = self.token_embedder.logits if tied else self.logits_dense
+            logits: Any = scores(x.astype(jnp.float32))
+            return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
+        if not self.classes.per_token:
+            x = mean_of_segments(x, batch["encoder_segment_ids"])
+        return self.classifier(x)
+
+
+class Classifier(nn.Module):
+    """An affine map to the logits of classes, in float32.
+
+    Parameters:
+        kernel [embed, classes], truncated normal with variance 1 / embed; bias [classes], zeros.
+    """
+
+    config: T5Config
+    count: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
+        init = parameter(Scaled(1.0, "truncated_normal"), ("embed", "classes"))
+        kernel = self.param("kernel", init, (self.config.embed_dim, self.count))
+        bias: Any = self.param("bias", parameter(Constant(0.0), ("classes",)), (self.count,))
+        return jnp.einsum("ble,ev->blv", x.astype(jnp.float32), kernel) + bias[None, None]
+
+
+def mean_of_segments(
+    x: Float[Array, "b l e"], segment_ids: Int[Array, "b l"]
+) -> Float[Array, "b l e"]:
+    """Returns at each token the mean over the tokens of its example; 0 for padding.
+
+    >>> x = jnp.array([[[1.0], [3.0], [5.0], [7.0]]])
+    >>> mean_of_segments(x, jnp.array([[1, 1, 2, 0]]))[0, :, 0].tolist()
+    [2.0, 2.0, 5.0, 0.0]
+    """
+    same = segment_mask(segment_ids, segment_ids)[:, 0].astype(jnp.float32)
+    shares = same / jnp.maximum(same.sum(axis=2, keepdims=True), 1.0)
+    return jnp.einsum("blk,bke->ble", shares, x.astype(jnp.float32)).astype(x.dtype)
+
+
+Model = EncoderDecoder | DecoderOnly | EncoderOnly

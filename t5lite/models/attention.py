@@ -1,5 +1,7 @@
 """Multi-head attention as T5 does it: no 1/sqrt(d), an additive bias, no biases in the maps."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,26 +9,42 @@ from jaxtyping import Array, Bool, Float
 
 from t5lite.core.numbers import Number
 from t5lite.models.config import T5Config
+from t5lite.models.initializers import Scaled
 from t5lite.models.layers import Dropout, Linear
+from t5lite.models.positions import Start, rotate
 
 # Finite, so that the softmax of a query with no key to attend to is not NaN; see `attend`.
 MASKED_SCORE = -1e10
 
 
+class KeysValues(NamedTuple):
+    """What queries attend to; one head of it may serve several heads of queries."""
+
+    key: Float[Array, "b k g d"]
+    value: Float[Array, "b k g d"]
+
+
 def attention_weights(
     query: Float[Array, "b q h d"],
-    key: Float[Array, "b k h d"],
+    key: Float[Array, "b k g d"],
     *,
     bias: Float[Array, "#b h q k"] | None = None,
     mask: Bool[Array, "#b 1 q k"] | None = None,
 ) -> Float[Array, "b h q k"]:
     """Returns the softmax over keys of query . key + bias, in float32; 0 where masked.
 
-    Scores are not divided by sqrt(d): T5 puts that factor into the initial query kernel.
+    Scores are not divided by sqrt(d): T5 puts that factor into the initial query kernel. Query
+    head i attends to the keys of head i * g // h.
 
     Differs from T5X, which by default takes the softmax in the dtype of the activations.
     """
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+    (b, q, h, d), g = query.shape, key.shape[2]
+    if g == h:
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+    else:
+        grouped = query.reshape(b, q, g, h // g, d)
+        scores = jnp.einsum("bqgrd,bkgd->bgrqk", grouped, key, preferred_element_type=jnp.float32)
+        scores = scores.reshape(b, h, q, key.shape[1])
     if bias is not None:
         scores = scores + bias.astype(jnp.float32)
     if mask is not None:
@@ -36,7 +54,7 @@ def attention_weights(
 
 def attend(
     weights: Float[Array, "b h q k"],
-    value: Float[Array, "b k h d"],
+    value: Float[Array, "b k g d"],
     *,
     mask: Bool[Array, "#b 1 q k"] | None = None,
 ) -> Float[Array, "b q h d"]:
@@ -46,7 +64,13 @@ def attend(
 
     Differs from T5X, where it is the average of all values, of padding or other examples.
     """
-    average = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
+    (b, h, q, k), (g, d) = weights.shape, value.shape[2:]
+    weights = weights.astype(value.dtype)
+    if g == h:
+        average = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+    else:
+        grouped = weights.reshape(b, g, h // g, q, k)
+        average = jnp.einsum("bgrqk,bkgd->bqgrd", grouped, value).reshape(b, q, h, d)
     if mask is None:
         return average
     has_key = mask.any(axis=-1)[:, 0, :, None, None]
@@ -54,7 +78,7 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Attention of `x` to `source` (to itself in self-attention).
+    """Attention of queries made from one sequence to keys and values made from one.
 
     Parameters:
         query/kernel [embed, heads, kv], normal with variance 1 / (embed * kv).
@@ -64,30 +88,49 @@ class Attention(nn.Module):
 
     config: T5Config
 
-    @nn.compact
+    def setup(self) -> None:
+        config = self.config
+
+        def heads(count: int, scale: float) -> Linear:
+            shape = (config.embed_dim, count, config.head_dim)
+            init = Scaled(scale, "normal", in_axes=(0,), out_axes=(1, 2))
+            return Linear("ble,ehd->blhd", shape, ("embed", "heads", "kv"), init)
+
+        self.query = heads(config.num_heads, 1.0 / config.head_dim)
+        self.key, self.value = heads(config.kv_heads, 1.0), heads(config.kv_heads, 1.0)
+        init = Scaled(1.0, "normal", in_axes=(0, 1), out_axes=(2,))
+        shape = (config.num_heads, config.head_dim, config.embed_dim)
+        self.out = Linear("blhd,hde->ble", shape, ("heads", "kv", "embed"), init)
+        self.dropout = Dropout()
+
+    def queries(self, x: Float[Array, "b q e"], start: Start = 0) -> Float[Array, "b q h d"]:
+        """Returns the queries of `x`, whose first token stands at `start`."""
+        return self._turned(_by_head(self.query(x)), start)
+
+    def keys_values(self, source: Float[Array, "b k e"], start: Start = 0) -> KeysValues:
+        """Returns the keys and values of `source`, whose first token stands at `start`."""
+        key, value = _by_head(self.key(source)), _by_head(self.value(source))
+        return KeysValues(self._turned(key, start), value)
+
     def __call__(
         self,
-        x: Float[Array, "b q e"],
-        source: Float[Array, "b k e"],
+        query: Float[Array, "b q h d"],
+        source: KeysValues,
         *,
         bias: Float[Array, "#b h q k"] | None,
         mask: Bool[Array, "#b 1 q k"] | None,
         dropout_rate: Number | None,
-    ) -> Float[Array, "b q e"]:
-        config = self.config
-        shape = (config.embed_dim, config.num_heads, config.head_dim)
-        axes = ("embed", "heads", "kv")
+    ) -> Float[Array, "b q h d"]:
+        """Returns for each query what it attends to, by head."""
+        weights = attention_weights(query, source.key, bias=bias, mask=mask)
+        weights = self.dropout(weights, dropout_rate)
+        return attend(weights, source.value, mask=mask)
 
-        def heads(name: str, of: Float[Array, "b l e"], scale: float) -> Float[Array, "b l h d"]:
-            init = nn.initializers.variance_scaling(scale, "fan_in", "normal", 0, (1, 2))
-            projected = Linear("ble,ehd->blhd", shape, axes, init, name=name)(of)
-            return nn.with_logical_constraint(projected, ("batch", "length", "heads", "kv"))
+    def _turned(self, heads: Float[Array, "b l h d"], start: Start) -> Float[Array, "b l h d"]:
+        if self.config.positions != "rotary":
+            return heads
+        return rotate(heads, start, self.config.rotary_base)
 
-        query = heads("query", x, 1.0 / config.head_dim)
-        key, value = heads("key", source, 1.0), heads("value", source, 1.0)
-        weights = attention_weights(query, key, bias=bias, mask=mask)
-        weights = Dropout(name="dropout")(weights, dropout_rate)
-        attended = attend(weights, value, mask=mask)
-        init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", (0, 1), 2)
-        out_shape, out_axes = (*shape[1:], shape[0]), (*axes[1:], axes[0])
-        return Linear("blhd,hde->ble", out_shape, out_axes, init, name="out")(attended)
+
+def _by_head(x: Float[Array, "b l h d"]) -> Float[Array, "b l h d"]:
+    return nn.with_logical_constraint(x, ("batch", "length", "heads", "kv"))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from t5lite.core.errors import UserError, choose
+from t5lite.core.errors import UserError, check_choice, choose
 from t5lite.core.numbers import Number, check_number
 
 DTYPES: dict[str, DTypeLike] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -22,6 +22,14 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "linear": lambda x: x,
 }
 
+# Where a token stands: a bias on the scores of self-attention that all layers of a stack share
+# (T5), one of each layer's own (umT5), or queries and keys turned by their place (RoFormer, Llama).
+POSITIONS = ("shared_bias", "layer_bias", "rotary")
+
+# What a token of the encoder may attend to: all tokens, those near it, or those and a summary of
+# each block of tokens (LongT5).
+ENCODER_ATTENTION = ("full", "local", "transient_global")
+
 # What the forward pass keeps for the backward pass; "none" keeps all.
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "none": None,
@@ -32,7 +40,7 @@ REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class T5Config:
-    """Sizes and choices of one encoder-decoder or decoder-only T5.
+    """Sizes and choices of one T5: encoder-decoder, encoder-only or decoder-only.
 
     Args:
         vocab_size: rows of the embedding and of the logits; at least the vocabulary's size.
@@ -40,11 +48,19 @@ class T5Config:
         num_heads: attention heads; times `head_dim` need not equal `embed_dim`.
         head_dim: width of one head.
         mlp_dim: feed-forward width.
-        num_decoder_layers: layers of the decoder.
+        num_decoder_layers: layers of the decoder; 0 for an encoder-only model.
         num_encoder_layers: layers of the encoder; 0 for a decoder-only model.
+        num_kv_heads: heads of keys and values, each shared by as many query heads as there are
+            to one of them (grouped-query attention); None for `num_heads`.
         mlp_activations: `("relu",)` in T5 1.0; `("gelu", "linear")`, a gated GELU, since T5 1.1.
         dropout_rate: in [0, 1). A number is an input of the compiled step; 0 compiles none in.
+        positions: how a token knows where others are: "shared_bias" (T5), "layer_bias" (umT5) or
+            "rotary" (Llama).
         num_buckets, max_distance: of the relative position bias.
+        rotary_base: the slowest turn takes about 2 pi times as many tokens.
+        encoder_attention: "full" (T5), or LongT5's "local" or "transient_global".
+        local_radius: tokens to each side that local attention sees.
+        global_block_size: tokens that one global token sums up.
         norm_epsilon: added to the mean of squares in RMS norm.
         tied_logits: whether the output layer is the embedding (T5 1.0) or a kernel of its own.
         prefix_attention: whether a decoder-only model sees the inputs of an example as a whole
@@ -63,12 +79,18 @@ class T5Config:
     num_heads: int
     head_dim: int
     mlp_dim: int
-    num_decoder_layers: int
+    num_decoder_layers: int = 0
     num_encoder_layers: int = 0
+    num_kv_heads: int | None = None
     mlp_activations: tuple[str, ...] = ("gelu", "linear")
     dropout_rate: Number = 0.0
+    positions: str = "shared_bias"
     num_buckets: int = 32
     max_distance: int = 128
+    rotary_base: float = 10000.0
+    encoder_attention: str = "full"
+    local_radius: int = 127
+    global_block_size: int = 16
     norm_epsilon: float = 1e-6
     tied_logits: bool = False
     prefix_attention: bool = False
@@ -79,10 +101,18 @@ class T5Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is int and not (
-                isinstance(value, int) and value >= (field.name != "num_encoder_layers")
-            ):
-                raise UserError(f"T5Config.{field.name} must be a whole number > 0, got {value!r}")
+            least = 0 if field.name.endswith("coder_layers") else 1
+            if field.type is int and not (isinstance(value, int) and value >= least):
+                raise UserError(
+                    f"T5Config.{field.name} must be a whole number >= {least}, got {value!r}"
+                )
+        if self.num_kv_heads is not None and (
+            self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads
+        ):
+            raise UserError(
+                f"T5Config.num_kv_heads must divide num_heads ({self.num_heads}), got "
+                f"{self.num_kv_heads}"
+            )
         check_number(
             "T5Config.dropout_rate", self.dropout_rate, "in [0, 1)", lambda rate: 0 <= rate < 1
         )
@@ -90,6 +120,17 @@ class T5Config:
             raise UserError(
                 "T5Config.num_buckets must be divisible by 4 and at most twice max_distance - 1, "
                 f"got num_buckets={self.num_buckets}, max_distance={self.max_distance}"
+            )
+        check_choice("T5Config.positions", self.positions, POSITIONS)
+        check_choice("T5Config.encoder_attention", self.encoder_attention, ENCODER_ATTENTION)
+        if self.positions == "rotary" and self.head_dim % 2:
+            raise UserError(
+                f"T5Config.head_dim must be even for rotary positions, got {self.head_dim}"
+            )
+        if self.encoder_attention != "full" and self.positions != "shared_bias":
+            raise UserError(
+                f"T5Config.encoder_attention {self.encoder_attention!r} needs positions "
+                f"'shared_bias', got {self.positions!r}"
             )
         choose("T5Config.dtype", self.dtype, DTYPES)
         choose("T5Config.remat", self.remat, REMAT_POLICIES)
@@ -104,3 +145,8 @@ class T5Config:
     def compute_dtype(self) -> DTypeLike:
         """The dtype of activations."""
         return DTYPES[self.dtype]
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from t5lite.core.numbers import Number
 from t5lite.models.config import ACTIVATIONS, T5Config
+from t5lite.models.initializers import Scaled
 from t5lite.models.layers import Dropout, Linear
 
 
@@ -25,7 +26,7 @@ class FeedForward(nn.Module):
         self, x: Float[Array, "b l e"], *, dropout_rate: Number | None
     ) -> Float[Array, "b l e"]:
         config = self.config
-        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+        init = Scaled(1.0, "truncated_normal")
         names = config.mlp_activations
         branches = []
         for index, activation in enumerate(names):

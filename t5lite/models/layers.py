@@ -6,11 +6,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.typing import Initializer
 from jaxtyping import Array, Float, Int, Key
 
 from t5lite.core.numbers import Number
 from t5lite.models.config import T5Config
+from t5lite.models.initializers import Constant, Initializer, Normal, parameter
 
 
 def rms_norm(
@@ -57,8 +57,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*shape e"]) -> Float[Array, "*shape e"]:
-        init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",))
-        scale: Any = self.param("scale", init, (x.shape[-1],))
+        scale: Any = self.param("scale", parameter(Constant(1.0), ("embed",)), (x.shape[-1],))
         return rms_norm(x, scale, self.config.norm_epsilon)
 
 
@@ -104,7 +103,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        init = nn.with_logical_partitioning(self.initializer, self.axes)
+        init = parameter(self.initializer, self.axes)
         return linear(self.einsum, x, self.param("kernel", init, self.shape))
 
 
@@ -118,7 +117,7 @@ class Embedding(nn.Module):
     config: T5Config
 
     def setup(self) -> None:
-        init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed"))
+        init = parameter(Normal(), ("vocab", "embed"))
         shape = (self.config.vocab_size, self.config.embed_dim)
         self.embedding: Any = self.param("embedding", init, shape)
 

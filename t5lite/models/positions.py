@@ -1,11 +1,20 @@
-"""T5's relative position bias: a learned number for each head and bucket of distances."""
+"""Where tokens are: T5's relative position bias, a learned number for each head and bucket of
+distances, and rotary positions."""
+
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from t5lite.models.config import T5Config
+from t5lite.models.initializers import Scaled, parameter
+
+# The place of the first query among the keys, known or traced.
+Start = int | Int[Array, ""]
+Bias = Float[Array, "1 h q k"]
 
 
 def relative_position_bucket(
@@ -68,7 +77,7 @@ def bias_from_distances(
 
 
 class RelativePositionBias(nn.Module):
-    """The bias that one stack adds to the scores of self-attention in all of its layers.
+    """The bias on the scores of self-attention, of one stack or of one layer.
 
     Parameters:
         rel_embedding [heads, relpos_buckets], variance scaling by the average fan, uniform.
@@ -77,19 +86,49 @@ class RelativePositionBias(nn.Module):
     config: T5Config
     bidirectional: bool
 
-    @nn.compact
-    def __call__(self, query_length: int, key_length: int) -> Float[Array, "1 h q k"]:
-        config = self.config
-        init = nn.with_logical_partitioning(
-            nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
-            ("heads", "relpos_buckets"),
+    def setup(self) -> None:
+        init = Scaled(1.0, "uniform", "fan_avg")
+        shape = (self.config.num_heads, self.config.num_buckets)
+        self.rel_embedding: Any = self.param(
+            "rel_embedding", parameter(init, ("heads", "relpos_buckets")), shape
         )
-        table = self.param("rel_embedding", init, (config.num_heads, config.num_buckets))
-        buckets = relative_position_bucket(
-            np.arange(1 - query_length, key_length),
-            bidirectional=self.bidirectional,
-            num_buckets=config.num_buckets,
-            max_distance=config.max_distance,
-        )
-        values = jnp.asarray(table, config.compute_dtype)[:, buckets]
+
+    def __call__(self, query_length: int, key_length: int, start: Start = 0) -> Bias:
+        """Returns the bias of queries at `start`, start + 1, ... on the keys 0, 1, ..."""
+        values = self.values(np.arange(1 - key_length, key_length))
+        # What queries that end at start + query_length - 1 see.
+        if not isinstance(start, int) or (start, query_length) != (0, key_length):
+            first, size = key_length - query_length - start, key_length + query_length - 1
+            values = jax.lax.dynamic_slice_in_dim(values, first, size, axis=1)
         return bias_from_distances(values, query_length, key_length)
+
+    def values(self, distances: Int[np.ndarray, "distances"]) -> Float[Array, "h distances"]:
+        """Returns the bias for each distance, key position minus query position."""
+        buckets = relative_position_bucket(
+            distances,
+            bidirectional=self.bidirectional,
+            num_buckets=self.config.num_buckets,
+            max_distance=self.config.max_distance,
+        )
+        return jnp.asarray(self.rel_embedding, self.config.compute_dtype)[:, buckets]
+
+
+def rotate(x: Float[Array, "b l h d"], start: Start, base: float) -> Float[Array, "b l h d"]:
+    """Turns each pair (i, i + d / 2) of a head by position * base^(-2 i / d).
+
+    The product of a query and a key turned so depends on the distance between them alone.
+
+    >>> turned = rotate(jnp.ones((1, 2, 1, 2)), 0, 10000.0)
+    >>> [[f"{number:.3f}" for number in row] for row in turned[0, :, 0].tolist()]
+    [['1.000', '1.000'], ['-0.301', '1.382']]
+
+    Source: Su et al., "RoFormer", section 3.2.2; the pairing is Llama's.
+    """
+    half = x.shape[-1] // 2
+    speeds = base ** (-np.arange(half, dtype=np.float32) / half)
+    places = (jnp.arange(x.shape[1]) + start).astype(jnp.float32)
+    angles = places[:, None] * jnp.asarray(speeds)[None]
+    sin, cos = (f(angles)[None, :, None, :] for f in (jnp.sin, jnp.cos))
+    first, second = (part.astype(jnp.float32) for part in (x[..., :half], x[..., half:]))
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)

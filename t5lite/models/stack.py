@@ -3,122 +3,219 @@
 The parameters of all layers are stacked along a first axis named "layers".
 """
 
+import dataclasses
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from t5lite.core.numbers import Number
-from t5lite.models.attention import Attention
+from t5lite.models.attention import Attention, KeysValues
+from t5lite.models.cache import Cache, LayerCache, written
 from t5lite.models.config import REMAT_POLICIES, T5Config
 from t5lite.models.feedforward import FeedForward
+from t5lite.models.initializers import Scaled
 from t5lite.models.layers import Dropout, Embedding, Linear, RMSNorm
-from t5lite.models.positions import RelativePositionBias
+from t5lite.models.long_attention import SelfContext, long_attention, long_context
+from t5lite.models.masks import segment_mask
+from t5lite.models.positions import Bias, RelativePositionBias, Start
 
 Stream = Float[Array, "b l e"]
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each on the normed stream and added to it."""
+    """Self-attention and feed-forward, each on the normed stream and added to it.
+
+    Parameters:
+        pre_attention_layer_norm, attention, pre_mlp_layer_norm, mlp; relpos_bias where each layer
+        has its own; global_layer_norm/scale [embed] with transient global attention.
+    """
 
     config: T5Config
 
-    @nn.compact
+    def setup(self) -> None:
+        config = self.config
+        self.pre_attention_layer_norm, self.pre_mlp_layer_norm = RMSNorm(config), RMSNorm(config)
+        self.attention, self.mlp = Attention(config), FeedForward(config)
+        if config.positions == "layer_bias":
+            self.relpos_bias = RelativePositionBias(config, bidirectional=True)
+        if config.encoder_attention == "transient_global":
+            self.global_layer_norm = RMSNorm(config)
+        self.post_attention_dropout, self.post_mlp_dropout = Dropout(), Dropout()
+
     def __call__(
-        self,
-        x: Stream,
-        mask: Bool[Array, "#b 1 l l"],
-        bias: Float[Array, "1 h l l"],
-        dropout_rate: Number | None,
+        self, x: Stream, context: SelfContext, dropout_rate: Number | None
     ) -> tuple[Stream, None]:
-        config, drop = self.config, dropout_rate
-        normed = RMSNorm(config, name="pre_attention_layer_norm")(x)
-        y = Attention(config, name="attention")(
-            normed, normed, bias=bias, mask=mask, dropout_rate=drop
-        )
-        x = x + Dropout(name="post_attention_dropout")(y, drop)
-        y = FeedForward(config, name="mlp")(
-            RMSNorm(config, name="pre_mlp_layer_norm")(x), dropout_rate=drop
-        )
-        x = x + Dropout(name="post_mlp_dropout")(y, drop)
+        attended = self._attended(self.pre_attention_layer_norm(x), context, dropout_rate)
+        x = x + self.post_attention_dropout(self.attention.out(attended), dropout_rate)
+        y = self.mlp(self.pre_mlp_layer_norm(x), dropout_rate=dropout_rate)
+        x = x + self.post_mlp_dropout(y, dropout_rate)
         return _constrained(x), None
+
+    def _attended(
+        self, x: Stream, context: SelfContext, dropout_rate: Number | None
+    ) -> Float[Array, "b l h d"]:
+        if self.config.encoder_attention != "full":
+            global_norm = None if context.summed is None else self.global_layer_norm
+            return long_attention(
+                self.attention, global_norm, x, context, dropout_rate=dropout_rate
+            )
+        bias = context.bias
+        if self.config.positions == "layer_bias":
+            bias = self.relpos_bias(x.shape[1], x.shape[1])
+        return self.attention(
+            self.attention.queries(x),
+            self.attention.keys_values(x),
+            bias=bias,
+            mask=context.mask,
+            dropout_rate=dropout_rate,
+        )
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, attention to what was encoded (if anything was), and feed-forward."""
+    """Self-attention, attention to what was encoded (if anything was), and feed-forward.
+
+    Parameters:
+        pre_self_attention_layer_norm, self_attention, pre_mlp_layer_norm, mlp; with an encoder
+        pre_cross_attention_layer_norm, encoder_decoder_attention; relpos_bias where each layer
+        has its own.
+    """
 
     config: T5Config
 
-    @nn.compact
+    def setup(self) -> None:
+        config = self.config
+        self.pre_self_attention_layer_norm = RMSNorm(config)
+        self.self_attention = Attention(config)
+        if config.positions == "layer_bias":
+            self.relpos_bias = RelativePositionBias(config, bidirectional=False)
+        if config.num_encoder_layers:
+            self.pre_cross_attention_layer_norm = RMSNorm(config)
+            self.encoder_decoder_attention = Attention(
+                dataclasses.replace(config, positions="shared_bias")
+            )
+        self.pre_mlp_layer_norm, self.mlp = RMSNorm(config), FeedForward(config)
+        self.post_self_attention_dropout = Dropout()
+        self.post_cross_attention_dropout, self.post_mlp_dropout = Dropout(), Dropout()
+
+    def encoded_keys_values(
+        self, carry: None, encoded: Float[Array, "b source e"]
+    ) -> tuple[None, KeysValues]:
+        """Returns what cross-attention attends to; `carry` is there for the loop over layers."""
+        return None, self.encoder_decoder_attention.keys_values(encoded)
+
     def __call__(
         self,
         x: Stream,
-        mask: Bool[Array, "#b 1 l l"],
-        bias: Float[Array, "1 h l l"],
-        encoded: Float[Array, "b k e"] | None,
-        encoded_mask: Bool[Array, "#b 1 l k"] | None,
+        mask: Bool[Array, "#b 1 q k"],
+        bias: Bias | None,
+        start: Start,
+        encoded: Float[Array, "b source e"] | None,
+        encoded_mask: Bool[Array, "#b 1 q source"] | None,
         dropout_rate: Number | None,
-    ) -> tuple[Stream, None]:
-        config, drop = self.config, dropout_rate
-        normed = RMSNorm(config, name="pre_self_attention_layer_norm")(x)
-        y = Attention(config, name="self_attention")(
-            normed, normed, bias=bias, mask=mask, dropout_rate=drop
-        )
-        x = x + Dropout(name="post_self_attention_dropout")(y, drop)
-        if encoded is not None:
-            normed = RMSNorm(config, name="pre_cross_attention_layer_norm")(x)
-            y = Attention(config, name="encoder_decoder_attention")(
-                normed, encoded, bias=None, mask=encoded_mask, dropout_rate=drop
+        cached: LayerCache | None,
+    ) -> tuple[Stream, KeysValues | None]:
+        """Returns the stream and, with a cache, the keys and values of its tokens."""
+        drop = dropout_rate
+        normed = self.pre_self_attention_layer_norm(x)
+        new = source = self.self_attention.keys_values(normed, start)
+        if cached is not None:
+            source = KeysValues(
+                *(written(a, b, start, axis=1) for a, b in zip(cached.own, new, strict=True))
             )
-            x = x + Dropout(name="post_cross_attention_dropout")(y, drop)
-        y = FeedForward(config, name="mlp")(
-            RMSNorm(config, name="pre_mlp_layer_norm")(x), dropout_rate=drop
+        if self.config.positions == "layer_bias":
+            bias = self.relpos_bias(x.shape[1], source.key.shape[1], start)
+        y = self.self_attention(
+            self.self_attention.queries(normed, start),
+            source,
+            bias=bias,
+            mask=mask,
+            dropout_rate=drop,
         )
-        x = x + Dropout(name="post_mlp_dropout")(y, drop)
-        return _constrained(x), None
+        x = x + self.post_self_attention_dropout(self.self_attention.out(y), drop)
+        if self.config.num_encoder_layers:
+            cross = self.encoder_decoder_attention
+            known = None if cached is None else cached.encoded
+            if known is None:
+                assert encoded is not None, "neither encoded nor its keys and values are given"
+                known = cross.keys_values(encoded)
+            y = cross(
+                cross.queries(self.pre_cross_attention_layer_norm(x)),
+                known,
+                bias=None,
+                mask=encoded_mask,
+                dropout_rate=drop,
+            )
+            x = x + self.post_cross_attention_dropout(cross.out(y), drop)
+        y = self.mlp(self.pre_mlp_layer_norm(x), dropout_rate=drop)
+        x = x + self.post_mlp_dropout(y, drop)
+        return _constrained(x), None if cached is None else new
 
 
 class Encoder(nn.Module):
     """Embedded tokens to encoded ones.
 
     Parameters:
-        relpos_bias/rel_embedding, layers/..., encoder_norm/scale.
+        relpos_bias/rel_embedding where layers share it, side_relpos_bias/rel_embedding with
+        transient global attention, layers/..., encoder_norm/scale.
     """
 
     config: T5Config
 
     def setup(self) -> None:
         config = self.config
-        self.relpos_bias = RelativePositionBias(config, bidirectional=True)
-        self.layers = _scanned(EncoderLayer, config, config.num_encoder_layers, broadcast=3)
+        if config.positions == "shared_bias":
+            self.relpos_bias = RelativePositionBias(config, bidirectional=True)
+        if config.encoder_attention == "transient_global":
+            self.side_relpos_bias = RelativePositionBias(config, bidirectional=True)
+        in_axes = {"__call__": (nn.broadcast, nn.broadcast)}
+        self.layers = _scanned(EncoderLayer, config, config.num_encoder_layers, in_axes)
         self.encoder_norm = RMSNorm(config)
         self.input_dropout, self.output_dropout = Dropout(), Dropout()
 
     def __call__(
-        self, x: Stream, mask: Bool[Array, "#b 1 l l"], *, dropout_rate: Number | None
+        self, x: Stream, segment_ids: Int[Array, "b l"], *, dropout_rate: Number | None
     ) -> Stream:
         x = _constrained(self.input_dropout(x, dropout_rate))
-        x, _ = self.layers(x, mask, self.relpos_bias(x.shape[1], x.shape[1]), dropout_rate)
+        x, _ = self.layers(x, self._context(segment_ids), dropout_rate)
         return self.output_dropout(self.encoder_norm(x), dropout_rate)
+
+    def _context(self, segment_ids: Int[Array, "b l"]) -> SelfContext:
+        config, length = self.config, segment_ids.shape[1]
+        if config.encoder_attention != "full":
+            has_side = config.encoder_attention == "transient_global"
+            side = self.side_relpos_bias if has_side else None
+            return long_context(config, segment_ids, self.relpos_bias, side)
+        shared = config.positions == "shared_bias"
+        bias = self.relpos_bias(length, length) if shared else None
+        return SelfContext(segment_mask(segment_ids, segment_ids), bias)
 
 
 class Decoder(nn.Module):
     """Embedded tokens, and what was encoded, to the vectors that logits are made of.
 
     Parameters:
-        relpos_bias/rel_embedding, layers/..., decoder_norm/scale, and unless logits are tied
-        logits_dense/kernel [embed, vocab], truncated normal with variance 1 / embed.
+        relpos_bias/rel_embedding where layers share it, layers/..., decoder_norm/scale, and unless
+        logits are tied logits_dense/kernel [embed, vocab], truncated normal with variance
+        1 / embed.
     """
 
     config: T5Config
 
     def setup(self) -> None:
         config = self.config
-        self.relpos_bias = RelativePositionBias(config, bidirectional=False)
-        self.layers = _scanned(DecoderLayer, config, config.num_decoder_layers, broadcast=5)
+        if config.positions == "shared_bias":
+            self.relpos_bias = RelativePositionBias(config, bidirectional=False)
+        in_axes = {
+            "__call__": (*(nn.broadcast,) * 6, 0),
+            "encoded_keys_values": (nn.broadcast,),
+        }
+        self.layers = _scanned(DecoderLayer, config, config.num_decoder_layers, in_axes)
         self.decoder_norm = RMSNorm(config)
         self.input_dropout, self.output_dropout = Dropout(), Dropout()
         if not config.tied_logits:
-            init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+            init = Scaled(1.0, "truncated_normal")
             shape = (config.embed_dim, config.vocab_size)
             self.logits_dense = Linear("ble,ev->blv", shape, ("embed", "vocab"), init)
 
@@ -126,15 +223,74 @@ class Decoder(nn.Module):
         self,
         x: Stream,
         mask: Bool[Array, "#b 1 l l"],
-        encoded: Float[Array, "b k e"] | None,
-        encoded_mask: Bool[Array, "#b 1 l k"] | None,
+        encoded: Float[Array, "b source e"] | None,
+        encoded_mask: Bool[Array, "#b 1 l source"] | None,
         *,
         dropout_rate: Number | None,
     ) -> Stream:
-        bias = self.relpos_bias(x.shape[1], x.shape[1])
+        bias = self._bias(x.shape[1], x.shape[1], 0)
         x = _constrained(self.input_dropout(x, dropout_rate))
-        x, _ = self.layers(x, mask, bias, encoded, encoded_mask, dropout_rate)
+        x, _ = self.layers(x, mask, bias, 0, encoded, encoded_mask, dropout_rate, None)
         return self.output_dropout(self.decoder_norm(x), dropout_rate)
+
+    def start(
+        self,
+        rows: int,
+        capacity: int,
+        encoded: Float[Array, "b source e"] | None,
+        encoded_segment_ids: Int[Array, "b source"] | None,
+    ) -> Cache:
+        """Returns the cache before the first token, for rows of `capacity` tokens."""
+        config = self.config
+        shape = (config.num_decoder_layers, rows, capacity, config.kv_heads, config.head_dim)
+        empty = jnp.zeros(shape, config.compute_dtype)
+        source = None if encoded is None else self.layers.encoded_keys_values(None, encoded)[1]
+        return Cache(
+            length=jnp.zeros([], jnp.int32),
+            segment_ids=jnp.zeros((rows, capacity), jnp.int32),
+            own=KeysValues(empty, empty),
+            encoded=source,
+            encoded_segment_ids=encoded_segment_ids,
+        )
+
+    def extend(
+        self,
+        x: Stream,
+        segment_ids: Int[Array, "b l"],
+        is_prefix: Bool[Array, "b 1 l l"] | None,
+        cache: Cache,
+    ) -> tuple[Stream, Cache]:
+        """Reads tokens behind those of the cache.
+
+        Args:
+            is_prefix: which of the tokens see each other whatever their order; None for none.
+        """
+        (rows, count), start = segment_ids.shape, cache.length
+        segments = written(cache.segment_ids, segment_ids, start, axis=1)
+        capacity = segments.shape[1]
+        keys = jnp.arange(capacity)[None, None, None]
+        queries = (jnp.arange(count) + start)[None, None, :, None]
+        may_see = keys <= queries
+        if is_prefix is not None:
+            whole = jnp.zeros((rows, 1, count, capacity), bool)
+            may_see = may_see | written(whole, is_prefix, start, axis=3)
+        source_segments = cache.encoded_segment_ids
+        x, new = self.layers(
+            x,
+            may_see & segment_mask(segment_ids, segments),
+            self._bias(count, capacity, start),
+            start,
+            None,
+            None if source_segments is None else segment_mask(segment_ids, source_segments),
+            None,
+            LayerCache(cache.own, cache.encoded),
+        )
+        # All layers at once, and in place where the cache is not used again.
+        own = KeysValues(
+            *(written(a, b, start, axis=2) for a, b in zip(cache.own, new, strict=True))
+        )
+        extended = dataclasses.replace(cache, length=start + count, segment_ids=segments, own=own)
+        return self.decoder_norm(x), extended
 
     def logits(self, x: Stream, embedding: Embedding) -> Float[Array, "b l v"]:
         """Returns logits in float32, through `embedding` where they are tied to it."""
@@ -142,24 +298,32 @@ class Decoder(nn.Module):
         logits = embedding.logits(x) if tied else self.logits_dense(x.astype(jnp.float32))
         return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
 
+    def _bias(self, queries: int, keys: int, start: Start) -> Bias | None:
+        if self.config.positions != "shared_bias":
+            return None
+        return self.relpos_bias(queries, keys, start)
+
 
 def _constrained(x: Stream) -> Stream:
     return nn.with_logical_constraint(x, ("batch", "length", "activation_embed"))
 
 
-def _scanned(layer: type[nn.Module], config: T5Config, length: int, *, broadcast: int) -> nn.Module:
-    """`layer` in a loop over its stacked parameters; its last `broadcast` arguments are shared."""
+def _scanned(layer: type[nn.Module], config: T5Config, length: int, in_axes: dict[str, Any]) -> Any:
+    """`layer` in a loop over its stacked parameters.
+
+    Args:
+        in_axes: for each of its methods, how the arguments behind the stream are shared out.
+    """
     policy = REMAT_POLICIES[config.remat]
     if policy is not None:
         # The loop keeps XLA from merging the two computations, so the barrier can go.
         layer = nn.remat(layer, policy=policy, prevent_cse=False)
-    scanned = nn.scan(
-        layer,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=(nn.broadcast,) * broadcast,
-        length=length,
-        unroll=min(config.scan_unroll, length),
-        metadata_params={nn.PARTITION_NAME: "layers"},
-    )
-    return scanned(config)
+    common: dict[str, Any] = {
+        "variable_axes": {"params": 0},
+        "split_rngs": {"params": True, "dropout": True},
+        "length": length,
+        "unroll": min(config.scan_unroll, length),
+        "metadata_params": {nn.PARTITION_NAME: "layers"},
+    }
+    methods = {name: {**common, "in_axes": axes} for name, axes in in_axes.items()}
+    return nn.scan(layer, **common, methods=methods)(config)

@@ -1,0 +1,99 @@
+"""How parameters begin, in a form that can be shown."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+from flax import struct
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
+
+
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """Random numbers of mean 0 and a standard deviation of 1."""
+
+    def __call__(
+        self, key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike
+    ) -> Float[Array, "..."]:
+        return nn.initializers.normal(1.0)(key, tuple(shape), dtype)
+
+    def describe(self, shape: Sequence[int]) -> str:
+        """Returns the distribution and its standard deviation."""
+        return "normal, std 1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """One number everywhere."""
+
+    value: float
+
+    def __call__(
+        self, key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike
+    ) -> Float[Array, "..."]:
+        return nn.initializers.constant(self.value)(key, tuple(shape), dtype)
+
+    def describe(self, shape: Sequence[int]) -> str:
+        """Returns the number."""
+        return f"constant {self.value:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """Random numbers of mean 0 and variance `scale` / fan, the fan being the number of inputs.
+
+    Args:
+        distribution: "normal", "truncated_normal" or "uniform".
+        fan: "fan_in", or "fan_avg" for the mean of the numbers of inputs and outputs.
+        in_axes, out_axes: dimensions whose sizes multiply to the number of inputs, and of outputs.
+
+    >>> Scaled(1.0, "normal", in_axes=(0,), out_axes=(1, 2)).describe((16, 2, 8))
+    'normal, std 0.25'
+    """
+
+    scale: float
+    distribution: str
+    fan: str = "fan_in"
+    in_axes: tuple[int, ...] = (-2,)
+    out_axes: tuple[int, ...] = (-1,)
+
+    def __call__(
+        self, key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike
+    ) -> Float[Array, "..."]:
+        init: Any = nn.initializers.variance_scaling(
+            self.scale,
+            self.fan,  # type: ignore[arg-type]  # a Literal there
+            self.distribution,  # type: ignore[arg-type]
+            self.in_axes,
+            self.out_axes,
+        )
+        return init(key, tuple(shape), dtype)
+
+    def describe(self, shape: Sequence[int]) -> str:
+        """Returns the distribution and its standard deviation for a parameter of this shape."""
+        inputs = math.prod(shape[axis] for axis in self.in_axes)
+        outputs = math.prod(shape[axis] for axis in self.out_axes)
+        fan = inputs if self.fan == "fan_in" else (inputs + outputs) / 2
+        return f"{self.distribution.replace('_', ' ')}, std {math.sqrt(self.scale / fan):.3g}"
+
+
+Initializer = Normal | Constant | Scaled
+
+
+class Parameter(nn.LogicallyPartitioned):
+    """A new parameter with the names of its axes, and how it was made."""
+
+    initializer: str = struct.field(default="", pytree_node=False)
+
+
+def parameter(init: Initializer, axes: tuple[str, ...]) -> Callable[..., Any]:
+    """Returns the initialiser for `self.param` of a parameter with these logical axes."""
+
+    def make(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = "float32") -> Parameter:
+        made = init(key, shape, dtype)
+        return Parameter(made, axes, initializer=init.describe(shape))
+
+    return make

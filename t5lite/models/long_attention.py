@@ -1,0 +1,135 @@
+"""LongT5's encoder attention: to tokens nearby, and to sums of blocks of tokens.
+
+Queries are cut into blocks of `local_radius` + 1 tokens; those of a block have it and the blocks to
+both sides as keys, so that cost grows with the length and not with its square.
+
+Source: Guo et al., "LongT5: Efficient Text-To-Text Transformer for Long Sequences", section 3.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from t5lite.core.numbers import Number
+from t5lite.models.attention import Attention, KeysValues
+from t5lite.models.config import T5Config
+from t5lite.models.layers import RMSNorm
+from t5lite.models.masks import segment_mask
+from t5lite.models.positions import RelativePositionBias
+
+
+class SelfContext(NamedTuple):
+    """What every layer of an encoder is told of the row that attends to itself.
+
+    `mask` and `bias` are [b, l, l], or with local attention of blocks of queries and the keys that
+    they may see. `summed` is 1 where a token is part of the sum that makes a global token.
+    """
+
+    mask: Bool[Array, "#b 1 q k"]
+    bias: Float[Array, "#b h q k"] | None
+    summed: Float[Array, "rows l global"] | None = None
+
+
+def in_blocks(x: Array, size: int) -> Array:
+    """Returns [b, l, ...] as [b * blocks, size, ...], the last block filled up with zeros.
+
+    >>> in_blocks(jnp.array([[1, 2, 3]]), 2).tolist()
+    [[1, 2], [3, 0]]
+    """
+    padded = jnp.pad(x, ((0, 0), (0, -x.shape[1] % size), *((0, 0),) * (x.ndim - 2)))
+    return padded.reshape(-1, size, *x.shape[2:])
+
+
+def with_neighbours(x: Array, size: int) -> Array:
+    """Returns each block of `in_blocks` with the ones to both sides, [b * blocks, 3 * size, ...].
+
+    >>> with_neighbours(jnp.array([[1, 2, 3]]), 2).tolist()
+    [[0, 0, 1, 2, 3, 0], [1, 2, 3, 0, 0, 0]]
+    """
+    blocks = in_blocks(x, size).reshape(x.shape[0], -1, size, *x.shape[2:])
+    around = jnp.pad(blocks, ((0, 0), (1, 1), *((0, 0),) * (blocks.ndim - 2)))
+    count = blocks.shape[1]
+    three = jnp.concatenate([around[:, i : i + count] for i in range(3)], axis=2)
+    return three.reshape(-1, 3 * size, *x.shape[2:])
+
+
+def blocks_of_tokens(is_token: Bool[Array, "b l"], size: int) -> Int[Array, "b l"]:
+    """Returns the block that each token is summed up in, -1 for none.
+
+    Only blocks full of tokens are summed up; the tokens behind the last one go to it.
+
+    >>> blocks_of_tokens(jnp.array([[True] * 5 + [False]]), 2).tolist()
+    [[0, 0, 1, 1, 1, -1]]
+    """
+    place = np.arange(is_token.shape[1])
+    is_end = jnp.asarray(place % size == size - 1)[None]
+    last = jnp.sum(is_token & is_end, axis=1, keepdims=True) - 1
+    return jnp.where(is_token, jnp.minimum(jnp.asarray(place // size)[None], last), -1)
+
+
+def long_context(
+    config: T5Config,
+    segment_ids: Int[Array, "b l"],
+    relpos_bias: RelativePositionBias,
+    side_relpos_bias: RelativePositionBias | None,
+) -> SelfContext:
+    """Returns the context of local attention; with `side_relpos_bias`, of global tokens too."""
+    block = config.local_radius + 1
+    distance = np.arange(3 * block)[None] - np.arange(block, 2 * block)[:, None]
+    near = segment_mask(in_blocks(segment_ids, block), with_neighbours(segment_ids, block))
+    mask = near & jnp.asarray(np.abs(distance) < block)[None, None]
+    bias = relpos_bias(block, 3 * block, block)
+    if side_relpos_bias is None:
+        return SelfContext(mask, bias)
+
+    is_token = segment_ids > 0
+    count = segment_ids.shape[1] // config.global_block_size
+    blocks = blocks_of_tokens(is_token, config.global_block_size)
+    summed = jax.nn.one_hot(blocks, count, dtype=config.compute_dtype)
+    offset = jnp.arange(count)[None, None] - blocks[..., None]
+    values = side_relpos_bias.values(np.arange(1 - count, count + 1))
+    side_bias = jnp.moveaxis(jnp.take(values, offset + count - 1, axis=1), 0, 2)
+    is_global = jnp.arange(count)[None, None] <= blocks.max(axis=1)[:, None, None]
+    side_mask = is_token[:, :, None] & is_global
+    return SelfContext(
+        jnp.concatenate([mask, in_blocks(side_mask, block)[:, None]], axis=3),
+        jnp.concatenate(
+            [
+                jnp.broadcast_to(bias, (mask.shape[0], *bias.shape[1:])),
+                jnp.swapaxes(in_blocks(side_bias, block), 1, 2),
+            ],
+            axis=3,
+        ),
+        summed,
+    )
+
+
+def long_attention(
+    attention: Attention,
+    global_norm: RMSNorm | None,
+    x: Float[Array, "b l e"],
+    context: SelfContext,
+    *,
+    dropout_rate: Number | None,
+) -> Float[Array, "b l h d"]:
+    """Returns for each token what it attends to, by head."""
+    (rows, length, _), block = x.shape, attention.config.local_radius + 1
+    near = KeysValues(*(with_neighbours(part, block) for part in attention.keys_values(x)))
+    if context.summed is not None and global_norm is not None:
+        sums = jnp.einsum("ble,blg->bge", x, context.summed)
+        side = attention.keys_values(global_norm(sums))
+        blocks = near.key.shape[0] // rows
+        near = KeysValues(
+            *(
+                jnp.concatenate([part, jnp.repeat(every, blocks, axis=0)], axis=1)
+                for part, every in zip(near, side, strict=True)
+            )
+        )
+    queries = in_blocks(attention.queries(x), block)
+    attended = attention(
+        queries, near, bias=context.bias, mask=context.mask, dropout_rate=dropout_rate
+    )
+    return attended.reshape(rows, -1, *attended.shape[2:])[:, :length]
