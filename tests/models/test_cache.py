@@ -97,7 +97,7 @@ def test_a_prefix_changes_what_its_tokens_see():
 
 
 def test_what_was_encoded_is_not_read_again():
-    model, batch = MODELS["t5_1_1"], small.batch(6)
+    model, batch = MODELS["t5_1_1"], jax.tree.map(jnp.asarray, small.batch(6))
     params = small.params(model)
     cache = model.apply({"params": params}, batch, capacity=6, method="start")
 
