@@ -17,7 +17,7 @@ from t5lite.data.task import Task
 from t5lite.data.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5lite.data.vocabulary_training import VocabularyTraining
 from t5lite.inference.evaluate import Evaluation
-from t5lite.models.architectures import DecoderOnly, EncoderDecoder
+from t5lite.models.architectures import Classes, DecoderOnly, EncoderDecoder, EncoderOnly
 from t5lite.models.config import T5Config
 from t5lite.models.losses import CrossEntropy
 from t5lite.objectives.causal import Causal
@@ -35,22 +35,30 @@ from t5lite.training.run import Run
 
 def encoder_decoder(config: T5Config) -> EncoderDecoder:
     """Builds the encoder-decoder model."""
-    if config.num_encoder_layers == 0:
-        raise UserError(
-            "EncoderDecoder needs T5Config.num_encoder_layers > 0, got 0; "
-            "bind it, or use DecoderOnly"
-        )
+    _check_stacks("EncoderDecoder", config, encoder=True, decoder=True)
     return EncoderDecoder(config)
 
 
 def decoder_only(config: T5Config) -> DecoderOnly:
     """Builds the decoder-only model."""
-    if config.num_encoder_layers != 0:
-        raise UserError(
-            "DecoderOnly needs T5Config.num_encoder_layers = 0, "
-            f"got {config.num_encoder_layers}; leave it out, or use EncoderDecoder"
-        )
+    _check_stacks("DecoderOnly", config, encoder=False, decoder=True)
     return DecoderOnly(config)
+
+
+def encoder_only(config: T5Config, classes: Classes | None = None) -> EncoderOnly:
+    """Builds the encoder-only model; without `classes` its logits are those of tokens."""
+    _check_stacks("EncoderOnly", config, encoder=True, decoder=False)
+    return EncoderOnly(config, classes)
+
+
+def _check_stacks(owner: str, config: T5Config, *, encoder: bool, decoder: bool) -> None:
+    for stack, wanted in (("encoder", encoder), ("decoder", decoder)):
+        layers = getattr(config, f"num_{stack}_layers")
+        if (layers > 0) != wanted:
+            raise UserError(
+                f"{owner} needs T5Config.num_{stack}_layers {'> 0' if wanted else '= 0'}, got "
+                f"{layers}; bind it, or use another of EncoderDecoder, EncoderOnly and DecoderOnly"
+            )
 
 
 def optimizer(name: str, factory: Callable[..., Any]) -> Callable[..., Optimizer]:
@@ -98,7 +106,9 @@ ROOTS: Mapping[str, Callable[..., Any]] = {
 TABLE: Mapping[str, Callable[..., Any]] = {
     **ROOTS,
     "EncoderDecoder": encoder_decoder,
+    "EncoderOnly": encoder_only,
     "DecoderOnly": decoder_only,
+    "Classes": Classes,
     "T5Config": T5Config,
     "CrossEntropy": CrossEntropy,
     "Task": Task,

@@ -14,9 +14,8 @@ from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.core.errors import UserError
 from t5lite.inference.evaluate import make_evaluate
-from t5lite.parallel.sharding import batch_sharding, on_mesh
+from t5lite.parallel.sharding import on_mesh
 from t5lite.training.checkpoints import FOLDER, Checkpoints, open_checkpoint
-from t5lite.training.loop import abstract_batch
 from t5lite.training.run import Run
 from t5lite.training.state import abstract_state
 
@@ -33,9 +32,8 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     evaluate = make_evaluate(
         run.model, run.task, run.layout, run.loss, mesh, split=split, batch_size=batch_size
     )
-    batch = abstract_batch(run, batch_sharding(mesh, batch_size), batch_size)
     with on_mesh(mesh):
-        shapes, _ = abstract_state(run.model, run.hyperparameters, batch, mesh)
+        shapes, _ = abstract_state(run.model, run.hyperparameters, mesh)
     results = []
     with _checkpoints(run, flags.checkpoint) as (checkpoints, steps):
         for step in steps:

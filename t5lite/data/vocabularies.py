@@ -121,6 +121,7 @@ class SentencePieceVocabulary(Vocabulary):
     Args:
         path: of the `.model` file; its ids 0, 1 and 2 are padding, end of sequence and unknown.
         num_sentinels: ids added after the last piece.
+        sentinels_in_model: whether they are the model's last pieces instead, as in mT5.
 
     Raises:
         UserError: where the file is not there, is no model, or has other special ids.
@@ -128,6 +129,7 @@ class SentencePieceVocabulary(Vocabulary):
 
     path: str
     num_sentinels: int = 100
+    sentinels_in_model: bool = False
 
     def __post_init__(self) -> None:
         processor = self._processor
@@ -155,12 +157,14 @@ class SentencePieceVocabulary(Vocabulary):
 
     @functools.cached_property
     def size(self) -> int:
-        return int(self._processor.vocab_size()) + self.num_sentinels
+        added = 0 if self.sentinels_in_model else self.num_sentinels
+        return int(self._processor.vocab_size()) + added
 
     @property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self._processor.serialized_model_proto()).hexdigest()
-        return f"SentencePieceVocabulary({digest[:16]}, num_sentinels={self.num_sentinels})"
+        inside = ", sentinels_in_model=True" if self.sentinels_in_model else ""
+        return f"SentencePieceVocabulary({digest[:16]}, num_sentinels={self.num_sentinels}{inside})"
 
     def encode(self, text: str | bytes) -> Int[np.ndarray, "length"]:
         # Bytes that are no UTF-8 become replacement characters.

@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from t5lite.core.errors import UserError
+from t5lite.core.lazy import by_name
 from t5lite.core.numbers import Number
 from t5lite.models.cache import Cache
 from t5lite.models.config import T5Config
-from t5lite.models.initializers import Constant, Scaled, parameter
+from t5lite.models.initializers import Constant, Parameter, Scaled, parameter
 from t5lite.models.layers import Embedding, Linear
 from t5lite.models.masks import causal_mask, prefix_mask, segment_mask
 from t5lite.models.stack import Decoder, Encoder
@@ -219,3 +221,19 @@ def mean_of_segments(
 
 
 Model = EncoderDecoder | DecoderOnly | EncoderOnly
+
+
+def init(model: Model, key: Key[Array, ""]) -> Any:
+    """Returns new parameters, each in a `Parameter` that names its axes."""
+    # Parameters depend on no length; the shortest row in which all are used compiles fastest.
+    has_global = model.config.encoder_attention == "transient_global"
+    row = jnp.ones((1, model.config.global_block_size if has_global else 1), jnp.int32)
+    names = ("input_tokens", "segment_ids")
+    batch = {f"{side}_{name}": row for side in ("encoder", "decoder") for name in names}
+    return model.init(key, batch)["params"]
+
+
+def parameters(model: Model) -> dict[str, Parameter]:
+    """Returns the model's parameters by name, their shapes in the place of values."""
+    boxed = jax.eval_shape(lambda: init(model, jax.random.key(0)))
+    return by_name(boxed, is_leaf=lambda x: isinstance(x, Parameter))

@@ -82,11 +82,11 @@ def long_context(
     near = segment_mask(in_blocks(segment_ids, block), with_neighbours(segment_ids, block))
     mask = near & jnp.asarray(np.abs(distance) < block)[None, None]
     bias = relpos_bias(block, 3 * block, block)
-    if side_relpos_bias is None:
+    count = segment_ids.shape[1] // config.global_block_size
+    if side_relpos_bias is None or count == 0:
         return SelfContext(mask, bias)
 
     is_token = segment_ids > 0
-    count = segment_ids.shape[1] // config.global_block_size
     blocks = blocks_of_tokens(is_token, config.global_block_size)
     summed = jax.nn.one_hot(blocks, count, dtype=config.compute_dtype)
     offset = jnp.arange(count)[None, None] - blocks[..., None]

@@ -63,7 +63,7 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
     with contextlib.ExitStack() as stack:
         stack.enter_context(on_mesh(mesh))
         batch_shapes = abstract_batch(run, sharding, run.batch_size)
-        shapes, axes = abstract_state(run.model, run.hyperparameters, batch_shapes, mesh)
+        shapes, axes = abstract_state(run.model, run.hyperparameters, mesh)
         checkpoints = stack.enter_context(
             contextlib.closing(
                 Checkpoints(
@@ -81,7 +81,7 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
         saved = _saved(run, checkpoints) if first_step else None
         feed = Feed(run, rows, saved, say=progress.say)
         stack.enter_context(contextlib.closing(feed))
-        state = first_state(run, hyper, shapes, axes, batch_shapes, mesh, checkpoints, progress)
+        state = first_state(run, hyper, shapes, axes, mesh, checkpoints, progress)
         if 0 < first_step >= run.total_steps:
             progress.say(f"nothing to train: train.total_steps is {run.total_steps}")
             return state
@@ -154,7 +154,6 @@ def first_state(
     hyper: Hyperparameters,
     shapes: TrainState,
     axes: Any,
-    batch: dict[str, Any],
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
     progress: Progress,
@@ -173,7 +172,7 @@ def first_state(
     # Run once: on a CPU most of the time of compiling it would go into making it fast.
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     init = jax.jit(
-        lambda h: initial_state(run.model, h, batch, axes),
+        lambda h: initial_state(run.model, h, axes),
         out_shardings=shardings,
         compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
     )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from t5lite.core.numbers import as_inputs
 from t5lite.core.streams import stream
-from t5lite.models.architectures import Batch, Model
+from t5lite.models.architectures import Model, init
 from t5lite.parallel.sharding import logical_axes, state_axes, tree_shardings
 from t5lite.training.hyperparameters import Hyperparameters
 
@@ -32,22 +32,18 @@ class TrainState:
     opt_state: Any
 
 
-def param_axes(model: Model, batch: Batch) -> Any:
+def param_axes(model: Model) -> Any:
     """Returns the tree of parameters with the names of each one's axes in its place."""
-    boxed = jax.eval_shape(lambda b: model.init(jax.random.key(0), b), batch)["params"]
-    return logical_axes(boxed)
+    return logical_axes(jax.eval_shape(lambda: init(model, jax.random.key(0))))
 
 
-def initial_state(model: Model, hyper: Hyperparameters, batch: Batch, axes: Any) -> TrainState:
+def initial_state(model: Model, hyper: Hyperparameters, axes: Any) -> TrainState:
     """Returns the state before the first step, a function of the seed; meant to be compiled.
 
     Args:
-        batch: shapes and dtypes of a batch to train on.
         axes: from `param_axes`.
     """
-    key = stream(jax.random.key(hyper.seed), "init")
-    zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()}
-    params = nn.unbox(model.init(key, zeros)["params"])
+    params = nn.unbox(init(model, stream(jax.random.key(hyper.seed), "init")))
     return TrainState(
         step=jnp.zeros([], jnp.int32),
         params=params,
@@ -76,11 +72,11 @@ def state_shardings(state: TrainState, axes: Any, mesh: jax.sharding.Mesh) -> Tr
 
 
 def abstract_state(
-    model: Model, hyper: Hyperparameters, batch: Batch, mesh: jax.sharding.Mesh
+    model: Model, hyper: Hyperparameters, mesh: jax.sharding.Mesh
 ) -> tuple[TrainState, Any]:
     """Returns shapes, dtypes and shardings of the state, and the parameters' axes."""
-    axes = param_axes(model, batch)
-    state = jax.eval_shape(lambda h: initial_state(model, h, batch, axes), as_inputs(hyper))
+    axes = param_axes(model)
+    state = jax.eval_shape(lambda h: initial_state(model, h, axes), as_inputs(hyper))
     shardings = state_shardings(state, axes, mesh)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings

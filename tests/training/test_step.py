@@ -49,12 +49,10 @@ def train(mesh, hyper, *, steps=5, microbatches=1, config=None):
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), batch(0)
         )
-        abstract, axes = abstract_state(model, hyper, shapes, mesh)
+        abstract, axes = abstract_state(model, hyper, mesh)
         shardings = jax.tree.map(lambda x: x.sharding, abstract)
         inputs = as_inputs(hyper)
-        state = jax.jit(lambda h: initial_state(model, h, shapes, axes), out_shardings=shardings)(
-            inputs
-        )
+        state = jax.jit(lambda h: initial_state(model, h, axes), out_shardings=shardings)(inputs)
         step = compile_step(
             make_train_step(model, axes, microbatches=microbatches), inputs, abstract, shapes
         )
@@ -120,7 +118,7 @@ def test_accumulation_equals_the_whole_batch(one_device):
 def test_the_loss_is_divided_by_the_target_tokens_of_the_whole_batch():
     model = EncoderDecoder(small.config())
     shapes = jax.tree.map(jnp.asarray, batch(3))
-    axes = abstract_state(model, hyper(), shapes, Mesh().make())[1]
+    axes = abstract_state(model, hyper(), Mesh().make())[1]
     step = make_train_step(model, axes)
     numbers = as_inputs(
         hyper(
@@ -129,7 +127,7 @@ def test_the_loss_is_divided_by_the_target_tokens_of_the_whole_batch():
             max_gradient_norm=None,
         )
     )
-    state = jax.jit(lambda h: initial_state(model, h, shapes, axes))(numbers)
+    state = jax.jit(lambda h: initial_state(model, h, axes))(numbers)
     after, sums = jax.jit(step)(numbers, state, shapes)
 
     def mean_loss(params):
@@ -153,7 +151,7 @@ def test_numbers_are_inputs_of_the_program_not_constants_in_it():
 
     def text(**changes):
         numbers = hyper(dropout_rate=0.1, **changes)
-        state, axes = abstract_state(model, numbers, shapes, Mesh().make())
+        state, axes = abstract_state(model, numbers, Mesh().make())
         step = jax.jit(make_train_step(model, axes))
         return step.lower(as_inputs(numbers), state, shapes).as_text()
 
@@ -186,8 +184,8 @@ def test_a_large_gradient_is_clipped_to_its_norm():
     shapes = jax.tree.map(jnp.asarray, batch(3))
     sgd = make_optimizer(optax.sgd, name="sgd", learning_rate=1.0)
     numbers = as_inputs(hyper(optimizer=sgd, max_gradient_norm=0.01))
-    axes = abstract_state(model, hyper(), shapes, Mesh().make())[1]
-    state = jax.jit(lambda h: initial_state(model, h, shapes, axes))(numbers)
+    axes = abstract_state(model, hyper(), Mesh().make())[1]
+    state = jax.jit(lambda h: initial_state(model, h, axes))(numbers)
     after, _ = jax.jit(make_train_step(model, axes))(numbers, state, shapes)
     moved = jax.tree.map(lambda a, b: a - b, state.params, after.params)
     assert float(optax.tree.norm(moved)) == pytest.approx(0.01, rel=1e-3)

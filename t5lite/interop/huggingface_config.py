@@ -1,0 +1,137 @@
+"""config.json of Hugging Face's T5 family, and T5Config."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from t5lite.core.errors import UserError, check_choice
+from t5lite.data.vocabularies import Vocabulary
+from t5lite.models.architectures import DecoderOnly, EncoderOnly, Model
+from t5lite.models.config import T5Config
+
+FAMILIES = ("t5", "mt5", "umt5", "longt5")
+# Our names of activations and those that stand in `feed_forward_proj`.
+FEED_FORWARD = {
+    "relu": ("relu",),
+    "gated-gelu": ("gelu", "linear"),
+    "gated-silu": ("silu", "linear"),
+    "gated-relu": ("relu", "linear"),
+}
+_SIZES = ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers")
+_ENCODER_ATTENTION = {"local": "local", "transient-global": "transient_global"}
+
+
+def config_of(settings: Mapping[str, Any], owner: str) -> T5Config:
+    """Returns the sizes and choices in a config.json; those of logits are `logits_scale`'s.
+
+    Raises:
+        UserError: where a size is missing or no whole number, or a choice is one T5 has not.
+    """
+    family = settings.get("model_type")
+    if family not in FAMILIES:
+        raise UserError(f"{owner} must have a model_type of {', '.join(FAMILIES)}, got {family!r}")
+    for name in _SIZES:
+        if type(settings.get(name)) is not int or settings[name] < 1:
+            got = settings.get(name, "none")
+            raise UserError(f"{owner} must have {name}, a whole number > 0, got {got!r}")
+    # What the classes of each family take where the file says nothing.
+    proj = settings.get("feed_forward_proj", "gated-gelu" if family in ("mt5", "umt5") else "relu")
+    check_choice(f"{owner}: feed_forward_proj", proj, FEED_FORWARD)
+    attention = "full"
+    if family == "longt5":
+        kind = settings.get("encoder_attention_type", "local")
+        check_choice(f"{owner}: encoder_attention_type", kind, _ENCODER_ATTENTION)
+        attention = _ENCODER_ATTENTION[kind]
+    decoder_layers = settings.get("num_decoder_layers")
+    return T5Config(
+        vocab_size=settings["vocab_size"],
+        embed_dim=settings["d_model"],
+        num_heads=settings["num_heads"],
+        head_dim=settings["d_kv"],
+        mlp_dim=settings["d_ff"],
+        num_encoder_layers=settings["num_layers"],
+        num_decoder_layers=settings["num_layers"] if decoder_layers is None else decoder_layers,
+        mlp_activations=FEED_FORWARD[proj],
+        norm_epsilon=settings.get("layer_norm_epsilon", 1e-6),
+        positions="layer_bias" if family == "umt5" else "shared_bias",
+        num_buckets=settings.get("relative_attention_num_buckets", 32),
+        max_distance=settings.get("relative_attention_max_distance", 128),
+        encoder_attention=attention,
+        local_radius=settings.get("local_radius", 127),
+        global_block_size=settings.get("global_block_size", 16),
+    )
+
+
+def logits_scale(settings: Mapping[str, Any]) -> float:
+    """Returns what a model of these settings multiplies its last vectors by before the logits.
+
+    T5 1.0's 1 / sqrt(d_model), or 1. mT5 never scales. Others do by `tie_word_embeddings`, which
+    transformers 5 saves as true for all and, for T5 and LongT5, replaces by
+    `scale_decoder_outputs`.
+    """
+    tied = settings.get("tie_word_embeddings") is not False
+    is_scaled = settings.get("scale_decoder_outputs", tied) and settings["model_type"] != "mt5"
+    return 1.0 / math.sqrt(settings["d_model"]) if is_scaled else 1.0
+
+
+def config_to_json(
+    model: Model, dtype: str, vocabulary: Vocabulary | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns config.json for a model, and remarks.
+
+    Raises:
+        UserError: for a model that `transformers` has no class for.
+    """
+    config, remarks = model.config, []
+    proj = next((p for p, names in FEED_FORWARD.items() if names == config.mlp_activations), None)
+    classes = model.classes if isinstance(model, EncoderOnly) else None
+    pooled = classes is not None and not classes.per_token
+    for unknown, what in (
+        (isinstance(model, DecoderOnly), "a decoder-only model"),
+        (proj is None, f"mlp_activations {config.mlp_activations}"),
+        (config.positions == "rotary", "rotary positions"),
+        (config.kv_heads != config.num_heads, "grouped heads of keys and values"),
+        (pooled, "an encoder with a class for each example"),
+    ):
+        if unknown:
+            raise UserError(f"Hugging Face's T5 family has no model with {what}")
+    family = "umt5" if config.positions == "layer_bias" else "t5"
+    family = "longt5" if config.encoder_attention != "full" else family
+    prefix = {"t5": "T5", "umt5": "UMT5", "longt5": "LongT5"}[family]
+    kind = "ForConditionalGeneration"
+    if isinstance(model, EncoderOnly):
+        kind = "EncoderModel" if classes is None else "ForTokenClassification"
+        if classes is None:
+            remarks.append("an encoder's logits of tokens have no place in Hugging Face's classes")
+    settings: dict[str, Any] = {
+        "architectures": [prefix + kind],
+        "model_type": family,
+        "vocab_size": config.vocab_size,
+        "d_model": config.embed_dim,
+        "num_heads": config.num_heads,
+        "d_kv": config.head_dim,
+        "d_ff": config.mlp_dim,
+        "num_layers": config.num_encoder_layers,
+        "num_decoder_layers": config.num_decoder_layers or config.num_encoder_layers,
+        "feed_forward_proj": proj,
+        "layer_norm_epsilon": config.norm_epsilon,
+        "relative_attention_num_buckets": config.num_buckets,
+        "relative_attention_max_distance": config.max_distance,
+        "dropout_rate": float(config.dropout_rate),
+        "is_encoder_decoder": not isinstance(model, EncoderOnly),
+        # umT5's class scales whatever stands here; see `huggingface.write`.
+        "tie_word_embeddings": config.tied_logits or family == "umt5",
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "torch_dtype": dtype,
+    }
+    if family == "longt5":
+        settings |= {
+            "encoder_attention_type": config.encoder_attention.replace("_", "-"),
+            "local_radius": config.local_radius,
+            "global_block_size": config.global_block_size,
+        }
+    if classes is not None:
+        settings["num_labels"] = classes.count
+    return settings, remarks

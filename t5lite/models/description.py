@@ -1,0 +1,47 @@
+"""A model as plain data, which checkpoints carry, and back."""
+
+import dataclasses
+from typing import Any
+
+from t5lite.core.errors import UserError, choose
+from t5lite.models.architectures import (
+    Classes,
+    DecoderOnly,
+    EncoderDecoder,
+    EncoderOnly,
+    Model,
+)
+from t5lite.models.config import T5Config
+
+ARCHITECTURES = {kind.__name__: kind for kind in (EncoderDecoder, EncoderOnly, DecoderOnly)}
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """Returns all that the model is, for JSON.
+
+    >>> model = EncoderOnly(T5Config(
+    ...     vocab_size=384, embed_dim=8, num_heads=2, head_dim=4, mlp_dim=16, num_encoder_layers=1))
+    >>> from_description(describe(model)) == model
+    True
+    """
+    config = dataclasses.asdict(model.config)
+    described: dict[str, Any] = {"architecture": type(model).__name__, "config": config}
+    if isinstance(model, EncoderOnly) and model.classes is not None:
+        described["classes"] = dataclasses.asdict(model.classes)
+    return described
+
+
+def from_description(described: dict[str, Any]) -> Model:
+    """Returns the model that `describe` was given.
+
+    Raises:
+        UserError: where it is not one that this version knows.
+    """
+    kind: Any = choose("the checkpoint's architecture", described["architecture"], ARCHITECTURES)
+    known = {field.name for field in dataclasses.fields(T5Config)}
+    if extra := sorted(described["config"].keys() - known):
+        raise UserError(f"the checkpoint's model has T5Config.{extra[0]}, which is unknown here")
+    config = T5Config(**described["config"])
+    if "classes" in described:
+        return EncoderOnly(config, Classes(**described["classes"]))
+    return kind(config)
