@@ -17,6 +17,7 @@ from t5lite.data.task import Task
 from t5lite.data.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5lite.data.vocabulary_training import VocabularyTraining
 from t5lite.inference.evaluate import Evaluation
+from t5lite.interop.conversion import Conversion
 from t5lite.models.architectures import Classes, DecoderOnly, EncoderDecoder, EncoderOnly
 from t5lite.models.config import T5Config
 from t5lite.models.losses import CrossEntropy
@@ -101,6 +102,7 @@ ROOTS: Mapping[str, Callable[..., Any]] = {
     "train": Run,
     "evaluate": Evaluation,
     "vocab": VocabularyTraining,
+    "convert": Conversion,
 }
 
 TABLE: Mapping[str, Callable[..., Any]] = {

@@ -11,6 +11,8 @@ from absl import flags
 COMMANDS = {
     "train": "train from a run file; resumes by itself from what is in MODEL_DIR",
     "eval": "score one, several or all checkpoints of a run on a whole split",
+    "convert": "convert a checkpoint from or to Hugging Face, or from T5X",
+    "inspect": "print the model: every parameter, where it lives and how it begins; FLOPs",
     "data": "build, show or count the data of a run file",
     "vocab": "train a SentencePiece vocabulary on any source",
 }
@@ -23,6 +25,9 @@ ACTIONS = {
         "stats": "prints lengths, tokens in an epoch, what is cut, and how full rows are",
     }
 }
+
+# Commands that can do without a run file.
+NO_RUN_FILE = ("convert",)
 
 USAGE = """usage: t5lite COMMAND [--gin_file=FILE]... [--gin.NAME=VALUE]...
 
@@ -66,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(f"{command} takes one of {', '.join(actions)}, got {' '.join(words) or 'none'}")
     if words and not actions:
         _fail(f"{command} takes flags only, got {words[0]!r}")
-    if not values.gin_file:
+    if not values.gin_file and command not in NO_RUN_FILE:
         run_file = "vocab" if command == "vocab" else "quickstart"
         _fail(f"{command} needs a run file; try --gin_file=gin/run/{run_file}.gin")
     from t5lite.core.errors import UserError
@@ -105,6 +110,16 @@ def _flags(command: str) -> flags.FlagValues:
             "DIR/checkpoints/1000.",
             flag_values=values,
         )
+    if command == "convert":
+        for name, text in {
+            "input": "The checkpoint: a folder of Hugging Face, T5X's checkpoint_STEP, or t5lite's "
+            "MODEL_DIR or checkpoints/STEP.",
+            "output": "A folder that is not there yet.",
+        }.items():
+            flags.DEFINE_string(name, None, text, flag_values=values)
+        flags.DEFINE_enum(
+            "to", "t5lite", ["t5lite", "huggingface"], "Whose format.", flag_values=values
+        )
     if command == "data":
         flags.DEFINE_string("split", "train", "show and stats: of the source.", flag_values=values)
         flags.DEFINE_integer(
@@ -124,7 +139,7 @@ def _flags(command: str) -> flags.FlagValues:
             lower_bound=1,
             flag_values=values,
         )
-    if command in ("eval", "data"):
+    if command in ("eval", "data", "inspect"):
         flags.DEFINE_boolean(
             "json", False, "Prints one JSON document instead of a table.", flag_values=values
         )

@@ -5,13 +5,13 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import UserError, choose
 
 PAD_ID, EOS_ID = 0, 1
 NUM_SPECIAL = 3
@@ -53,6 +53,14 @@ class Vocabulary(abc.ABC):
     def fingerprint(self) -> str:
         """The same for vocabularies that encode alike, wherever their files are."""
         return repr(self)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns all that it is, for JSON."""
+        assert dataclasses.is_dataclass(self)
+        described = {"kind": type(self).__name__, **dataclasses.asdict(self)}
+        if "path" in described:
+            described["path"] = str(pathlib.Path(described["path"]).expanduser().absolute())
+        return described
 
     @property
     def eos_id(self) -> int:
@@ -177,3 +185,23 @@ class SentencePieceVocabulary(Vocabulary):
 
     def decode_pieces(self, ids: Int[np.ndarray, "length"]) -> str:
         return str(self._processor.decode(ids[ids >= NUM_SPECIAL].tolist()))
+
+
+VOCABULARIES = {kind.__name__: kind for kind in (ByteVocabulary, SentencePieceVocabulary)}
+
+
+def from_description(described: Mapping[str, Any], folder: pathlib.Path) -> Vocabulary:
+    """Returns the vocabulary that `describe` was given.
+
+    Args:
+        folder: what a relative path begins at.
+
+    Raises:
+        UserError: where it is not one that this version knows, or its file is not there.
+    """
+    arguments = dict(described)
+    kind: Any = choose("the vocabulary", arguments.pop("kind"), VOCABULARIES)
+    if "path" in arguments:
+        arguments["path"] = str(folder / pathlib.Path(arguments["path"]).expanduser())
+    vocabulary: Vocabulary = kind(**arguments)
+    return vocabulary

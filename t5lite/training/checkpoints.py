@@ -9,10 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import flax.traverse_util
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from t5lite.core.errors import UserError
+from t5lite.core.lazy import by_name
 from t5lite.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -25,6 +28,8 @@ class Checkpoints:
         directory: the folder; created unless `read_only`.
         keep: how many of the latest are kept; None for all.
         keep_every_steps: those at multiples of it are kept for ever.
+        handlers: Orbax's, for the items of a checkpoint; None for its usual ones.
+        asynchronous: whether training goes on while a checkpoint is written.
     """
 
     def __init__(
@@ -34,17 +39,20 @@ class Checkpoints:
         keep: int | None = None,
         keep_every_steps: int | None = None,
         read_only: bool = False,
+        handlers: Mapping[str, Any] | None = None,
+        asynchronous: bool = True,
     ) -> None:
         options = ocp.CheckpointManagerOptions(
+            enable_async_checkpointing=asynchronous,
             max_to_keep=keep,
             keep_period=keep_every_steps,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
         )
         self._directory = directory.absolute()
-        handlers = {"state": ocp.PyTreeCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
+        own = {"state": ocp.PyTreeCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(
-            self._directory, options=options, item_handlers=handlers
+            self._directory, options=options, item_handlers=dict(handlers or own)
         )
 
     def steps(self) -> list[int]:
@@ -55,7 +63,7 @@ class Checkpoints:
         """Returns the folder of one checkpoint."""
         return str(self._directory / str(step))
 
-    def save(self, step: int, state: TrainState, about: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
         """Copies the state and writes it while training goes on.
 
         Raises:
@@ -69,7 +77,7 @@ class Checkpoints:
         with self._write_errors():
             self._manager.save(step, args=args)
 
-    def check_room(self, state: TrainState) -> None:
+    def check_room(self, state: Any) -> None:
         """Raises a UserError where the disk has no room for one checkpoint of `state`."""
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self._directory).free
@@ -91,7 +99,7 @@ class Checkpoints:
             UserError: where a shape is not that of `state`, with both printed.
         """
         self._check_shapes(step, {"params": state.params, "opt_state": state.opt_state})
-        return self._restore(step, state)
+        return self.restore_part(step, state)
 
     def restore_params(self, step: int, params: Any) -> Any:
         """Returns the parameters alone of `step`, placed as the abstract `params` say.
@@ -100,10 +108,10 @@ class Checkpoints:
             UserError: where a shape is not that of `params`, with both printed.
         """
         self._check_shapes(step, {"params": params})
-        return self._restore(step, {"params": params})["params"]
+        return self.restore_part(step, {"params": params})["params"]
 
-    def _restore(self, step: int, item: Any) -> Any:
-        """Restores the arrays that the abstract `item` has, and no others."""
+    def restore_part(self, step: int, item: Any) -> Any:
+        """Returns the arrays of `step` that the abstract `item` has, and no others."""
         args = ocp.args.PyTreeRestore(
             item=item,
             restore_args=ocp.checkpoint_utils.construct_restore_args(item),
@@ -111,11 +119,30 @@ class Checkpoints:
         )
         return self._manager.restore(step, args=ocp.args.Composite(state=args)).state
 
-    def _check_shapes(self, step: int, wanted: Any) -> None:
+    def restore_array(self, step: int, name: str) -> np.ndarray:
+        """Returns one array of `step`, by its path such as "params/encoder/encoder_norm/scale"."""
+        keys = tuple(name.split("/"))
+        item, args = (
+            flax.traverse_util.unflatten_dict({keys: leaf})
+            for leaf in (0, ocp.RestoreArgs(restore_type=np.ndarray))
+        )
+        restore = ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
+        tree = self._manager.restore(step, args=ocp.args.Composite(state=restore)).state
+        return np.asarray(by_name(tree)[name])
+
+    def metadata(self, step: int) -> Any:
+        """Returns the tree of `step` with shapes and dtypes in the place of arrays.
+
+        Raises:
+            UserError: where it holds no state.
+        """
         metadata = self._manager.item_metadata(step)["state"]
         if metadata is None:
             raise UserError(f"{self.path(step)} is no checkpoint of t5lite")
-        saved = _shapes(metadata.tree, tuple(wanted))
+        return metadata.tree
+
+    def _check_shapes(self, step: int, wanted: Any) -> None:
+        saved = _shapes(self.metadata(step), tuple(wanted))
         for name, shape in (mine := _shapes(wanted, tuple(wanted))).items():
             if saved.get(name) != shape:
                 got = f"shape {saved[name]}" if name in saved else "no such array"
@@ -162,6 +189,15 @@ def _shapes(tree: Any, roots: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
         for name, leaf in named.items()
         if name.partition("/")[0] in roots and hasattr(leaf, "shape")
     }
+
+
+def find_checkpoint(path: pathlib.Path) -> str | None:
+    """Returns the folder of a checkpoint: `path` itself, or the latest below a MODEL_DIR."""
+    if (path / FOLDER).is_dir():
+        steps = [p for p in (path / FOLDER).iterdir() if p.name.isdigit()]
+        return str(max(steps, key=lambda p: int(p.name))) if steps else None
+    is_step = path.name.isdigit() and (path / "state").is_dir() and (path / "about").is_dir()
+    return str(path) if is_step else None
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from t5lite.core.due import due
 from t5lite.core.errors import UserError
 from t5lite.core.files import write_whole
 from t5lite.core.numbers import as_inputs
+from t5lite.models.description import describe
 from t5lite.models.flops import train_flops
 from t5lite.models.losses import means
 from t5lite.parallel.dispatch import settle
@@ -28,6 +29,7 @@ from t5lite.training.feed import Feed
 from t5lite.training.hardware import peak_flops
 from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.metrics import MetricWriter, NoWriter
+from t5lite.training.partial_restore import as_table, restore_by_rules
 from t5lite.training.progress import Progress
 from t5lite.training.run import Run
 from t5lite.training.state import (
@@ -74,11 +76,12 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
             )
         )
         checkpoints.check_room(shapes)
-        first_step = max(checkpoints.steps(), default=0)
+        is_new = not checkpoints.steps()
+        first_step = _step_before(run) if is_new else checkpoints.steps()[-1]
         progress = stack.enter_context(
             Progress(first_step=first_step, total_steps=run.total_steps, shown=first)
         )
-        saved = _saved(run, checkpoints) if first_step else None
+        saved = None if is_new else _saved(run, checkpoints)
         feed = Feed(run, rows, saved, say=progress.say)
         stack.enter_context(contextlib.closing(feed))
         state = first_state(run, hyper, shapes, axes, mesh, checkpoints, progress)
@@ -100,8 +103,8 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
             writer.write(step, run.eval_split, scores)
             progress.score(step, run.eval_split, scores)
 
-        if first_step == 0:
-            score(0)
+        if is_new:
+            score(first_step)
         meter.start()
         for step in range(first_step + 1, run.total_steps + 1):
             batch = place(meter.timed_next(feed))
@@ -126,8 +129,25 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
                     score(step)
                 # Last: all that is told of a step is written before there is a checkpoint of it.
                 if saving:
-                    checkpoints.save(step, state, {"seed": run.seed, "data": feed.state()})
+                    checkpoints.save(step, state, {**about(run), "data": feed.state()})
     return state
+
+
+def about(run: Run) -> dict[str, Any]:
+    """Returns what a checkpoint says of the run, besides where its data stands."""
+    return {
+        "seed": run.seed,
+        "model": describe(run.model),
+        "vocabulary": run.task.vocabulary.describe(),
+    }
+
+
+def _step_before(run: Run) -> int:
+    """Returns the step that a new run begins at."""
+    if run.initial_checkpoint is None or not run.restore_optimizer:
+        return 0
+    with open_checkpoint(run.initial_checkpoint) as (_, step):
+        return step
 
 
 def abstract_batch(
@@ -179,8 +199,13 @@ def first_state(
     state = init(hyper)
     if run.initial_checkpoint is not None:
         with open_checkpoint(run.initial_checkpoint) as (source, step):
-            params = source.restore_params(step, shapes.params)
+            if run.restore_optimizer:
+                progress.say(f"starting from step and state of {run.initial_checkpoint}")
+                return source.restore(step, shapes)
+            params, origins = restore_by_rules(source, step, state.params, run.restore_rules)
         progress.say(f"starting from the parameters of {run.initial_checkpoint}")
+        for line in as_table(origins) if run.restore_rules else ():
+            progress.say(line)
         opt_state = jax.jit(
             lambda h, p: initial_opt_state(h, p, axes), out_shardings=shardings.opt_state
         )(hyper, params)
@@ -190,17 +215,19 @@ def first_state(
 
 def _saved(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
     """Returns where the data of the latest checkpoint stands."""
-    about = checkpoints.about(checkpoints.steps()[-1])
-    if "data" not in about:
+    step = checkpoints.steps()[-1]
+    was = checkpoints.about(step)
+    if "data" not in was:
         raise UserError(
-            f"{run.model_dir} holds checkpoints of an older t5lite; use another MODEL_DIR"
+            f"{run.model_dir} holds a converted checkpoint and no run; use another MODEL_DIR, and "
+            f"train.initial_checkpoint={checkpoints.path(step)} to start from it"
         )
-    if about["seed"] != run.seed:
+    if was["seed"] != run.seed:
         raise UserError(
-            f"{run.model_dir} was trained with seed {about['seed']}, got {run.seed}: use the "
+            f"{run.model_dir} was trained with seed {was['seed']}, got {run.seed}: use the "
             "former, or another MODEL_DIR; train.data_seed changes the data alone"
         )
-    data: dict[str, Any] = about["data"]
+    data: dict[str, Any] = was["data"]
     return data
 
 

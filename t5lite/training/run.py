@@ -18,6 +18,7 @@ from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.optimizers.optimizer import Optimizer
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.hyperparameters import Hyperparameters
+from t5lite.training.partial_restore import check_rules
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,11 @@ class Run:
         keep_checkpoints: how many of the latest are kept.
         keep_every_steps: checkpoints at multiples of this are kept for ever; None for none.
         initial_checkpoint: a `checkpoints/STEP` folder whose parameters a new run starts from.
+        restore_rules: where the model is not the checkpoint's, which parameters come from where:
+            a list of ('map', PATTERN, NAME), ('fresh', PATTERN), ('grow', PATTERN), ('layers',
+            PATTERN, LAYERS) and ('skip', PATTERN); see `training.partial_restore`.
+        restore_optimizer: whether a new run goes on with the checkpoint's step and optimizer
+            state too, on the data from its beginning.
         show_examples: examples of `eval_split` to fill in and show at the end.
 
     Raises:
@@ -76,6 +82,8 @@ class Run:
     keep_checkpoints: int = 3
     keep_every_steps: int | None = None
     initial_checkpoint: str | None = None
+    restore_rules: Sequence[Any] = ()
+    restore_optimizer: bool = False
     show_examples: int = 0
 
     def __post_init__(self) -> None:
@@ -107,6 +115,14 @@ class Run:
             raise UserError(
                 f"train.batch_size must be divisible by train.microbatches ({self.microbatches}), "
                 f"got {self.batch_size}"
+            )
+        check_rules(self.restore_rules)
+        if self.initial_checkpoint is None and (self.restore_rules or self.restore_optimizer):
+            name = "restore_rules" if self.restore_rules else "restore_optimizer"
+            raise UserError(f"train.{name} needs train.initial_checkpoint, got none")
+        if self.restore_rules and self.restore_optimizer:
+            raise UserError(
+                "train.restore_optimizer needs the checkpoint's own model, got train.restore_rules"
             )
         self._check_fit()
 

@@ -1,0 +1,159 @@
+"""`t5lite convert`."""
+
+import contextlib
+import dataclasses
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+import rich.console
+
+from t5lite import configurables
+from t5lite.cli.quiet import quiet_libraries
+from t5lite.core.errors import UserError
+from t5lite.core.lazy import LazyArray
+from t5lite.data.vocabularies import SentencePieceVocabulary, from_description
+from t5lite.interop import huggingface, t5x, t5x_files
+from t5lite.interop.conversion import Conversion
+from t5lite.interop.foreign import Foreign
+from t5lite.interop.model_gin import model_gin
+from t5lite.models.architectures import parameters
+from t5lite.models.config import DTYPES
+from t5lite.models.description import describe
+from t5lite.models.description import from_description as model_from_description
+from t5lite.parallel.sharding import state_axes, tree_shardings
+from t5lite.training.checkpoints import FOLDER, find_checkpoint, open_checkpoint
+from t5lite.training.lazy_checkpoints import stored_params, write_lazily
+
+VOCABULARY_FILE, MODEL_FILE = "vocabulary.model", "model.gin"
+
+
+def run(flags: Any, bindings: Sequence[str]) -> None:
+    """Reads a checkpoint of any kind and writes it for t5lite or for Hugging Face."""
+    quiet_libraries()
+    if flags.input is None or flags.output is None:
+        raise UserError("convert needs --input and --output")
+    (conversion,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "convert")
+    console = rich.console.Console(highlight=False, soft_wrap=True)
+    source, output = pathlib.Path(flags.input), pathlib.Path(flags.output)
+    started = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        foreign, kind = _read(source, conversion, stack)
+        if conversion.vocabulary is not None:
+            foreign = dataclasses.replace(foreign, vocabulary=conversion.vocabulary)
+        count = sum(array.size for array in foreign.params.values())
+        architecture = type(foreign.model).__name__
+        console.print(f"{source}: {kind}, {architecture}, {count:,} parameters")
+        folder = stack.enter_context(_whole(output))
+        if flags.to == "huggingface":
+            remarks = huggingface.write(foreign, folder, np.dtype(DTYPES[conversion.dtype]))
+            written = str(output)
+        else:
+            remarks = _write(foreign, folder, output, conversion)
+            written = f"{output}/{FOLDER}/{foreign.step}"
+    for remark in (*foreign.remarks, *remarks):
+        console.print(f"note: {remark}")
+    console.print(f"wrote {written} in {time.perf_counter() - started:.0f} s")
+
+
+def _read(
+    path: pathlib.Path, conversion: Conversion, stack: contextlib.ExitStack
+) -> tuple[Foreign, str]:
+    """Returns what is at `path`, and whose format it is."""
+    if (found := find_checkpoint(path)) is not None:
+        if conversion.optimizer_state:
+            raise UserError("convert.optimizer_state is for checkpoints of T5X alone")
+        return _own(found, stack), "t5lite"
+    if (path / "config.json").is_file():
+        return huggingface.read(path), "Hugging Face"
+    if t5x_files.is_checkpoint(path):
+        activations = conversion.mlp_activations
+        return t5x.read(
+            path,
+            optimizer_state=conversion.optimizer_state,
+            mlp_activations=None if activations is None else tuple(activations),
+            encoder_attention=conversion.encoder_attention,
+        ), "T5X"
+    if not path.exists():
+        raise UserError(f"--input {path} is not there")
+    holds = ", ".join(sorted(p.name for p in path.iterdir())[:5]) if path.is_dir() else "a file"
+    raise UserError(
+        f"--input {path} must be a folder of Hugging Face (config.json and safetensors), T5X's "
+        f"checkpoint_STEP, or t5lite's MODEL_DIR or checkpoints/STEP; got {holds or 'an empty one'}"
+    )
+
+
+def _own(folder: str, stack: contextlib.ExitStack) -> Foreign:
+    checkpoints, step = stack.enter_context(open_checkpoint(folder))
+    about = checkpoints.about(step)
+    if "model" not in about:
+        raise UserError(f"{folder} is of an older t5lite, which did not save what its model is")
+    vocabulary = None
+    if about.get("vocabulary") is not None:
+        model_dir = pathlib.Path(folder).absolute().parent.parent
+        vocabulary = from_description(about["vocabulary"], model_dir)
+    return Foreign(
+        model=model_from_description(about["model"]),
+        params=stored_params(checkpoints, step),
+        step=step,
+        vocabulary=vocabulary,
+    )
+
+
+@contextlib.contextmanager
+def _whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder to write in that becomes `output` if all goes well, and else disappears."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output {output} is there already; name a folder that is not")
+    partial = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if output.is_dir():
+            output.rmdir()
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(
+    foreign: Foreign, folder: pathlib.Path, output: pathlib.Path, conversion: Conversion
+) -> list[str]:
+    """Writes a checkpoint of t5lite, its model's gin file and its vocabulary."""
+    vocabulary, path = foreign.vocabulary, str((output / VOCABULARY_FILE).absolute())
+    described = None if vocabulary is None else vocabulary.describe()
+    if described is not None and isinstance(vocabulary, SentencePieceVocabulary):
+        shutil.copyfile(described["path"], folder / VOCABULARY_FILE)
+        described["path"] = VOCABULARY_FILE
+    about = {"model": describe(foreign.model), "vocabulary": described}
+    write_lazily(folder, foreign.step, _state(foreign, conversion.mesh.make()), about)
+    (folder / MODEL_FILE).write_text(model_gin(foreign.model, vocabulary, path))
+    command = (
+        f"t5lite train --gin_file=gin/run/finetune.gin --gin_file={output}/{MODEL_FILE} "
+        f"--gin.train.initial_checkpoint={output}/{FOLDER}/{foreign.step}"
+    )
+    return [f"to train from it: {command}"]
+
+
+def _state(foreign: Foreign, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Returns what a checkpoint of t5lite holds, each array with its place on the mesh."""
+    params = flax.traverse_util.unflatten_dict(dict(foreign.params), sep="/")
+    axes = {name: tuple(box.names) for name, box in parameters(foreign.model).items()}
+    names: dict[str, Any] = {"step": (), "params": flax.traverse_util.unflatten_dict(axes, sep="/")}
+    step = np.asarray(foreign.step, np.int32)
+    state: dict[str, Any] = {"step": LazyArray((), step.dtype, lambda: step), "params": params}
+    if foreign.opt_state is not None:
+        moments = flax.traverse_util.unflatten_dict(dict(foreign.opt_state), sep="/")
+        state["opt_state"] = moments
+        names["opt_state"] = state_axes(moments, params, names["params"])
+    return jax.tree.map(
+        lambda array, sharding: dataclasses.replace(array, sharding=sharding),
+        state,
+        tree_shardings(state, names, mesh),
+    )

@@ -1,0 +1,36 @@
+"""A converted model as a gin file, for run files to take."""
+
+import dataclasses
+
+from t5lite.data.vocabularies import Vocabulary
+from t5lite.models.architectures import EncoderOnly, Model
+from t5lite.models.config import T5Config
+
+# What belongs to a run and not to a model.
+_OF_RUNS = ("dropout_rate", "dtype", "remat", "scan_unroll")
+
+
+def model_gin(model: Model, vocabulary: Vocabulary | None, vocabulary_path: str) -> str:
+    """Returns the text of a gin file with the model, and the vocabulary if there is one."""
+    kind = type(model).__name__
+    lines = [
+        "# Written by t5lite convert; name it behind a run file, and train.initial_checkpoint.",
+        f"train.model = @{kind}()",
+        f"{kind}.config = @T5Config()",
+    ]
+    if isinstance(model, EncoderOnly) and model.classes is not None:
+        lines.append("EncoderOnly.classes = @Classes()")
+        lines += [f"Classes.{k} = {v!r}" for k, v in dataclasses.asdict(model.classes).items()]
+    for field in dataclasses.fields(T5Config):
+        value = getattr(model.config, field.name)
+        if field.name not in _OF_RUNS:
+            lines.append(f"T5Config.{field.name} = {value!r}")
+    if vocabulary is not None:
+        name = type(vocabulary).__name__
+        lines.append(f"Task.vocabulary = @{name}()")
+        described = vocabulary.describe()
+        if "path" in described:
+            lines += [f"VOCABULARY = {vocabulary_path!r}", f"{name}.path = %VOCABULARY"]
+        rest = {k: v for k, v in described.items() if k not in ("kind", "path")}
+        lines += [f"{name}.{key} = {value!r}" for key, value in rest.items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,158 @@
+"""The files of a T5X checkpoint: which arrays it holds, and reading one of them."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.serialization
+import flax.traverse_util
+import numpy as np
+import tensorstore
+
+from t5lite.core.errors import UserError
+from t5lite.core.lazy import by_name
+from t5lite.interop.foreign import Stored
+
+# T5X's file of all small arrays and, in the older format, of all arrays that are not partitioned.
+MSGPACK = "checkpoint"
+PLACEHOLDER = "PLACEHOLDER://"
+# Since this version bfloat16 is saved as it is; before it was saved as uint16.
+FIRST_VERSION = 3
+_SPEC = {"driver", "kvstore", "metadata"}
+
+
+def is_checkpoint(path: pathlib.Path) -> bool:
+    """Returns whether this looks like a checkpoint of T5X."""
+    if path.is_file():
+        return path.suffix == ".msgpack" or path.name == MSGPACK
+    folder = _state_folder(path)
+    return (folder / MSGPACK).is_file() or (
+        path.name.startswith("checkpoint_") and (folder / "_METADATA").is_file()
+    )
+
+
+def stored_arrays(path: pathlib.Path) -> dict[str, Stored]:
+    """Returns every array below `target/` and `state/`, by its path.
+
+    Raises:
+        UserError: where a file is damaged, missing, or of a version before 3.
+    """
+    if path.is_file():
+        return _from_msgpack(path)
+    folder = _state_folder(path)
+    if (folder / MSGPACK).is_file():
+        return _from_msgpack(folder / MSGPACK)
+    return _from_orbax(folder)
+
+
+def _state_folder(path: pathlib.Path) -> pathlib.Path:
+    """T5X's Orbax checkpoints have their arrays one folder down."""
+    return path / "state" if (path / "state").is_dir() else path
+
+
+def _from_msgpack(path: pathlib.Path) -> dict[str, Stored]:
+    try:
+        # NOTE: Flax's msgpack holds arrays and numbers alone; nothing in it is run.
+        tree = flax.serialization.msgpack_restore(path.read_bytes())
+    except Exception as error:  # msgpack raises many kinds
+        raise UserError(
+            f"{path} must be a whole msgpack file of T5X, got one that is cut off or damaged "
+            f"({type(error).__name__}: {error}); fetch it again"
+        ) from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} must be a msgpack file of T5X, got a {type(tree).__name__}")
+    if "optimizer" in tree:
+        if (version := int(tree.get("version", 0))) < FIRST_VERSION:
+            raise UserError(
+                f"{path} must be of T5X's checkpoint version {FIRST_VERSION} or later, got "
+                f"{version}; save it again with T5X"
+            )
+        tree = tree["optimizer"]
+    if not isinstance(tree.get("target"), dict):
+        raise UserError(f"{path} must hold the parameters below 'target', got {list(tree)[:5]}")
+    flat = flax.traverse_util.flatten_dict(tree, sep="/", is_leaf=lambda _, v: _is_spec(v))
+    return {
+        name: _stored(value, path, name)
+        for name, value in flat.items()
+        if value is not None and name.partition("/")[0] in ("target", "state")
+    }
+
+
+def _is_spec(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() >= _SPEC
+
+
+def _stored(value: Any, path: pathlib.Path, name: str) -> Stored:
+    folder = path.parent
+    if isinstance(value, str) and value.startswith(PLACEHOLDER):
+        return _zarr(folder / value.removeprefix(PLACEHOLDER), f"{path}: {name}")
+    if _is_spec(value):
+        kvstore = value["kvstore"]
+        inside = str(kvstore.get("path", value.get("path", ""))).strip("/")
+        # The path is relative; one that is not, or leaves the folder, is none that T5X wrote.
+        if not inside or ".." in pathlib.PurePath(inside).parts:
+            raise UserError(f"{path}: {name} must be in a folder beside it, got {inside!r}")
+        return _zarr(folder / inside, f"{path}: {name}")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise UserError(f"{path}: {name} must be an array, got {type(value).__name__}") from error
+    return Stored(array.shape, lambda: array)
+
+
+def _zarr(folder: pathlib.Path, owner: str) -> Stored:
+    if not folder.is_dir():
+        raise UserError(f"{owner} must be in {folder}, which is not there")
+    spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{folder.absolute()}/"}}
+    try:
+        opened = tensorstore.open(spec, open=True).result()
+    except ValueError as error:
+        raise UserError(f"{owner}: {folder} must be a zarr array: {_first_line(error)}") from error
+    return Stored(tuple(opened.shape), _guarded(lambda: opened.read().result(), owner))
+
+
+def _from_orbax(folder: pathlib.Path) -> dict[str, Stored]:
+    import orbax.checkpoint as ocp
+
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        tree = handler.metadata(folder).tree
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError(f"{folder} must be a checkpoint: {_first_line(error)}") from error
+
+    def reader(name: str, metadata: Any) -> Callable[[], np.ndarray]:
+        def read() -> np.ndarray:
+            item = flax.traverse_util.unflatten_dict({name: metadata}, sep="/")
+            args = {name: ocp.RestoreArgs(restore_type=np.ndarray)}
+            restored = handler.restore(
+                folder,
+                args=ocp.args.PyTreeRestore(
+                    item=item,
+                    restore_args=flax.traverse_util.unflatten_dict(args, sep="/"),
+                    partial_restore=True,
+                ),
+            )
+            return np.asarray(by_name(restored)[name])
+
+        return _guarded(read, f"{folder}: {name}")
+
+    found: Mapping[str, Any] = by_name(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    return {
+        name: Stored(tuple(metadata.shape), reader(name, metadata))
+        for name, metadata in found.items()
+        if hasattr(metadata, "shape")
+    }
+
+
+def _guarded(read: Callable[[], Any], owner: str) -> Callable[[], np.ndarray]:
+    def checked() -> np.ndarray:
+        try:
+            return np.asarray(read())
+        except (ValueError, OSError) as error:
+            raise UserError(f"{owner} cannot be read: {_first_line(error)}") from error
+
+    return checked
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,181 @@
+"""With the extra `hf` installed, on weights and inputs never seen before."""
+
+import dataclasses
+import secrets
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5lite.data.vocabularies import ByteVocabulary, SentencePieceVocabulary
+from t5lite.interop import huggingface, tokenizer_files
+from t5lite.models.architectures import DecoderOnly, EncoderDecoder
+from t5lite.models.config import T5Config
+from tests.interop.comparison import TOLERANCE, batch_of, check, check_close
+
+torch = pytest.importorskip("torch", reason="compares with torch: pip install -e '.[hf]'")
+transformers = pytest.importorskip("transformers", reason="pip install -e '.[hf]'")
+
+from tests.interop import transformers_models  # noqa: E402
+
+CASES = sorted(transformers_models.CASES)
+SEED = secrets.randbits(31)
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fresh_weights_and_inputs_give_the_same(case, tmp_path):
+    print(f"seed {SEED}")
+    transformers_models.make(case, tmp_path / case, SEED)
+    check(tmp_path / case)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_written_loads_in_transformers_with_the_same_logits(case, tmp_path):
+    print(f"seed {SEED}")
+    transformers_models.make(case, tmp_path / "a", SEED + 1)
+    foreign = huggingface.read(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    huggingface.write(foreign, tmp_path / "b", np.dtype(np.float32))
+    kind = transformers_models.CASES[case][0]
+    outputs = dict(np.load(tmp_path / "a" / "outputs.npz"))
+    check_transformers(kind, tmp_path / "b", outputs, TOLERANCE)
+    # What its own class saves of it is read as well.
+    model = transformers_models.load(kind, tmp_path / "b")
+    model.save_pretrained(tmp_path / "c")
+    again = huggingface.read(tmp_path / "c")
+    assert again.model == foreign.model
+    for name, array in foreign.params.items():
+        np.testing.assert_allclose(array.load(), again.params[name].load(), rtol=1e-6)
+
+
+def check_transformers(kind, folder, outputs, tolerance):
+    model = transformers_models.load(kind, folder).double()
+    batch = {
+        n: outputs[n] for n in ("inputs", "inputs_mask", "targets", "targets_mask") if n in outputs
+    }
+    made, _ = transformers_models.compute(model, batch)
+    for name in made:
+        shown = outputs.get("targets_mask", outputs["inputs_mask"]) > 0
+        shown = outputs["inputs_mask"] > 0 if name == "encoded" else shown
+        pick = shown if made[name].ndim else ...
+        check_close(name, made[name][pick], outputs[name][pick], tolerance)
+
+
+@pytest.mark.parametrize("positions", ["shared_bias", "layer_bias"])
+def test_a_model_of_ours_with_logits_of_its_own_is_the_same_there(positions, tmp_path):
+    from tests import small
+
+    model = EncoderDecoder(small.config(positions=positions))
+    params = small.params(model)
+    foreign = huggingface.Foreign(model=model, params=lazily(params))
+    remarks = huggingface.write(foreign, tmp_path, np.dtype(np.float32))
+    assert any("multiplied by sqrt" in r for r in remarks) == (positions == "layer_bias")
+    kind = transformers.AutoModelForSeq2SeqLM
+    theirs = transformers_models.load(kind, tmp_path)
+    rng = np.random.default_rng(SEED)
+    batch = transformers_models.random_batch(rng, has_decoder=True, labels=2)
+    made, _ = transformers_models.compute(theirs, batch)
+    logits = small.logits(model, params, batch_of(batch))
+    real = batch["targets_mask"] > 0
+    check_close("logits", logits[real], made["logits"][real], TOLERANCE)
+    again = huggingface.read(tmp_path)
+    assert again.model == model.clone(config=dataclasses.replace(model.config, dtype="bfloat16"))
+
+
+def lazily(params):
+    from t5lite.core.lazy import LazyArray, by_name
+
+    def lazy(array):
+        return LazyArray(array.shape, np.dtype(np.float32), lambda: np.asarray(array))
+
+    return {name: lazy(array) for name, array in by_name(params).items()}
+
+
+def test_rotary_positions_grouped_heads_and_swiglu_equal_llama():
+    config = T5Config(
+        vocab_size=47,
+        embed_dim=20,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=6,
+        mlp_dim=22,
+        num_decoder_layers=3,
+        positions="rotary",
+        mlp_activations=("silu", "linear"),
+        dtype="float32",
+    )
+    llama = transformers.LlamaConfig(
+        vocab_size=47,
+        hidden_size=20,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        intermediate_size=22,
+        num_hidden_layers=3,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=False,
+        attn_implementation="eager",
+    )
+    torch.manual_seed(SEED)
+    theirs = transformers.LlamaForCausalLM(llama).eval().double()
+    for parameter in theirs.parameters():
+        parameter.data = (
+            torch.rand_like(parameter) + 0.5
+            if parameter.ndim == 1
+            else (0.4 * torch.randn_like(parameter))
+        )
+    weights = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+
+    def layers(name, shape, scale=1.0):
+        each = [weights[f"model.layers.{i}.{name}.weight"].T.reshape(shape) for i in range(3)]
+        return scale * np.stack(each)
+
+    params = {
+        "token_embedder/embedding": weights["model.embed_tokens.weight"],
+        "decoder/decoder_norm/scale": weights["model.norm.weight"],
+        "decoder/logits_dense/kernel": weights["lm_head.weight"].T,
+        "decoder/layers/pre_self_attention_layer_norm/scale": layers("input_layernorm", (20,)),
+        "decoder/layers/pre_mlp_layer_norm/scale": layers("post_attention_layernorm", (20,)),
+        # Llama divides scores by sqrt(d), T5 does not.
+        "decoder/layers/self_attention/query/kernel": layers(
+            "self_attn.q_proj", (20, 4, 6), 6**-0.5
+        ),
+        "decoder/layers/self_attention/key/kernel": layers("self_attn.k_proj", (20, 2, 6)),
+        "decoder/layers/self_attention/value/kernel": layers("self_attn.v_proj", (20, 2, 6)),
+        "decoder/layers/self_attention/out/kernel": layers("self_attn.o_proj", (4, 6, 20)),
+        "decoder/layers/mlp/wi_0/kernel": layers("mlp.gate_proj", (20, 22)),
+        "decoder/layers/mlp/wi_1/kernel": layers("mlp.up_proj", (20, 22)),
+        "decoder/layers/mlp/wo/kernel": layers("mlp.down_proj", (22, 20)),
+    }
+    tokens = np.random.default_rng(SEED).integers(0, 47, (2, 9)).astype(np.int32)
+    expected = theirs(torch.from_numpy(tokens).long()).logits.detach().numpy()
+    from flax.traverse_util import unflatten_dict
+
+    tree = unflatten_dict({n: jnp.asarray(a, jnp.float32) for n, a in params.items()}, sep="/")
+    batch = {"decoder_input_tokens": tokens, "decoder_segment_ids": np.ones_like(tokens)}
+    batch = jax.tree.map(jnp.asarray, batch)
+    check_close("logits", DecoderOnly(config).apply({"params": tree}, batch), expected, TOLERANCE)
+
+
+def test_tokenizers_are_the_same_there(tmp_path, sentencepiece_model):
+    for folder, vocabulary in {
+        "bytes": ByteVocabulary(),
+        "pieces": SentencePieceVocabulary(path=sentencepiece_model),
+    }.items():
+        (tmp_path / folder).mkdir()
+        tokenizer_files.write(vocabulary, tmp_path / folder)
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / folder)
+        for index in (0, 1, vocabulary.num_sentinels - 1):
+            token = theirs.convert_tokens_to_ids(f"<extra_id_{index}>")
+            assert token == vocabulary.sentinel(index), (folder, index)
+        for text in ("The language reference.", "naive cafe, 12 of 30"):
+            assert theirs(text).input_ids == [*vocabulary.encode(text).tolist(), 1], folder
+        again, _ = tokenizer_files.read(tmp_path / folder)
+        assert again.fingerprint == vocabulary.fingerprint
