@@ -22,6 +22,7 @@ from t5lite.models.architectures import Classes, DecoderOnly, EncoderDecoder, En
 from t5lite.models.config import T5Config
 from t5lite.models.losses import CrossEntropy
 from t5lite.objectives.causal import Causal
+from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.objectives.prefix_lm import PrefixLM
 from t5lite.objectives.span_corruption import SpanCorruption
@@ -125,6 +126,8 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "Causal": Causal,
     "MaskedLM": MaskedLM,
     "Supervised": Supervised,
+    "Classification": Classification,
+    "Tagging": Tagging,
     "Adafactor": optimizer("Adafactor", adafactor),
     "AdamW": optimizer("AdamW", optax.adamw),
     "Lion": optimizer("Lion", optax.lion),

@@ -15,7 +15,7 @@ from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, Layout
 from t5lite.data.file_source import FileSource
 from t5lite.data.task import Task
 from t5lite.data.vocabularies import ByteVocabulary
-from t5lite.models.architectures import DecoderOnly, EncoderDecoder
+from t5lite.models.architectures import DecoderOnly, EncoderDecoder, Model, init
 from t5lite.models.config import T5Config
 from t5lite.objectives.causal import Causal
 from t5lite.objectives.span_corruption import SpanCorruption
@@ -65,30 +65,27 @@ def batch(seed: int, *, rows: int = 4, inputs: int = 10, targets: int = 6) -> di
     }
 
 
-def logits(
-    model: EncoderDecoder | DecoderOnly, params: Any, batch: dict[str, Any], **arguments: Any
-) -> jax.Array:
+def logits(model: Model, params: Any, batch: dict[str, Any], **arguments: Any) -> jax.Array:
     """The model's logits of a NumPy batch."""
     return _compiled(model)(params, jax.tree.map(jnp.asarray, batch), **arguments)
 
 
 @functools.cache
-def _compiled(model: EncoderDecoder | DecoderOnly) -> Any:
+def _compiled(model: Model) -> Any:
     return jax.jit(lambda params, b, **arguments: model.apply({"params": params}, b, **arguments))
 
 
 @functools.cache
-def params(model: EncoderDecoder | DecoderOnly, seed: int = 0) -> Any:
+def params(model: Model, seed: int = 0) -> Any:
     """Parameters as the model initialises them, norm scales made uneven."""
-    example = jax.tree.map(jnp.asarray, batch(0))
-    made = jax.jit(lambda key: nn.unbox(model.init(key, example)))(jax.random.key(seed))
+    made = jax.jit(lambda key: nn.unbox(init(model, key)))(jax.random.key(seed))
     rng = np.random.default_rng(seed)
 
     def uneven(path: Any, leaf: Any) -> Any:
         is_scale = path[-1].key == "scale"
         return leaf * rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32) if is_scale else leaf
 
-    return jax.tree_util.tree_map_with_path(uneven, made["params"])
+    return jax.tree_util.tree_map_with_path(uneven, made)
 
 
 def task(text: pathlib.Path, data_dir: str, *, causal: bool = False) -> Task:

@@ -11,8 +11,8 @@ from absl import flags
 COMMANDS = {
     "train": "train from a run file; resumes by itself from what is in MODEL_DIR",
     "eval": "score one, several or all checkpoints of a run on a whole split",
-    "convert": "convert a checkpoint from or to Hugging Face, or from T5X",
-    "inspect": "print the model: every parameter, where it lives and how it begins; FLOPs",
+    "convert": "converts a checkpoint from or to Hugging Face, or from T5X",
+    "inspect": "prints the model: every parameter, where it lives and how it begins; FLOPs",
     "data": "build, show or count the data of a run file",
     "vocab": "train a SentencePiece vocabulary on any source",
 }
@@ -25,9 +25,6 @@ ACTIONS = {
         "stats": "prints lengths, tokens in an epoch, what is cut, and how full rows are",
     }
 }
-
-# Commands that can do without a run file.
-NO_RUN_FILE = ("convert",)
 
 USAGE = """usage: t5lite COMMAND [--gin_file=FILE]... [--gin.NAME=VALUE]...
 
@@ -71,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(f"{command} takes one of {', '.join(actions)}, got {' '.join(words) or 'none'}")
     if words and not actions:
         _fail(f"{command} takes flags only, got {words[0]!r}")
-    if not values.gin_file and command not in NO_RUN_FILE:
+    has_checkpoint = command == "inspect" and values.checkpoint
+    if not values.gin_file and command != "convert" and not has_checkpoint:
         run_file = "vocab" if command == "vocab" else "quickstart"
         _fail(f"{command} needs a run file; try --gin_file=gin/run/{run_file}.gin")
     from t5lite.core.errors import UserError
@@ -102,6 +100,13 @@ def _flags(command: str) -> flags.FlagValues:
         flag_values=values,
     )
     flags.DEFINE_boolean("help", False, "Shows this.", short_name="h", flag_values=values)
+    if command == "inspect":
+        flags.DEFINE_string(
+            "checkpoint",
+            None,
+            "A MODEL_DIR or checkpoints/STEP whose model is printed; no run file is needed.",
+            flag_values=values,
+        )
     if command == "eval":
         flags.DEFINE_string(
             "checkpoint",

@@ -49,6 +49,10 @@ class Vocabulary(abc.ABC):
     def decode_pieces(self, ids: Int[np.ndarray, "length"]) -> str:
         """Returns the text of ids without sentinels; special ids have none."""
 
+    @abc.abstractmethod
+    def word_starts(self, ids: Int[np.ndarray, "length"]) -> Int[np.ndarray, "words"]:
+        """Returns the places at which words begin, words being what spaces separate."""
+
     @property
     def fingerprint(self) -> str:
         """The same for vocabularies that encode alike, wherever their files are."""
@@ -118,6 +122,11 @@ class ByteVocabulary(Vocabulary):
         raw = text.encode() if isinstance(text, str) else text
         return np.frombuffer(raw, np.uint8).astype(np.int32) + NUM_SPECIAL
 
+    def word_starts(self, ids: Int[np.ndarray, "length"]) -> Int[np.ndarray, "words"]:
+        spaces = np.array([byte + NUM_SPECIAL for byte in b" \t\n\r\f\v"])
+        is_space = np.isin(ids, spaces)
+        return np.flatnonzero(~is_space & np.append(True, is_space)[: len(ids)])
+
     def decode_pieces(self, ids: Int[np.ndarray, "length"]) -> str:
         return bytes((ids[ids >= NUM_SPECIAL] - NUM_SPECIAL).tolist()).decode(errors="replace")
 
@@ -182,6 +191,11 @@ class SentencePieceVocabulary(Vocabulary):
         return np.concatenate(
             [np.asarray(self._processor.encode(piece), np.int32) for piece in _pieces(plain)]
         )
+
+    def word_starts(self, ids: Int[np.ndarray, "length"]) -> Int[np.ndarray, "words"]:
+        pieces = [self._processor.id_to_piece(int(i)) for i in ids]
+        # SentencePiece writes a space as this character, and one before the text.
+        return np.flatnonzero([piece.startswith("\u2581") for piece in pieces])
 
     def decode_pieces(self, ids: Int[np.ndarray, "length"]) -> str:
         return str(self._processor.decode(ids[ids >= NUM_SPECIAL].tolist()))

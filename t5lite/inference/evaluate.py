@@ -16,7 +16,7 @@ from t5lite.data.mixture import Mixture
 from t5lite.data.stream import eval_batches
 from t5lite.data.task import Task
 from t5lite.inference.generate import greedy
-from t5lite.models.architectures import Batch, EncoderDecoder, Model
+from t5lite.models.architectures import Batch, EncoderDecoder, Model, targets_of
 from t5lite.models.losses import CrossEntropy, means
 from t5lite.parallel.dispatch import settle
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
@@ -75,8 +75,8 @@ def make_evaluate(
 
     def eval_step(params: Any, loss: CrossEntropy, batch: Batch) -> dict[str, jax.Array]:
         logits: Any = model.apply({"params": params}, batch)
-        weights = batch["decoder_loss_weights"]
-        sums = loss.sums(logits, batch["decoder_target_tokens"], weights)
+        targets, weights = targets_of(batch)
+        sums = loss.sums(logits, targets, weights)
         return {**sums, "examples": (weights > 0).any(axis=1).sum().astype(float)}
 
     compiled = jax.jit(eval_step)
@@ -85,7 +85,8 @@ def make_evaluate(
         sums: list[dict[str, jax.Array]] = []
         for batch in eval_batches(part, split, layout, rows=rows, batch_size=batch_size):
             if counted is not None:
-                batch["decoder_loss_weights"] *= counted(batch["decoder_target_tokens"])
+                targets, weights = targets_of(batch)
+                weights *= counted(targets)
             sums.append(compiled(params, as_inputs(loss), place(batch)))
             settle(sums, mesh)
         if not sums:

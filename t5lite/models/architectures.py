@@ -223,6 +223,12 @@ def mean_of_segments(
 Model = EncoderDecoder | DecoderOnly | EncoderOnly
 
 
+def targets_of(batch: Batch) -> tuple[Any, Any]:
+    """Returns the targets of a batch and their weights, those of the decoder if it has one."""
+    side = "decoder" if "decoder_target_tokens" in batch else "encoder"
+    return batch[f"{side}_target_tokens"], batch[f"{side}_loss_weights"]
+
+
 def init(model: Model, key: Key[Array, ""]) -> Any:
     """Returns new parameters, each in a `Parameter` that names its axes."""
     # Parameters depend on no length; the shortest row in which all are used compiles fastest.

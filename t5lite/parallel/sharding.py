@@ -27,6 +27,7 @@ RULES: Rules = (
     ("kv", None),
     ("relpos_buckets", None),
     ("layers", None),
+    ("classes", None),
 )
 
 

@@ -236,11 +236,7 @@ class Meter:
 
     def __init__(self, run: Run, *, compile_seconds: float) -> None:
         lengths = run.layout.lengths
-        self._flops_per_step = run.batch_size * train_flops(
-            run.model.config,
-            lengths.get("encoder_input_tokens", 0),
-            lengths["decoder_target_tokens"],
-        )
+        self._flops_per_step = run.batch_size * train_flops(run.model, lengths)
         peak = peak_flops(jax.devices()[0].device_kind)
         self._peak_flops = None if peak is None else peak * jax.device_count()
         self._once = {"compile_seconds": compile_seconds}

@@ -9,11 +9,12 @@ import numpy as np
 
 from t5lite.core.errors import UserError
 from t5lite.core.numbers import Number, check_number
-from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, Layout
+from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, EncoderLayout, Layout
 from t5lite.data.mixture import Mixture
 from t5lite.data.task import Task
-from t5lite.models.architectures import EncoderDecoder, Model
+from t5lite.models.architectures import EncoderDecoder, EncoderOnly, Model
 from t5lite.models.losses import CrossEntropy
+from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.optimizers.optimizer import Optimizer
 from t5lite.parallel.mesh import Mesh
@@ -128,6 +129,11 @@ class Run:
 
     def _check_fit(self) -> None:
         config, vocabulary = self.model.config, self.task.vocabulary
+        if self.packed and config.encoder_attention == "transient_global":
+            raise UserError(
+                "train.packed must be False with T5Config.encoder_attention 'transient_global', "
+                "whose global tokens would sum up several examples"
+            )
         if vocabulary.size > config.vocab_size:
             raise UserError(
                 f"T5Config.vocab_size must be at least the vocabulary's {vocabulary.size} ids "
@@ -135,11 +141,7 @@ class Run:
             )
         for task in self.task.tasks:
             model, objective = type(self.model).__name__, type(task.objective).__name__
-            if isinstance(task.objective, MaskedLM):
-                raise UserError(
-                    f"{model} cannot train on {objective}, whose targets an encoder writes place "
-                    "by place; use another objective"
-                )
+            _check_place_by_place(self.model, task.objective)
             if task.metrics and not isinstance(self.model, EncoderDecoder):
                 raise UserError(
                     f"Task.metrics of {task.name!r} need an EncoderDecoder to write, got {model}"
@@ -159,6 +161,8 @@ class Run:
     def layout(self) -> Layout:
         """Where the tokens of examples go in a row, which is as long as the longest example."""
         objectives = [task.objective for task in self.task.tasks]
+        if isinstance(self.model, EncoderOnly):
+            return EncoderLayout(max(objective.inputs_length for objective in objectives))
         if isinstance(self.model, EncoderDecoder):
             return EncoderDecoderLayout(
                 max(objective.inputs_length for objective in objectives),
@@ -179,3 +183,25 @@ class Run:
             dropout_rate=self.model.config.dropout_rate or None,
             max_gradient_norm=self.max_gradient_norm,
         )
+
+
+def _check_place_by_place(model: Model, objective: Any) -> None:
+    """An encoder alone takes the objectives whose targets lie place by place, and no other."""
+    kind, name = type(model).__name__, type(objective).__name__
+    needed: type | None = None
+    if isinstance(model, EncoderOnly):
+        needed = MaskedLM
+        if model.classes is not None:
+            needed = Tagging if model.classes.per_token else Classification
+            kind = f"{kind} with Classes.per_token={model.classes.per_token}"
+    if needed is not None and not isinstance(objective, needed):
+        raise UserError(f"{kind} cannot train on {name}; use {needed.__name__}")
+    if needed is None and isinstance(objective, MaskedLM | Classification | Tagging):
+        raise UserError(f"{kind} cannot train on {name}, which is for EncoderOnly")
+    if isinstance(objective, Classification | Tagging):
+        count = model.classes.count if isinstance(model, EncoderOnly) and model.classes else 0
+        if len(objective.classes) != count:
+            raise UserError(
+                f"Classes.count must be the number of {name}.classes ({len(objective.classes)}), "
+                f"got {count}"
+            )

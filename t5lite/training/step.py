@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from t5lite.core.streams import stream
-from t5lite.models.architectures import Batch, Model
+from t5lite.models.architectures import Batch, Model, targets_of
 from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.state import TrainState
 
@@ -40,9 +40,7 @@ def make_train_step(model: Model, param_axes: Any, *, microbatches: int = 1) -> 
         logits: Any = model.apply(
             {"params": params}, batch, dropout_rate=hyper.dropout_rate, rngs={"dropout": key}
         )
-        sums = hyper.loss.sums(
-            logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-        )
+        sums = hyper.loss.sums(logits, *targets_of(batch))
         return sums["loss"], sums
 
     gradient = jax.grad(loss_sum, has_aux=True)
