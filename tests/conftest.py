@@ -11,7 +11,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import logging
 import pathlib
+import pydoc_data.topics
 import tempfile
+from typing import Any
 
 import jax
 import jaxtyping
@@ -44,3 +46,33 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     lines = [" ".join(words[(i + j) % len(words)] for j in range(7)) for i in range(40)]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small SentencePiece model with T5's special ids."""
+    import sentencepiece
+
+    path = tmp_path_factory.mktemp("vocabulary") / "spiece"
+    text = pydoc_data.topics.topics.values()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(line for topic in text for line in topic.splitlines()),
+        model_prefix=str(path),
+        vocab_size=500,
+        character_coverage=1.0,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return f"{path}.model"
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_vocabulary(sentencepiece_model: str) -> Any:
+    """Its vocabulary."""
+    from t5lite.data.vocabularies import SentencePieceVocabulary
+
+    return SentencePieceVocabulary(path=sentencepiece_model)

@@ -115,7 +115,9 @@ def plan_restore(
         origin = Origin(theirs, bool(grown), tuple(layers[2]) if layers else None)
         _check_fits(owner, name, shape, origin, source)
         origins[name] = origin
-    left = sorted(set(source) - {origin.source for origin in origins.values()})
+    # What begins anew leaves the checkpoint's parameter of its name out.
+    taken = {origin.source or name for name, origin in origins.items()}
+    left = sorted(set(source) - taken)
     if left := [name for name in left if not first("skip", name)]:
         raise UserError(
             f"{owner} holds {left[0]}, which no parameter of the model comes from; add "

@@ -1,11 +1,8 @@
 """Whole processes, as a user starts them."""
 
 import json
-import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -29,31 +26,6 @@ SMALL = [
 
 
 MULTITASK = ["--gin_file=gin/run/multitask.gin", "--gin.BATCH_SIZE=4"]
-
-
-@pytest.fixture
-def t5lite(data_dir):
-    """Runs a command in the checkout; its data sets are those of the session."""
-    environment = {**os.environ, "TFDS_DATA_DIR": data_dir, "COLUMNS": "200"}
-
-    def start(*arguments, **options):
-        return subprocess.Popen(
-            [sys.executable, "-m", "t5lite", *arguments],
-            cwd=ROOT,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            **options,
-        )
-
-    def run(*arguments):
-        process = start(*arguments)
-        out, err = process.communicate(timeout=300)
-        return process.returncode, out, err
-
-    run.start = start
-    return run
 
 
 def test_help_answers_at_once_and_names_every_command(t5lite):

@@ -1,9 +1,20 @@
+import json
 import pathlib
+import pickle
+import shutil
 
+import ml_dtypes
 import numpy as np
 import pytest
+import sentencepiece
+from safetensors.numpy import load_file, save_file
+from sentencepiece import sentencepiece_model_pb2
 
-from t5lite.interop import huggingface
+from t5lite.core.errors import UserError
+from t5lite.interop import huggingface, tensor_files, tokenizer_files
+from t5lite.interop.foreign import Foreign
+from t5lite.models.architectures import Classes, DecoderOnly, EncoderDecoder, EncoderOnly
+from tests import small
 from tests.interop.comparison import check
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "huggingface"
@@ -23,3 +34,178 @@ def test_what_is_written_is_read_back_the_same(case, tmp_path):
     assert again.model == foreign.model
     for name, array in foreign.params.items():
         np.testing.assert_array_equal(array.load(), again.params[name].load(), err_msg=name)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of a checkpoint, to break."""
+    shutil.copytree(GOLDEN / "t5_1_1", tmp_path / "c")
+    return tmp_path / "c"
+
+
+def change_config(folder, **changes):
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, **changes}))
+
+
+def change_tensors(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def truncate(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def only_pickle(folder):
+    (folder / "model.safetensors").unlink()
+    # What unpickling would do is to make a file.
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(folder / "unpickled")))
+
+
+def pickle_by_another_name(folder):
+    (folder / "model.safetensors").write_bytes(pickle.dumps(Bomb(folder / "unpickled")))
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+BROKEN = {
+    "truncated": (truncate, "must be a whole safetensors file, got one that is cut off or damaged"),
+    "empty": (
+        lambda f: (f / "model.safetensors").write_bytes(b""),
+        "must be a whole safetensors file",
+    ),
+    "pickle": (only_pickle, "got only pytorch_model.bin, which is not read: pickles run code"),
+    "hidden_pickle": (pickle_by_another_name, "must be a whole safetensors file"),
+    "no_config": (lambda f: (f / "config.json").unlink(), "config.json is not there"),
+    "no_json": (lambda f: (f / "config.json").write_text("{"), "config.json must be a JSON file"),
+    "list": (lambda f: (f / "config.json").write_text("[]"), "must hold a JSON object, got list"),
+    "family": (
+        lambda f: change_config(f, model_type="bert"),
+        "must have a model_type of t5, mt5, umt5, longt5, got 'bert'",
+    ),
+    "size": (lambda f: change_config(f, d_kv="5"), "must have d_kv, a whole number > 0, got '5'"),
+    "missing_size": (lambda f: change_config(f, d_ff=None), "must have d_ff, a whole number > 0"),
+    "activation": (
+        lambda f: change_config(f, feed_forward_proj="gated-gelo"),
+        "feed_forward_proj is unknown: got 'gated-gelo'; did you mean 'gated-gelu'",
+    ),
+    "shape": (
+        lambda f: change_config(f, d_ff=23),
+        r"DenseReluDense.wi_0.weight must have shape \(23, 14\) by .*, got \(22, 14\)",
+    ),
+    "heads": (lambda f: change_config(f, num_heads=5), r"shape \(25, 14\) .* got \(15, 14\)"),
+    "layers": (
+        lambda f: change_config(f, num_layers=3),
+        "lacks encoder.block.2.* and 8 more, which its model must have",
+    ),
+    "plain": (
+        lambda f: change_config(f, feed_forward_proj="relu"),
+        "lacks decoder.block.0.layer.2.DenseReluDense.wi.weight",
+    ),
+    "unknown": (
+        lambda f: change_tensors(f, lambda t: t.update({"lora.a": np.ones(3, np.float32)})),
+        "holds lora.a, which its model has not",
+    ),
+    "two_embeddings": (
+        lambda f: change_tensors(
+            f, lambda t: t.update({"encoder.embed_tokens.weight": t["shared.weight"] + 1})
+        ),
+        "encoder.embed_tokens.weight must equal shared.weight",
+    ),
+    "index": (
+        lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b"}}'),
+        "b is not there, but the index names it",
+    ),
+    "index_elsewhere": (
+        lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b"}}'),
+        "must name files beside it, got '../b'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_checkpoint_that_is_damaged_or_does_not_fit_is_refused(case, folder):
+    change, message = BROKEN[case]
+    change(folder)
+    with pytest.raises(UserError, match=message):
+        huggingface.read(folder)
+    assert not (folder / "unpickled").exists()
+
+
+def test_many_files_are_written_with_an_index_and_read_back(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(tensor_files, "FILE_BYTES", 2000)
+    foreign = huggingface.read(folder)
+    (tmp_path / "out").mkdir()
+    huggingface.write(foreign, tmp_path / "out", np.dtype(np.float32))
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    assert sorted(set(index["weight_map"].values())) == files
+    assert len(files) > 3
+    assert index["metadata"]["total_size"] == 4 * sum(a.size for a in foreign.params.values())
+    again = huggingface.read(tmp_path / "out")
+    for name, array in foreign.params.items():
+        np.testing.assert_array_equal(array.load(), again.params[name].load())
+    (tmp_path / "out" / files[1]).unlink()
+    with pytest.raises(UserError, match="is not there, but the index names it"):
+        huggingface.read(tmp_path / "out")
+
+
+def test_half_precision_is_read_and_written(folder, tmp_path):
+    foreign = huggingface.read(folder)
+    huggingface.write(foreign, tmp_path, np.dtype(ml_dtypes.bfloat16))
+    again = huggingface.read(tmp_path)
+    for name, array in foreign.params.items():
+        expected = array.load().astype(ml_dtypes.bfloat16).astype(np.float32)
+        np.testing.assert_array_equal(again.params[name].load(), expected)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (DecoderOnly(small.decoder_config()), "no model with a decoder-only model"),
+        (EncoderDecoder(small.config(positions="rotary")), "no model with rotary positions"),
+        (EncoderDecoder(small.config(mlp_activations=("silu",))), "no model with mlp_activations"),
+        (EncoderDecoder(small.config(num_kv_heads=1)), "no model with grouped heads"),
+        (
+            EncoderOnly(small.config(num_decoder_layers=0), Classes(count=2, per_token=False)),
+            "no model with an encoder with a class for each example",
+        ),
+    ],
+)
+def test_models_that_hugging_face_has_not_are_not_written(model, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        huggingface.write(Foreign(model=model, params={}), tmp_path, np.dtype(np.float32))
+
+
+def test_sentinels_that_are_pieces_of_the_model_are_counted(tmp_path):
+    pieces = [f"<extra_id_{index}>" for index in reversed(range(7))]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["some text to train on"] * 50),
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=40,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString((tmp_path / "spiece.model").read_bytes())
+    for piece in pieces:
+        model.pieces.add(piece=piece, score=0.0, type=4)
+    (tmp_path / "spiece.model").write_bytes(model.SerializeToString())
+    vocabulary, _ = tokenizer_files.read(tmp_path)
+    assert (vocabulary.num_sentinels, vocabulary.sentinels_in_model) == (7, True)
+    assert vocabulary.size == len(model.pieces)
+    text = vocabulary.decode(np.array([vocabulary.sentinel(0), vocabulary.sentinel(6)]))
+    assert text == "<extra_id_0><extra_id_6>"

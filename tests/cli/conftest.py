@@ -1,0 +1,33 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def t5lite(data_dir):
+    """Runs a command in the checkout; its data sets are those of the session."""
+    environment = {**os.environ, "TFDS_DATA_DIR": data_dir, "COLUMNS": "200"}
+
+    def start(*arguments, **options):
+        return subprocess.Popen(
+            [sys.executable, "-m", "t5lite", *arguments],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **options,
+        )
+
+    def run(*arguments):
+        process = start(*arguments)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+    run.start = start
+    return run

@@ -1,0 +1,88 @@
+"""Checkpoints there and back, as a user converts them."""
+
+import json
+import pathlib
+
+import pytest
+
+from tests.cli.test_commands import SMALL
+
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "huggingface"
+
+
+def scores(out):
+    (result,) = json.loads(out)
+    return {name: value for name, value in result.items() if name not in ("checkpoint", "step")}
+
+
+def test_a_run_goes_to_hugging_face_and_back_and_scores_the_same(t5lite, tmp_path):
+    run, there, back = (str(tmp_path / name) for name in ("run", "there", "back"))
+    code, _, _ = t5lite("train", *SMALL, f"--gin.MODEL_DIR={run}", "--gin.train.show_examples=0")
+    assert code == 0
+    code, out, err = t5lite("convert", f"--input={run}", f"--output={there}", "--to=huggingface")
+    assert (code, err) == (0, "")
+    assert "t5lite, EncoderDecoder" in out
+    files = {path.name for path in pathlib.Path(there).iterdir()}
+    assert files == {"config.json", "model.safetensors", "tokenizer_config.json"}
+    code, out, err = t5lite("convert", f"--input={there}", f"--output={back}")
+    assert (code, err) == (0, "")
+    assert "Hugging Face, EncoderDecoder" in out
+    before = t5lite("eval", *SMALL, f"--gin.MODEL_DIR={run}", "--json")
+    after = t5lite(
+        *("eval", *SMALL, f"--gin_file={back}/model.gin", "--json"),
+        *(f"--checkpoint={back}/checkpoints/0", f"--gin.MODEL_DIR={tmp_path}/other"),
+    )
+    assert scores(before[1]) == scores(after[1])
+    # It is where a run may start, and no run.
+    code, _, err = t5lite("train", *SMALL, f"--gin.MODEL_DIR={back}")
+    assert code == 2
+    assert "holds a converted checkpoint and no run; use another MODEL_DIR" in err
+
+
+def test_inspect_says_what_a_run_and_a_checkpoint_are(t5lite, tmp_path):
+    code, out, _ = t5lite("inspect", *SMALL, "--json")
+    assert code == 0
+    report = json.loads(out)
+    rows = {row["name"]: row for row in report["parameters"]}
+    query = rows["encoder/layers/attention/query/kernel"]
+    assert query["shape"] == [2, 16, 2, 8]
+    assert query["axes"] == ["layers", "embed", "heads", "kv"]
+    assert (query["parameters"], query["bytes"], query["bytes_per_device"]) == (512, 2048, 2048)
+    # 1 / sqrt(16 * 8), T5's place for the factor that others divide scores by.
+    assert query["initializer"] == "normal, std 0.0884"
+    assert report["batch_size"] == 8
+    assert report["train_flops_per_step"] > 0
+
+    output = f"{tmp_path}/c"
+    code, out, _ = t5lite("convert", f"--input={GOLDEN}/ul2", f"--output={output}")
+    assert code == 0
+    code, out, _ = t5lite("inspect", f"--checkpoint={output}")
+    assert code == 0
+    assert "decoder/layers/mlp/wi_0/kernel" in out
+    assert "2 layers, 14 embed, 22 mlp" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--input=a"], "convert needs --input and --output"),
+        (["--input=nowhere", "--output=b"], "--input nowhere is not there"),
+        ([f"--input={GOLDEN}", "--output=b"], "must be a folder of Hugging Face (config.json"),
+        ([f"--input={GOLDEN}/ul2", "--output=gin"], "--output gin is there already"),
+        ([f"--input={GOLDEN}/ul2", "--output=b", "--to=torch"], "<t5lite|huggingface>"),
+        (
+            [f"--input={GOLDEN}/ul2", "--output=b", "--gin.convert.dtype=float16"],
+            "convert.dtype is unknown: got 'float16'; did you mean",
+        ),
+        (
+            [f"--input={GOLDEN}/ul2", "--output=b", "--gin.convert.mesh_=1"],
+            "convert has no parameter 'mesh_'; did you mean 'mesh'",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(arguments, message, t5lite):
+    code, _, err = t5lite("convert", *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert not pathlib.Path("b").exists()

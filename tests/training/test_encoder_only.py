@@ -1,0 +1,118 @@
+import json
+import pathlib
+import random
+
+import optax
+import pytest
+
+from t5lite.core.errors import UserError
+from t5lite.data.features import EncoderLayout
+from t5lite.data.file_source import FileSource
+from t5lite.data.task import Task
+from t5lite.data.vocabularies import ByteVocabulary
+from t5lite.models.architectures import Classes, EncoderDecoder, EncoderOnly
+from t5lite.objectives.classes import Classification, Tagging
+from t5lite.objectives.masked_lm import MaskedLM
+from t5lite.optimizers.optimizer import make_optimizer
+from t5lite.training.metrics import read_metrics
+from tests import small
+from tests.training.test_loop import go
+
+WORDS = ["red", "blue", "cat", "dog", "seven", "nine"]
+KINDS = {"red": "color", "blue": "color", "cat": "animal", "dog": "animal"}
+NAMES = ["number", "color", "animal"]
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """Texts of a few words, the kind of each word, and the kind that the first word has."""
+    choose, folder = random.Random(0), tmp_path_factory.mktemp("words")
+    paths = {}
+    for split, count in (("train", 300), ("validation", 60)):
+        paths[split] = str(folder / f"{split}.jsonl")
+        with open(paths[split], "w") as file:
+            for _ in range(count):
+                words = choose.choices(WORDS, k=choose.randint(1, 4))
+                kinds = [KINDS.get(word, "number") for word in words]
+                text = {"text": " ".join(words), "tags": " ".join(kinds), "kind": kinds[0]}
+                file.write(json.dumps(text) + "\n")
+    return paths
+
+
+@pytest.fixture
+def make_run(examples, data_dir, text_file):
+    def make(model_dir, objective, target, classes, **changes):
+        task = Task(
+            source=FileSource(files=examples, data_dir=data_dir, fields=("text", "tags", "kind")),
+            vocabulary=ByteVocabulary(),
+            objective=objective,
+            inputs="{text}" if target else None,
+            targets=target or "{text}",
+        )
+        config = small.config(
+            num_decoder_layers=0, tied_logits=True, embed_dim=32, num_heads=4, head_dim=8
+        )
+        choices = {
+            "model": EncoderOnly(config, classes),
+            "task": task,
+            "optimizer": make_optimizer(optax.adamw, name="AdamW", learning_rate=1e-2),
+            "total_steps": 60,
+            "batch_size": 16,
+            "log_every_steps": 60,
+            "checkpoint_every_steps": 60,
+        }
+        return small.run(text_file, data_dir, model_dir, **{**choices, **changes})
+
+    return make
+
+
+def accuracy(run):
+    go(run)
+    return read_metrics(pathlib.Path(run.model_dir))[-1]["accuracy_fraction"]
+
+
+CLASSIFY = Classification(inputs_length=24, classes=NAMES)
+TAG = Tagging(inputs_length=24, classes=NAMES)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_words_are_tagged(packed, make_run, tmp_path):
+    classes = Classes(count=3, per_token=True)
+    run = make_run(tmp_path, TAG, "{tags}", classes, packed=packed)
+    assert run.layout == EncoderLayout(24)
+    # Two kinds in three would be wrong by chance.
+    assert accuracy(run) > 0.95
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_examples_are_classified(packed, make_run, tmp_path):
+    classes = Classes(count=3, per_token=False)
+    run = make_run(tmp_path, CLASSIFY, "{kind}", classes, packed=packed, total_steps=150)
+    assert accuracy(run) > 0.8
+
+
+def test_hidden_tokens_are_restored(make_run, tmp_path):
+    run = make_run(tmp_path, MaskedLM(inputs_length=24), None, None, total_steps=120)
+    go(run)
+    first, *_, last = (m for m in read_metrics(tmp_path) if m["split"] == "validation")
+    assert last["cross_entropy_nats_per_token"] < 0.6 * first["cross_entropy_nats_per_token"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "target", "model", "message"),
+    [
+        (TAG, "{tags}", Classes(count=3, per_token=False), "per_token=False cannot train on Tagg"),
+        (CLASSIFY, "{kind}", Classes(count=3, per_token=True), "use Tagging"),
+        (CLASSIFY, "{kind}", None, "EncoderOnly cannot train on Classification; use MaskedLM"),
+        (TAG, "{tags}", Classes(count=4, per_token=True), r"must be the number of .* \(3\), got 4"),
+        (TAG, "{tags}", "encoder_decoder", "Tagging, which is for EncoderOnly"),
+    ],
+)
+def test_models_and_objectives_that_do_not_fit_are_refused(
+    objective, target, model, message, make_run, tmp_path
+):
+    changes = {}
+    if model == "encoder_decoder":
+        model, changes = None, {"model": EncoderDecoder(small.config())}
+    with pytest.raises(UserError, match=message):
+        make_run(tmp_path, objective, target, model, **changes)

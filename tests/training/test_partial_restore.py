@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+
+from t5lite.core.errors import UserError
+from t5lite.core.lazy import by_name
+from t5lite.models.architectures import EncoderDecoder, EncoderOnly
+from t5lite.parallel.mesh import Mesh
+from t5lite.training.partial_restore import check_rules, plan_restore
+from tests import small
+from tests.training.test_loop import go, make_run  # noqa: F401
+
+SOURCE = {"encoder/a": (2, 8), "encoder/b": (4,), "head": (8, 3)}
+
+
+def plan(rules, wanted):
+    check_rules(rules)
+    return {n: str(o) for n, o in plan_restore(rules, SOURCE, wanted, "C").items()}
+
+
+def test_without_rules_everything_comes_from_its_own_name():
+    assert plan([], SOURCE) == {name: name for name in SOURCE}
+
+
+def test_rules_map_leave_out_begin_anew_and_grow():
+    rules = [
+        ("map", "tower/(.*)", r"encoder/\1"),
+        ("fresh", "head|new"),
+        ("grow", "tower/b"),
+        ("layers", "tower/a", [1, 0, 1]),
+    ]
+    wanted = {"tower/a": (3, 8), "tower/b": (6,), "head": (8, 5), "new": (1,)}
+    assert plan(rules, wanted) == {
+        "tower/a": "encoder/a, layers 1, 0, 1",
+        "tower/b": "encoder/b, the rest begins anew",
+        "head": "begins anew",
+        "new": "begins anew",
+    }
+    rules = [("skip", "encoder/.*")]
+    assert plan(rules, {"head": (8, 3)}) == {"head": "head"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "wanted", "message"),
+    [
+        ([("fresh", "nothing")], SOURCE, r"\('fresh', 'nothing'\) matches nothing; names are such"),
+        ([("skip", "head")], {**SOURCE, "head": (8, 3)}, "matches nothing"),
+        # The first of two rules that match counts, so the second is of no use.
+        ([("fresh", ".*"), ("fresh", "head")], SOURCE, r"\('fresh', 'head'\) matches nothing"),
+        ([], {"head": (8, 3)}, r"C holds encoder/a, which .*; add \('skip', 'encoder/a'\)"),
+        ([], {**SOURCE, "new": (1,)}, r"C holds no new, where new is to come from; add \('fresh'"),
+        ([], {**SOURCE, "head": (8, 5)}, r"head must have shape \(8, 5\), got \(8, 3\)"),
+        ([("grow", "head")], {**SOURCE, "head": (4, 3)}, "cannot grow from head"),
+        ([("grow", "head")], {**SOURCE, "head": (8,)}, "cannot grow from head"),
+        ([("layers", "encoder/a", [0, 2])], SOURCE, "needs a layer there for each of 2"),
+        ([("layers", "encoder/a", [0])], SOURCE, r"needs a layer there for each of 2, got \[0\]"),
+        ([("frehs", "a")], SOURCE, "did you mean 'fresh'"),
+        ([("map", "a")], SOURCE, "'map' takes a pattern"),
+        ([("layers", "a", "0")], SOURCE, "'layers' takes a pattern"),
+        ([("layers", "a", [-1])], SOURCE, "'layers' takes a pattern"),
+        ([("fresh", "(")], SOURCE, "must be a regular expression"),
+        (["fresh"], SOURCE, "must be tuples such as"),
+    ],
+)
+def test_rules_that_do_not_fit_are_refused(rules, wanted, message):
+    with pytest.raises(UserError, match=message):
+        plan(rules, wanted)
+
+
+def test_a_deeper_model_with_a_larger_vocabulary_and_another_head(make_run, tmp_path, capsys):  # noqa: F811
+    first = by_name(go(make_run(tmp_path / "a", total_steps=1)).params)
+    wider = EncoderDecoder(small.config(vocab_size=400, num_encoder_layers=4))
+    rules = [
+        ("grow", "token_embedder/embedding"),
+        ("fresh", "decoder/logits_dense/kernel"),
+        ("layers", "encoder/layers/.*", [0, 1, 0, 1]),
+    ]
+    choices = {
+        "model": wider,
+        "initial_checkpoint": str(tmp_path / "a" / "checkpoints" / "1"),
+        "restore_rules": rules,
+        "total_steps": 0,
+    }
+    second = by_name(go(make_run(tmp_path / "b", mesh=Mesh(fsdp=2, tensor=2), **choices)).params)
+    embedding = np.asarray(second["token_embedder/embedding"])
+    np.testing.assert_array_equal(embedding[:384], first["token_embedder/embedding"])
+    # New rows are normal with a standard deviation of 1; 256 of them.
+    assert 0.8 < embedding[384:].std() < 1.2
+    for name, array in second.items():
+        if name.startswith("encoder/layers/"):
+            np.testing.assert_array_equal(array, np.asarray(first[name])[[0, 1, 0, 1]])
+        elif name not in ("token_embedder/embedding", "decoder/logits_dense/kernel"):
+            np.testing.assert_array_equal(array, first[name])
+    out = capsys.readouterr().out
+    assert "decoder/logits_dense/kernel" in out
+    assert "begins anew" in out
+    assert out.count(", layers 0, 1, 0, 1") == sum(n.startswith("encoder/layers/") for n in second)
+
+
+def test_an_encoder_is_taken_out_of_an_encoder_decoder(make_run, tmp_path):  # noqa: F811
+    from t5lite.objectives.masked_lm import MaskedLM
+
+    first = by_name(go(make_run(tmp_path / "a", total_steps=1)).params)
+    run = make_run(tmp_path / "b")
+    import dataclasses
+
+    encoder = EncoderOnly(small.config(num_decoder_layers=0, tied_logits=True))
+    choices = {
+        "model": encoder,
+        "task": dataclasses.replace(run.task, objective=MaskedLM(inputs_length=24)),
+        "initial_checkpoint": str(tmp_path / "a" / "checkpoints" / "1"),
+        "restore_rules": [("skip", "decoder/.*")],
+        "total_steps": 0,
+    }
+    second = by_name(go(make_run(tmp_path / "b", **choices)).params)
+    assert second.keys() == {name for name in first if not name.startswith("decoder/")}
+    for name, array in second.items():
+        np.testing.assert_array_equal(array, first[name])
+
+
+def test_step_and_optimizer_state_go_on_where_asked_for(make_run, tmp_path):  # noqa: F811
+    first = go(make_run(tmp_path / "a", total_steps=3))
+    source = str(tmp_path / "a" / "checkpoints" / "3")
+    choices = {"initial_checkpoint": source, "restore_optimizer": True}
+    second = go(make_run(tmp_path / "b", total_steps=3, **choices))
+    assert int(second.step) == 3
+    for ours, theirs in zip(
+        by_name(second.opt_state).values(), by_name(first.opt_state).values(), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    assert int(go(make_run(tmp_path / "c", total_steps=5, **choices)).step) == 5
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"restore_optimizer": True}, "train.restore_optimizer needs train.initial_checkpoint"),
+        ({"restore_rules": [("fresh", "a")]}, "train.restore_rules needs train.initial_checkpoint"),
+        (
+            {
+                "restore_rules": [("fresh", "a")],
+                "restore_optimizer": True,
+                "initial_checkpoint": "x",
+            },
+            "needs the checkpoint's own model",
+        ),
+    ],
+)
+def test_choices_that_mean_nothing_are_refused(choices, message, make_run, tmp_path):  # noqa: F811
+    with pytest.raises(UserError, match=message):
+        make_run(tmp_path, **choices)
