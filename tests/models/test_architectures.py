@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -5,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5lite.models.architectures import DecoderOnly, EncoderDecoder
+from t5lite.core.errors import UserError
+from t5lite.models.architectures import Classes, DecoderOnly, EncoderDecoder, EncoderOnly
 from tests import small
 from tests.models import reference
 
@@ -18,6 +21,20 @@ VARIANTS = {
     "t5_1_0": (EncoderDecoder, small.config(mlp_activations=("relu",), tied_logits=True)),
     "unequal_depths": (EncoderDecoder, small.config(num_encoder_layers=3, num_decoder_layers=1)),
     "decoder_only": (DecoderOnly, small.decoder_config()),
+}
+# Those with parameters of their own; frozen models of transformers compare their values.
+TREES = {
+    **VARIANTS,
+    "umt5": (EncoderDecoder, small.config(positions="layer_bias")),
+    "longt5": (EncoderDecoder, small.config(encoder_attention="transient_global")),
+    "llama_style": (
+        DecoderOnly,
+        small.decoder_config(num_kv_heads=1, positions="rotary"),
+    ),
+    "tagger": (
+        functools.partial(EncoderOnly, classes=Classes(count=3, per_token=True)),
+        small.config(num_decoder_layers=0),
+    ),
 }
 
 
@@ -62,9 +79,9 @@ def test_gradient_equals_finite_differences_of_the_float64_t5(name):
     assert got == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", TREES)
 def test_parameter_tree_is_the_golden_one(name):
-    kind, config = VARIANTS[name]
+    kind, config = TREES[name]
     tree = jax.tree_util.tree_leaves_with_path(small.params(kind(config)))
     lines = [
         f"{jax.tree_util.keystr(path, simple=True, separator='/')} {list(leaf.shape)}\n"
@@ -173,3 +190,68 @@ def test_initialisers_have_t5s_scales():
     for name, (array, deviation) in expected.items():
         # 8,192 draws and more: the sample's deviation is known to about 1 %.
         assert float(array.std()) == pytest.approx(deviation, rel=0.04), name
+
+
+@pytest.mark.parametrize("attention", ["local", "transient_global"])
+def test_a_token_of_a_long_input_sees_its_surroundings_alone(attention):
+    config = small.config(encoder_attention=attention, local_radius=2, global_block_size=4)
+    # One layer, as what is near grows with each.
+    config = dataclasses.replace(config, num_encoder_layers=1)
+    model = EncoderDecoder(config)
+    params = small.params(model)
+    one = jax.tree.map(jnp.asarray, small.batch(1, rows=1, inputs=20))
+    other = {**one, "encoder_input_tokens": one["encoder_input_tokens"].at[0, 10].add(1)}
+    encoded = [model.apply({"params": params}, b, method="encode")[0] for b in (one, other)]
+    changed = jnp.any(jnp.abs(encoded[0] - encoded[1]) > 1e-6, axis=1)
+    near = jnp.abs(jnp.arange(20) - 10) <= 2
+    # Global tokens carry what changed to all others.
+    expected = near if attention == "local" else jnp.ones(20, bool)
+    assert changed.tolist() == expected.tolist()
+
+
+def test_packed_rows_of_local_attention_give_the_states_of_separate_ones():
+    model = EncoderDecoder(small.config(encoder_attention="local", local_radius=2))
+    params = small.params(model)
+    one, two = (jax.tree.map(jnp.asarray, small.batch(seed, rows=1)) for seed in (5, 6))
+    names = ("encoder_input_tokens", "encoder_segment_ids")
+    packed = {n: jnp.concatenate([one[n], two[n]], axis=1) for n in names}
+    packed["encoder_segment_ids"] = packed["encoder_segment_ids"].at[:, 10:].multiply(2)
+    encode = functools.partial(model.apply, {"params": params}, method="encode")
+    separate = np.concatenate([encode(one), encode(two)], axis=1)
+    np.testing.assert_allclose(encode(packed), separate, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_heads_of_keys_that_are_shared_equal_keys_repeated():
+    config = small.decoder_config(num_heads=4, num_kv_heads=2)
+    params = small.params(DecoderOnly(config))
+
+    def repeated(path, leaf):
+        name = path[-2].key if path[-1].key == "kernel" else ""
+        return jnp.repeat(leaf, 2, axis=2) if name in ("key", "value") else leaf
+
+    whole = jax.tree_util.tree_map_with_path(repeated, params)
+    batch = small.batch(3)
+    np.testing.assert_allclose(
+        small.logits(DecoderOnly(config), params, batch),
+        small.logits(DecoderOnly(dataclasses.replace(config, num_kv_heads=None)), whole, batch),
+        rtol=TOLERANCE,
+        atol=TOLERANCE,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_kv_heads": 3}, r"num_kv_heads must divide num_heads \(2\), got 3"),
+        ({"positions": "rotari"}, "positions is unknown: got 'rotari'; did you mean 'rotary'"),
+        ({"positions": "rotary", "head_dim": 5}, "head_dim must be even for rotary"),
+        ({"encoder_attention": "lokal"}, "did you mean 'local'"),
+        (
+            {"encoder_attention": "local", "positions": "layer_bias"},
+            "needs positions 'shared_bias', got 'layer_bias'",
+        ),
+    ],
+)
+def test_choices_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        small.config(**changes)
