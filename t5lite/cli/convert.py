@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.core.errors import UserError
 from t5lite.core.lazy import LazyArray
-from t5lite.data.vocabularies import SentencePieceVocabulary, from_description
+from t5lite.data.vocabularies import SentencePieceVocabulary, Vocabulary, from_description
 from t5lite.interop import huggingface, t5x, t5x_files
 from t5lite.interop.conversion import Conversion
 from t5lite.interop.foreign import Foreign
@@ -40,12 +41,12 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
         raise UserError("convert needs --input and --output")
     (conversion,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "convert")
     console = rich.console.Console(highlight=False, soft_wrap=True)
-    source, output = pathlib.Path(flags.input), pathlib.Path(flags.output)
+    source, output = (pathlib.Path(path).expanduser() for path in (flags.input, flags.output))
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         foreign, kind = _read(source, conversion, stack)
-        if conversion.vocabulary is not None:
-            foreign = dataclasses.replace(foreign, vocabulary=conversion.vocabulary)
+        _check_used(conversion, kind, flags.to)
+        _check_vocabulary(foreign)
         count = sum(array.size for array in foreign.params.values())
         architecture = type(foreign.model).__name__
         console.print(f"{source}: {kind}, {architecture}, {count:,} parameters")
@@ -66,19 +67,18 @@ def _read(
 ) -> tuple[Foreign, str]:
     """Returns what is at `path`, and whose format it is."""
     if (found := find_checkpoint(path)) is not None:
-        if conversion.optimizer_state:
-            raise UserError("convert.optimizer_state is for checkpoints of T5X alone")
-        return _own(found, stack), "t5lite"
+        return _own(found, conversion.vocabulary, stack), "t5lite"
     if (path / "config.json").is_file():
-        return huggingface.read(path), "Hugging Face"
+        return _with_vocabulary(huggingface.read(path), conversion), "Hugging Face"
     if t5x_files.is_checkpoint(path):
         activations = conversion.mlp_activations
-        return t5x.read(
+        foreign = t5x.read(
             path,
             optimizer_state=conversion.optimizer_state,
             mlp_activations=None if activations is None else tuple(activations),
             encoder_attention=conversion.encoder_attention,
-        ), "T5X"
+        )
+        return _with_vocabulary(foreign, conversion), "T5X"
     if not path.exists():
         raise UserError(f"--input {path} is not there")
     holds = ", ".join(sorted(p.name for p in path.iterdir())[:5]) if path.is_dir() else "a file"
@@ -88,13 +88,40 @@ def _read(
     )
 
 
-def _own(folder: str, stack: contextlib.ExitStack) -> Foreign:
+def _check_used(conversion: Conversion, kind: str, to: str) -> None:
+    """Raises a UserError for a choice that this conversion would not heed."""
+    usual = Conversion()
+    for name, is_heeded, where in (
+        ("optimizer_state", kind == "T5X" and to == "t5lite", "T5X to t5lite"),
+        ("mlp_activations", kind == "T5X", "T5X"),
+        ("encoder_attention", kind == "T5X", "T5X"),
+        ("dtype", to == "huggingface", "what is written --to=huggingface"),
+    ):
+        if not is_heeded and getattr(conversion, name) != getattr(usual, name):
+            raise UserError(f"convert.{name} is for {where}, got a conversion of {kind} to {to}")
+
+
+def _check_vocabulary(foreign: Foreign) -> None:
+    vocabulary, size = foreign.vocabulary, foreign.model.config.vocab_size
+    if vocabulary is not None and vocabulary.size > size:
+        raise UserError(
+            f"the vocabulary has {vocabulary.size} ids ({vocabulary.num_sentinels} sentinels "
+            f"included) and the model {size}; name its own as convert.vocabulary"
+        )
+
+
+def _with_vocabulary(foreign: Foreign, conversion: Conversion) -> Foreign:
+    if conversion.vocabulary is None:
+        return foreign
+    return dataclasses.replace(foreign, vocabulary=conversion.vocabulary)
+
+
+def _own(folder: str, vocabulary: Vocabulary | None, stack: contextlib.ExitStack) -> Foreign:
     checkpoints, step = stack.enter_context(open_checkpoint(folder))
     about = checkpoints.about(step)
     if "model" not in about:
         raise UserError(f"{folder} is of an older t5lite, which did not save what its model is")
-    vocabulary = None
-    if about.get("vocabulary") is not None:
+    if vocabulary is None and about.get("vocabulary") is not None:
         model_dir = pathlib.Path(folder).absolute().parent.parent
         vocabulary = from_description(about["vocabulary"], model_dir)
     return Foreign(
@@ -108,12 +135,14 @@ def _own(folder: str, stack: contextlib.ExitStack) -> Foreign:
 @contextlib.contextmanager
 def _whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to write in that becomes `output` if all goes well, and else disappears."""
+    output = output.absolute()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output {output} is there already; name a folder that is not")
-    partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{output.name}.partial-", dir=output.parent))
     try:
+        # As other folders are made; temporary ones are for their owner alone.
+        partial.chmod(output.parent.stat().st_mode & 0o777)
         yield partial
         if output.is_dir():
             output.rmdir()
@@ -134,11 +163,11 @@ def _write(
     about = {"model": describe(foreign.model), "vocabulary": described}
     write_lazily(folder, foreign.step, _state(foreign, conversion.mesh.make()), about)
     (folder / MODEL_FILE).write_text(model_gin(foreign.model, vocabulary, path))
-    command = (
-        f"t5lite train --gin_file=gin/run/finetune.gin --gin_file={output}/{MODEL_FILE} "
-        f"--gin.train.initial_checkpoint={output}/{FOLDER}/{foreign.step}"
+    remark = (
+        f"to train from it, add --gin_file={output}/{MODEL_FILE} and "
+        f"--gin.train.initial_checkpoint={output}/{FOLDER}/{foreign.step} to a run file's command"
     )
-    return [f"to train from it: {command}"]
+    return [remark]
 
 
 def _state(foreign: Foreign, mesh: jax.sharding.Mesh) -> dict[str, Any]:

@@ -61,8 +61,13 @@ def show(run: Run, console: rich.console.Console, *, split: str, count: int) -> 
         for example in itertools.islice(eval_examples(task, split), count):
             for name in ("inputs", "targets"):
                 if name in example and len(example[name]):
+                    names = getattr(task.objective, "classes", None) if name == "targets" else None
                     text = _decoded(example[name], task.vocabulary)
-                    console.print(f"  {name:8}", text, f"({len(example[name])} tokens)")
+                    size = f"({len(example[name])} tokens)"
+                    if names is not None:
+                        numbers = example["targets"][example["target_weights"] > 0]
+                        text, size = rich.text.Text(" ".join(names[n] for n in numbers)), ""
+                    console.print(f"  {name:8}", text, size)
             console.print()
     batches = Batches(
         *(run.task, split, run.layout),

@@ -24,6 +24,8 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     """Prints the configuration in force, the model's parameters, and the FLOPs of a step."""
     quiet_libraries()
     if flags.checkpoint is not None:
+        if flags.gin_file or bindings:
+            raise UserError("inspect takes --checkpoint alone, or a run file and bindings")
         report: dict[str, Any] = {"checkpoint": flags.checkpoint}
         model, mesh, config = _saved_model(flags.checkpoint), None, None
         report["model"] = describe(model)

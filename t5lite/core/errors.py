@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ def choose(owner: str, name: str, table: Mapping[str, T]) -> T:
     return table[name]
 
 
-def check_choice(owner: str, name: str, known: Collection[str]) -> None:
+def check_choice(owner: str, name: Any, known: Collection[str]) -> None:
     """Raises a UserError with a suggestion where `name` is not one of `known`."""
-    if name not in known:
-        raise UserError(f"{owner} is unknown: got {name!r}; {suggestion(name, known)}")
+    if not isinstance(name, str) or name not in known:
+        raise UserError(f"{owner} is unknown: got {name!r}; {suggestion(str(name), known)}")

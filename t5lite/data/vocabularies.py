@@ -193,7 +193,8 @@ class SentencePieceVocabulary(Vocabulary):
         )
 
     def word_starts(self, ids: Int[np.ndarray, "length"]) -> Int[np.ndarray, "words"]:
-        pieces = [self._processor.id_to_piece(int(i)) for i in ids]
+        size = self._processor.vocab_size()
+        pieces = [self._processor.id_to_piece(int(i)) if i < size else "" for i in ids]
         # SentencePiece writes a space as this character, and one before the text.
         return np.flatnonzero([piece.startswith("\u2581") for piece in pieces])
 

@@ -86,7 +86,8 @@ def make_evaluate(
         for batch in eval_batches(part, split, layout, rows=rows, batch_size=batch_size):
             if counted is not None:
                 targets, weights = targets_of(batch)
-                weights *= counted(targets)
+                side = "decoder" if "decoder_target_tokens" in batch else "encoder"
+                batch = {**batch, f"{side}_loss_weights": weights * counted(targets)}
             sums.append(compiled(params, as_inputs(loss), place(batch)))
             settle(sums, mesh)
         if not sums:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +13,12 @@ from t5lite.data.vocabularies import Vocabulary
 from t5lite.models.architectures import Model
 
 Shape = tuple[int, ...]
-Convert = Callable[[np.ndarray], np.ndarray]
+FLOATS = ("float32", "bfloat16", "float16", "float64")
+Rows = slice | types.EllipsisType
+View = Callable[[np.ndarray], np.ndarray]
+# Of an array, read at once.
+PIECE_BYTES = 1 << 26
+ALIGNMENT = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,10 +44,28 @@ class Foreign:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """An array in a checkpoint, not read yet."""
+    """An array in a checkpoint, not read yet.
+
+    Args:
+        dtype: its name, such as "float32" or "bfloat16".
+        read: returns these of its rows, or with ... all of it.
+        has_pieces: whether rows are read alone; else all of it is, whatever is asked for.
+    """
 
     shape: Shape
-    read: Callable[[], np.ndarray]
+    dtype: str
+    read: Callable[[Rows], np.ndarray]
+    has_pieces: bool = True
+
+    def pieces(self) -> Iterator[Rows]:
+        """Returns the rows piece by piece, each of about `PIECE_BYTES`."""
+        if not self.shape or not self.has_pieces:
+            yield ...
+            return
+        row = 4 * math.prod(self.shape[1:])
+        step = max(1, PIECE_BYTES // max(1, row))
+        for start in range(0, self.shape[0], step):
+            yield slice(start, min(start + step, self.shape[0]))
 
 
 def matrix_shape(name: str, shape: Shape) -> Shape:
@@ -64,20 +88,32 @@ def is_stacked(name: str) -> bool:
 
 
 def gathered(
-    shape: Shape, parts: Sequence[Stored], convert: Convert, *, per_layer: bool
+    shape: Shape, parts: Sequence[Stored], as_stored: View, *, per_layer: bool
 ) -> LazyArray:
-    """Returns an array made of `parts`: of one for each of its layers, or of a single one."""
+    """Returns an array made of `parts`: of one for each of its layers, or of a single one.
+
+    Args:
+        as_stored: from what is to hold a part, to a view of it that is shaped as the part is.
+    """
 
     def load() -> np.ndarray:
-        if not per_layer:
-            return np.ascontiguousarray(convert(parts[0].read()), np.float32).reshape(shape)
-        whole = np.empty(shape, np.float32)
-        for layer, part in enumerate(parts):
-            whole[layer] = convert(part.read()).reshape(shape[1:])
+        whole = aligned(shape)
+        for target, part in zip(whole if per_layer else [whole], parts, strict=True):
+            view = as_stored(target)
+            assert np.shares_memory(view, whole) or not view.size, "a copy is filled, not a view"
+            for rows in part.pieces():
+                view[rows] = part.read(rows)
         return whole
 
-    assert not per_layer or len(parts) == shape[0], (shape, len(parts))
     return LazyArray(shape, np.dtype(np.float32), load)
+
+
+def aligned(shape: Shape) -> np.ndarray:
+    """Returns an empty float32 array that JAX on CPUs takes over without a copy."""
+    size = 4 * math.prod(shape)
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(np.float32).reshape(shape)
 
 
 def check_names(owner: str, wanted: Collection[str], found: Collection[str]) -> None:
@@ -88,12 +124,20 @@ def check_names(owner: str, wanted: Collection[str], found: Collection[str]) -> 
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UserError(f"{owner} {verb} {names[0]}{more}, {why}")
+            raise UserError(
+                f"{owner} {verb} {names[0]}{more}, {why}; is it whole, and of the T5 family?"
+            )
 
 
-def check_shape(owner: str, name: str, wanted: Shape, stored: Stored) -> None:
-    """Raises a UserError with both shapes where they differ."""
+def check_array(owner: str, name: str, wanted: Shape, stored: Stored) -> None:
+    """Raises a UserError where an array has another shape, both printed, or is not of floats."""
     if stored.shape != wanted:
         raise UserError(
-            f"{owner}: {name} must have shape {wanted} by the model's sizes, got {stored.shape}"
+            f"{owner}: {name} must have shape {wanted} by the model's sizes, got {stored.shape}; "
+            "fetch the checkpoint and its configuration from one place"
+        )
+    if stored.dtype not in FLOATS:
+        raise UserError(
+            f"{owner}: {name} must be of {', '.join(FLOATS)}, got {stored.dtype}; save the "
+            "checkpoint again without quantisation"
         )

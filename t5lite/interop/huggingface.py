@@ -4,6 +4,7 @@ Source: huggingface/transformers@v5.23.0:src/transformers/models/{t5,mt5,umt5,lo
 """
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -19,8 +20,8 @@ from t5lite.interop.foreign import (
     Foreign,
     Shape,
     Stored,
+    check_array,
     check_names,
-    check_shape,
     gathered,
     is_stacked,
     matrix_shape,
@@ -70,15 +71,16 @@ def tensor_name(config: T5Config, name: str) -> str:
     }
     if name in whole:
         return whole[name]
-    own = _ENCODER_ATTENTION[config.encoder_attention] if name[0] == "e" else "SelfAttention"
     stack, *inner = name.split("/")
+    is_encoder = stack == "encoder"
+    own = _ENCODER_ATTENTION[config.encoder_attention] if is_encoder else "SelfAttention"
     first = f"{stack}.block.0.layer.0.{own}."
     if inner[0] == "relpos_bias":
         return first + "relative_attention_bias.weight"
     if inner[0] == "side_relpos_bias":
         return first + "global_relative_attention_bias.weight"
     block, (part, *rest) = f"{stack}.block.{{layer}}.layer.", inner[1:]
-    last = 1 if stack == "encoder" else 2
+    last = 1 if is_encoder else 2
     match part:
         case "pre_attention_layer_norm" | "pre_self_attention_layer_norm":
             return block + "0.layer_norm.weight"
@@ -126,16 +128,20 @@ def read(folder: pathlib.Path) -> Foreign:
     settings = read_json(folder / "config.json")
     config = config_of(settings, str(folder / "config.json"))
     tensors = stored_tensors(folder)
-    is_tagger = any(name.startswith(TAGGER_PREFIX) for name in tensors)
-    tensors = {name.removeprefix(TAGGER_PREFIX): stored for name, stored in tensors.items()}
     remarks = []
     if tensors.pop(UNUSED, None) is not None:
         remarks.append(f"{UNUSED} is not read: no T5 uses it")
+    head = _class_of(settings, tensors)
+    if head == "TokenClassification":
+        tensors = {name.removeprefix(TAGGER_PREFIX): stored for name, stored in tensors.items()}
     tensors = _without_aliases(tensors, str(folder))
-    if not any(name.startswith("decoder.") for name in tensors):
+    if head != "ConditionalGeneration":
         config = dataclasses.replace(config, num_decoder_layers=0, tied_logits=True)
-        count = tensors["classifier.weight"].shape[0] if "classifier.weight" in tensors else 0
-        classes = Classes(count=count, per_token=True) if is_tagger and count else None
+        classes = None
+        if head == "TokenClassification":
+            if "classifier.weight" not in tensors:
+                raise UserError(f"{folder} lacks classifier.weight, which a tagger must have")
+            classes = Classes(count=tensors["classifier.weight"].shape[0], per_token=True)
         model: Model = EncoderOnly(config, classes)
     else:
         model, tensors, remark = _with_logits(config, settings, tensors)
@@ -146,12 +152,23 @@ def read(folder: pathlib.Path) -> Foreign:
     params = {}
     for name, shape in shapes.items():
         for tensor in names[name]:
-            check_shape(str(folder), tensor, tensor_shape(name, shape), tensors[tensor])
-        convert = np.transpose if is_transposed(name) else np.asarray
+            check_array(str(folder), tensor, tensor_shape(name, shape), tensors[tensor])
         parts = [tensors[tensor] for tensor in names[name]]
-        params[name] = gathered(shape, parts, convert, per_layer=is_stacked(name))
+        view = functools.partial(_as_tensor, name)
+        params[name] = gathered(shape, parts, view, per_layer=is_stacked(name))
     vocabulary, remark = tokenizer_files.read(folder)
     return Foreign(model=model, params=params, vocabulary=vocabulary, remarks=(*remarks, *remark))
+
+
+def _class_of(settings: Mapping[str, Any], tensors: Mapping[str, Stored]) -> str:
+    """Returns which of the family's classes was saved: by its name or, without one, its tensors."""
+    named = str((settings.get("architectures") or [""])[0])
+    for kind in ("EncoderModel", "TokenClassification", "ConditionalGeneration"):
+        if named.endswith(kind):
+            return kind
+    if any(name.startswith("decoder.") for name in tensors):
+        return "ConditionalGeneration"
+    return "TokenClassification" if "classifier.weight" in tensors else "EncoderModel"
 
 
 def _without_aliases(tensors: dict[str, Stored], owner: str) -> dict[str, Stored]:
@@ -169,8 +186,16 @@ def _without_aliases(tensors: dict[str, Stored], owner: str) -> dict[str, Stored
     return {SHARED: tensors[first], **rest}
 
 
+def _as_tensor(name: str, part: np.ndarray) -> np.ndarray:
+    """A view of a parameter, or of one layer of it, as the tensor that it is there."""
+    matrix = part.reshape(matrix_shape(name, part.shape))
+    return matrix.T if is_transposed(name) else matrix
+
+
 def _equal(one: Stored, other: Stored) -> bool:
-    return one.shape == other.shape and np.array_equal(one.read(), other.read())
+    return one.shape == other.shape and all(
+        np.array_equal(one.read(rows), other.read(rows)) for rows in one.pieces()
+    )
 
 
 def _with_logits(
@@ -193,10 +218,17 @@ def _with_logits(
     if scale != 1.0:
         # A matrix of its own whose result is scaled: the factor goes into the matrix.
         read_head = head.read
-        head = Stored(head.shape, lambda: np.asarray(read_head(), np.float32) * np.float32(root))
+        head = Stored(
+            head.shape,
+            "float32",
+            lambda rows: np.asarray(read_head(rows), np.float32) * np.float32(root),
+        )
         remarks.append(f"{LM_HEAD} is multiplied by 1 / sqrt(d_model), as its model does")
     elif own is None:
-        remarks.append("logits get a copy of the embedding: they are tied to it without T5's scale")
+        remarks.append(
+            f"there is no {LM_HEAD}: logits get a copy of {SHARED}, to which they are tied without "
+            "T5's scale; training separates the two"
+        )
     return EncoderDecoder(config), {**tensors, LM_HEAD: head}, remarks
 
 
@@ -207,13 +239,14 @@ def write(foreign: Foreign, folder: pathlib.Path, dtype: np.dtype[Any]) -> list[
         UserError: for a model that `transformers` has no class for.
     """
     model = foreign.model
-    settings, remarks = config_to_json(model, dtype.name, foreign.vocabulary)
+    settings, remarks = config_to_json(model, dtype.name)
     prefix = TAGGER_PREFIX if isinstance(model, EncoderOnly) and model.classes else ""
     factor = np.float32(1.0)
     if logits_scale(settings) != 1.0 and not model.config.tied_logits:
         factor = np.float32(math.sqrt(model.config.embed_dim))
         remarks.append(
-            f"{LM_HEAD} is multiplied by sqrt(d_model): transformers 5 divides umT5's logits by it"
+            f"{LM_HEAD} is multiplied by sqrt(d_model), which transformers 5 divides umT5's logits "
+            "by; earlier versions would put the embedding in its place"
         )
 
     def group(name: str, array: LazyArray) -> tuple[dict[str, Shape], Callable[[], Any]]:
@@ -225,15 +258,16 @@ def write(foreign: Foreign, folder: pathlib.Path, dtype: np.dtype[Any]) -> list[
         def make() -> dict[str, np.ndarray]:
             whole = array.load()
             layers = whole if is_stacked(name) else whole[None]
-            matrix = matrix_shape(name, layers.shape[1:])
-            made = {n: layer.reshape(matrix) for n, layer in zip(names, layers, strict=True)}
-            if is_transposed(name):
-                made = {n: layer.T for n, layer in made.items()}
-            return {n: layer * factor for n, layer in made.items()} if name == LOGITS else made
+            made = {n: _as_tensor(name, layer) for n, layer in zip(names, layers, strict=True)}
+            if name == LOGITS and factor != 1.0:
+                made = {n: layer * factor for n, layer in made.items()}
+            return made
 
         return dict.fromkeys(names, shape), make
 
-    write_tensors(folder, [group(n, array) for n, array in foreign.params.items()], dtype)
+    # An encoder's logits of tokens have no place there; the remark says so.
+    kept = {n: array for n, array in foreign.params.items() if n != "logits_dense/kernel"}
+    write_tensors(folder, [group(n, array) for n, array in kept.items()], dtype)
     (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
     if foreign.vocabulary is None:
         return [*remarks, "no tokenizer is written: the checkpoint has no vocabulary"]

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from t5lite.core.errors import UserError, check_choice
-from t5lite.data.vocabularies import Vocabulary
 from t5lite.models.architectures import DecoderOnly, EncoderOnly, Model
 from t5lite.models.config import T5Config
 
@@ -16,6 +15,14 @@ FEED_FORWARD = {
     "gated-gelu": ("gelu", "linear"),
     "gated-silu": ("silu", "linear"),
     "gated-relu": ("relu", "linear"),
+}
+# What the classes take where the file says nothing.
+_NUMBERS: dict[str, int | float] = {
+    "layer_norm_epsilon": 1e-6,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "local_radius": 127,
+    "global_block_size": 16,
 }
 _SIZES = ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers")
 _ENCODER_ATTENTION = {"local": "local", "transient-global": "transient_global"}
@@ -43,23 +50,30 @@ def config_of(settings: Mapping[str, Any], owner: str) -> T5Config:
         check_choice(f"{owner}: encoder_attention_type", kind, _ENCODER_ATTENTION)
         attention = _ENCODER_ATTENTION[kind]
     decoder_layers = settings.get("num_decoder_layers")
-    return T5Config(
-        vocab_size=settings["vocab_size"],
-        embed_dim=settings["d_model"],
-        num_heads=settings["num_heads"],
-        head_dim=settings["d_kv"],
-        mlp_dim=settings["d_ff"],
-        num_encoder_layers=settings["num_layers"],
-        num_decoder_layers=settings["num_layers"] if decoder_layers is None else decoder_layers,
-        mlp_activations=FEED_FORWARD[proj],
-        norm_epsilon=settings.get("layer_norm_epsilon", 1e-6),
-        positions="layer_bias" if family == "umt5" else "shared_bias",
-        num_buckets=settings.get("relative_attention_num_buckets", 32),
-        max_distance=settings.get("relative_attention_max_distance", 128),
-        encoder_attention=attention,
-        local_radius=settings.get("local_radius", 127),
-        global_block_size=settings.get("global_block_size", 16),
-    )
+    numbers = {name: settings.get(name, default) for name, default in _NUMBERS.items()}
+    for name, value in numbers.items():
+        if type(value) not in (int, type(_NUMBERS[name])) or value <= 0:
+            raise UserError(f"{owner} must have {name}, a number > 0, got {value!r}")
+    try:
+        return T5Config(
+            vocab_size=settings["vocab_size"],
+            embed_dim=settings["d_model"],
+            num_heads=settings["num_heads"],
+            head_dim=settings["d_kv"],
+            mlp_dim=settings["d_ff"],
+            num_encoder_layers=settings["num_layers"],
+            num_decoder_layers=settings["num_layers"] if decoder_layers is None else decoder_layers,
+            mlp_activations=FEED_FORWARD[proj],
+            norm_epsilon=float(numbers["layer_norm_epsilon"]),
+            positions="layer_bias" if family == "umt5" else "shared_bias",
+            num_buckets=numbers["relative_attention_num_buckets"],
+            max_distance=numbers["relative_attention_max_distance"],
+            encoder_attention=attention,
+            local_radius=numbers["local_radius"],
+            global_block_size=numbers["global_block_size"],
+        )
+    except UserError as error:
+        raise UserError(f"{owner} does not describe a T5: {error}") from error
 
 
 def logits_scale(settings: Mapping[str, Any]) -> float:
@@ -74,9 +88,7 @@ def logits_scale(settings: Mapping[str, Any]) -> float:
     return 1.0 / math.sqrt(settings["d_model"]) if is_scaled else 1.0
 
 
-def config_to_json(
-    model: Model, dtype: str, vocabulary: Vocabulary | None
-) -> tuple[dict[str, Any], list[str]]:
+def config_to_json(model: Model, dtype: str) -> tuple[dict[str, Any], list[str]]:
     """Returns config.json for a model, and remarks.
 
     Raises:
@@ -86,23 +98,27 @@ def config_to_json(
     proj = next((p for p, names in FEED_FORWARD.items() if names == config.mlp_activations), None)
     classes = model.classes if isinstance(model, EncoderOnly) else None
     pooled = classes is not None and not classes.per_token
+    is_long = config.encoder_attention != "full"
     for unknown, what in (
-        (isinstance(model, DecoderOnly), "a decoder-only model"),
-        (proj is None, f"mlp_activations {config.mlp_activations}"),
-        (config.positions == "rotary", "rotary positions"),
-        (config.kv_heads != config.num_heads, "grouped heads of keys and values"),
-        (pooled, "an encoder with a class for each example"),
+        (isinstance(model, DecoderOnly), "DecoderOnly"),
+        (proj is None, f"T5Config.mlp_activations {config.mlp_activations}"),
+        (config.positions == "rotary", "rotary T5Config.positions"),
+        (config.kv_heads != config.num_heads, f"T5Config.num_kv_heads {config.num_kv_heads}"),
+        (pooled, "Classes.per_token False"),
+        (classes is not None and is_long, f"Classes and {config.encoder_attention!r} attention"),
     ):
         if unknown:
-            raise UserError(f"Hugging Face's T5 family has no model with {what}")
+            raise UserError(
+                f"--to=huggingface: its T5 family has nothing for {what}; keep it for t5lite"
+            )
     family = "umt5" if config.positions == "layer_bias" else "t5"
-    family = "longt5" if config.encoder_attention != "full" else family
+    family = "longt5" if is_long else family
     prefix = {"t5": "T5", "umt5": "UMT5", "longt5": "LongT5"}[family]
     kind = "ForConditionalGeneration"
     if isinstance(model, EncoderOnly):
         kind = "EncoderModel" if classes is None else "ForTokenClassification"
         if classes is None:
-            remarks.append("an encoder's logits of tokens have no place in Hugging Face's classes")
+            remarks.append("logits of tokens are left out: T5EncoderModel has none")
     settings: dict[str, Any] = {
         "architectures": [prefix + kind],
         "model_type": family,

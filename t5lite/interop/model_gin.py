@@ -21,6 +21,8 @@ def model_gin(model: Model, vocabulary: Vocabulary | None, vocabulary_path: str)
     if isinstance(model, EncoderOnly) and model.classes is not None:
         lines.append("EncoderOnly.classes = @Classes()")
         lines += [f"Classes.{k} = {v!r}" for k, v in dataclasses.asdict(model.classes).items()]
+    if model.config.encoder_attention == "transient_global":
+        lines.append("train.packed = False")
     for field in dataclasses.fields(T5Config):
         value = getattr(model.config, field.name)
         if field.name not in _OF_RUNS:

@@ -5,9 +5,10 @@ T5X keeps no configuration with a checkpoint: sizes are read off the arrays.
 Source: google-research/t5x@main:t5x/checkpoints.py and adafactor.py, google/flaxformer@main.
 """
 
+import math
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import flax.traverse_util
 import jax
@@ -19,8 +20,8 @@ from t5lite.interop.foreign import (
     Foreign,
     Shape,
     Stored,
+    check_array,
     check_names,
-    check_shape,
     gathered,
     is_stacked,
     matrix_shape,
@@ -32,6 +33,8 @@ from t5lite.models.initializers import Parameter
 from t5lite.optimizers.adafactor import Factored, adafactor
 
 Arrays = Mapping[str, Stored]
+# Of Adafactor, for each parameter; those not in use have the shape (1,).
+_SLOTS = ("v_row", "v_col", "v", "m")
 # Where T5X and Flaxformer name a parameter otherwise.
 RENAMED = {"global_layer_norm": "attention/T5LayerNorm_0"}
 # Flaxformer's note on the format, next to parameters.
@@ -70,9 +73,11 @@ def read(
     check_names(owner, [n for place in made.values() for n in place.names], list(params))
     for place in made.values():
         place.check(owner)
-    step = int(arrays["state/step"].read()) if "state/step" in arrays else 0
+    step = int(arrays["state/step"].read(...)) if "state/step" in arrays else 0
     state = None
     if optimizer_state:
+        if "state/step" not in arrays:
+            raise UserError(f"{owner} lacks state/step, by which Adafactor's decay goes")
         slots = _below("state/param_states", arrays)
         state = _opt_state(owner, model, made, slots, step)
     return Foreign(
@@ -86,8 +91,9 @@ def read(
 
 def _remark(config: T5Config) -> str:
     return (
-        f"sizes were read off the arrays; taken to have mlp_activations {config.mlp_activations} "
-        f"and encoder_attention {config.encoder_attention!r}, which they do not tell"
+        f"sizes were read off the arrays; taken to have mlp_activations {config.mlp_activations}, "
+        f"encoder_attention {config.encoder_attention!r} and T5Config's own max_distance, "
+        "norm_epsilon, local_radius and global_block_size, which they do not tell"
     )
 
 
@@ -128,21 +134,36 @@ class Place:
 
     def check(self, owner: str) -> None:
         """Raises a UserError where an array has another shape; heads may be joined or not."""
+        self.check_like(owner, {name: self._arrays[name] for name in self.names})
+
+    def check_like(self, owner: str, arrays: Arrays) -> None:
+        """Raises a UserError where arrays of the parameter's names have other shapes than it."""
+        whole = self._with_layers(self.layer_shape)
+        matrix = self._with_layers(matrix_shape(self.name, self.layer_shape))
         for name in self.names:
-            stored = self._arrays[name]
-            matrix = matrix_shape(self.name, self.layer_shape)
-            fits = [self._with_layers(shape) for shape in (self.layer_shape, matrix)]
-            if stored.shape not in fits:
-                check_shape(owner, name, fits[1], stored)
+            fits = whole if arrays[name].shape == whole else matrix
+            check_array(owner, name, fits, arrays[name])
 
     def array(self, arrays: Arrays) -> LazyArray:
         """Returns the parameter, or something of its shape, from arrays of these names."""
-        parts = [arrays[name] for name in self.names]
-        convert: Callable[[np.ndarray], np.ndarray] = np.asarray
-        if self.is_scanned:
-            convert = lambda whole: np.moveaxis(whole, 1, 0)  # noqa: E731
+        return self.like(self.shape, [arrays[name] for name in self.names], layers_at=1)
+
+    def like(self, shape: Shape, parts: list[Stored], *, layers_at: int) -> LazyArray:
+        """Returns an array of `shape` from parts that are stored as the parameter is.
+
+        Args:
+            layers_at: the dimension that the layers are in a part, where they are scanned.
+        """
+        stored = parts[0].shape
+        rest = (*stored[:layers_at], *stored[layers_at + 1 :])
+
+        def as_stored(part: np.ndarray) -> np.ndarray:
+            if self.is_scanned:
+                return np.moveaxis(part.reshape(part.shape[0], *rest), 0, layers_at)
+            return part.reshape(stored)
+
         per_layer = is_stacked(self.name) and not self.is_scanned
-        return gathered(self.shape, parts, convert, per_layer=per_layer)
+        return gathered(shape, parts, as_stored, per_layer=per_layer)
 
     def _with_layers(self, shape: Shape) -> Shape:
         """T5X stacks scanned layers along the second dimension."""
@@ -159,7 +180,7 @@ def _model_of(
 
     def need(pattern: str) -> tuple[str, Stored]:
         if (found := find(pattern)) is None:
-            raise UserError(f"{owner} must hold an array named like {pattern}, got none")
+            raise UserError(f"{owner} must hold an array named like {pattern}, as T5 has; got none")
         return found
 
     def layers(stack: str) -> int:
@@ -167,13 +188,19 @@ def _model_of(
         scanned = find(rf"{stack}/{stack}/pre_mlp_layer_norm/scale")
         return scanned[1].shape[1] if scanned else max(numbers, default=-1) + 1
 
-    vocab_size, embed_dim = need("token_embedder/embedding")[1].shape
+    for pattern in ("token_embedder/embedding", r".*relpos_bias/rel_embedding"):
+        name, stored = need(pattern)
+        if len(stored.shape) < 2 or 0 in stored.shape:
+            raise UserError(f"{owner}: {name} must have two dimensions, got {stored.shape}")
+    vocab_size, embed_dim = need("token_embedder/embedding")[1].shape[:2]
     bias_name, bias = need(r".*relpos_bias/rel_embedding")
     num_heads, num_buckets = bias.shape[0], bias.shape[-1]
     query = need(r".*attention/query/kernel")[1]
     inner = int(np.prod(query.shape)) // embed_dim
     wide_name, wide = need(r".*mlp/(wi|wi_0)/kernel")
     is_scanned = find(r"(encoder/encoder|decoder/decoder)/.*") is not None
+    if len(wide.shape) != 2 + is_scanned or len(query.shape) < 2:
+        raise UserError(f"{owner}: {wide_name} is no kernel of T5: its shape is {wide.shape}")
     stacked_by = wide.shape[1] if is_scanned else 1
     guess = ("relu",) if wide_name.endswith("/wi/kernel") else ("gelu", "linear")
     side = find("encoder/side_relpos_bias/rel_embedding")
@@ -207,15 +234,12 @@ def _opt_state(
     axes = flax.traverse_util.unflatten_dict({n: p.axes for n, p in made.items()}, sep="/")
     moments = jax.eval_shape(adafactor(1.0, param_axes=axes).init, tree).second_moment
     moments = flax.traverse_util.flatten_dict(moments, sep="/")
+    known = [f"{n}/{slot}" for place in made.values() for n in place.names for slot in _SLOTS]
+    check_names(f"{owner}: state/param_states", known, list(slots))
     state = {"step": _constant(np.asarray(step, np.int32))}
     momenta: dict[str, LazyArray] = {}
     for name, place in made.items():
-        parts = {
-            slot: {n: slots[f"{n}/{slot}"] for n in place.names if f"{n}/{slot}" in slots}
-            for slot in ("v_row", "v_col", "v", "m")
-        }
-        if any(len(found) != len(place.names) for found in parts.values()):
-            raise UserError(f"{owner} lacks the state of Adafactor for {place.names[0]}")
+        parts = {slot: {n: slots[f"{n}/{slot}"] for n in place.names} for slot in _SLOTS}
         is_factored = parts["v_row"][place.names[0]].shape != (1,)
         if is_factored != isinstance(moments[name], Factored):
             kinds = {True: "factored", False: "whole"}
@@ -226,16 +250,20 @@ def _opt_state(
             )
         prefix = f"second_moment/{name}"
         if is_factored:
-            for slot, moment in _factors(place, parts, moments[name]).items():
+            for slot, moment in _factors(owner, place, parts, moments[name]).items():
                 state[f"{prefix}/{slot}"] = moment
         else:
+            place.check_like(f"{owner}: state/param_states, v", parts["v"])
             state[prefix] = place.array(parts["v"])
         if parts["m"][place.names[0]].shape != (1,):
+            place.check_like(f"{owner}: state/param_states, m", parts["m"])
             momenta[f"momentum/{name}"] = place.array(parts["m"])
     return state | momenta
 
 
-def _factors(place: Place, parts: Mapping[str, Arrays], factored: Factored) -> dict[str, LazyArray]:
+def _factors(
+    owner: str, place: Place, parts: Mapping[str, Arrays], factored: Factored
+) -> dict[str, LazyArray]:
     """Returns row and column moments, which T5X has without the dimensions of length 1.
 
     Of a matrix v_row is the shorter of the two, or where both are of one length that of the first
@@ -250,7 +278,9 @@ def _factors(place: Place, parts: Mapping[str, Arrays], factored: Factored) -> d
     )
     row_slot = "v_col" if is_matrix and first_is_embed != v_row_is_first else "v_row"
     made = {}
-    for field, slot in (("row", row_slot), ("column", {"v_row": "v_col"}.get(row_slot, "v_row"))):
+    column_slot = "v_row" if row_slot == "v_col" else "v_col"
+    per_layer = is_stacked(place.name) and not place.is_scanned
+    for field, slot in (("row", row_slot), ("column", column_slot)):
         shape = tuple(getattr(factored, field).shape)
         kept = [a for a in order if (a == "embed") == (field == "row")]
         # Among the axes that are left, T5X's layers stand second, or first before a lone row.
@@ -259,12 +289,14 @@ def _factors(place: Place, parts: Mapping[str, Arrays], factored: Factored) -> d
             theirs = [order[0], "layers", *order[1:]]
             at = [a for a in theirs if a == "layers" or a in kept].index("layers")
 
-        def convert(part: np.ndarray, at: int = at) -> np.ndarray:
-            return np.moveaxis(part, at, 0)
-
         stored = [parts[slot][name] for name in place.names]
-        per_layer = is_stacked(place.name) and not place.is_scanned
-        made[field] = gathered(shape, stored, convert, per_layer=per_layer)
+        size = math.prod(shape[1:] if per_layer else shape)
+        if wrong := [s.shape for s in stored if math.prod(s.shape) != size]:
+            raise UserError(
+                f"{owner}: state/param_states/{place.names[0]}/{slot} must have {size} numbers, "
+                f"got shape {wrong[0]}"
+            )
+        made[field] = place.like(shape, stored, layers_at=at)
     return made
 
 

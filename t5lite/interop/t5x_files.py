@@ -11,7 +11,7 @@ import tensorstore
 
 from t5lite.core.errors import UserError
 from t5lite.core.lazy import by_name
-from t5lite.interop.foreign import Stored
+from t5lite.interop.foreign import Rows, Stored
 
 # T5X's file of all small arrays and, in the older format, of all arrays that are not partitioned.
 MSGPACK = "checkpoint"
@@ -84,20 +84,22 @@ def _is_spec(value: Any) -> bool:
 
 def _stored(value: Any, path: pathlib.Path, name: str) -> Stored:
     folder = path.parent
+    where: Any = None
     if isinstance(value, str) and value.startswith(PLACEHOLDER):
-        return _zarr(folder / value.removeprefix(PLACEHOLDER), f"{path}: {name}")
-    if _is_spec(value):
+        where = value.removeprefix(PLACEHOLDER)
+    elif _is_spec(value):
         kvstore = value["kvstore"]
-        inside = str(kvstore.get("path", value.get("path", ""))).strip("/")
+        where = kvstore.get("path", value.get("path")) if isinstance(kvstore, dict) else kvstore
+    if where is not None:
         # The path is relative; one that is not, or leaves the folder, is none that T5X wrote.
-        if not inside or ".." in pathlib.PurePath(inside).parts:
-            raise UserError(f"{path}: {name} must be in a folder beside it, got {inside!r}")
+        inside = pathlib.PurePath(str(where).rstrip("/"))
+        if not inside.parts or inside.is_absolute() or ".." in inside.parts:
+            raise UserError(f"{path}: {name} must be in a folder beside it, got {where!r}")
         return _zarr(folder / inside, f"{path}: {name}")
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise UserError(f"{path}: {name} must be an array, got {type(value).__name__}") from error
-    return Stored(array.shape, lambda: array)
+    if not isinstance(value, np.ndarray | np.generic | int | float):
+        raise UserError(f"{path}: {name} must be an array, got {type(value).__name__}")
+    array = np.asarray(value)
+    return Stored(array.shape, array.dtype.name, lambda rows: array[rows])
 
 
 def _zarr(folder: pathlib.Path, owner: str) -> Stored:
@@ -108,7 +110,8 @@ def _zarr(folder: pathlib.Path, owner: str) -> Stored:
         opened = tensorstore.open(spec, open=True).result()
     except ValueError as error:
         raise UserError(f"{owner}: {folder} must be a zarr array: {_first_line(error)}") from error
-    return Stored(tuple(opened.shape), _guarded(lambda: opened.read().result(), owner))
+    read = _guarded(lambda rows: opened[rows].read().result(), owner)
+    return Stored(tuple(opened.shape), opened.dtype.numpy_dtype.name, read)
 
 
 def _from_orbax(folder: pathlib.Path) -> dict[str, Stored]:
@@ -120,8 +123,8 @@ def _from_orbax(folder: pathlib.Path) -> dict[str, Stored]:
     except (ValueError, OSError, KeyError) as error:
         raise UserError(f"{folder} must be a checkpoint: {_first_line(error)}") from error
 
-    def reader(name: str, metadata: Any) -> Callable[[], np.ndarray]:
-        def read() -> np.ndarray:
+    def reader(name: str, metadata: Any) -> Callable[[Rows], np.ndarray]:
+        def read(rows: Rows) -> np.ndarray:
             item = flax.traverse_util.unflatten_dict({name: metadata}, sep="/")
             args = {name: ocp.RestoreArgs(restore_type=np.ndarray)}
             restored = handler.restore(
@@ -132,22 +135,27 @@ def _from_orbax(folder: pathlib.Path) -> dict[str, Stored]:
                     partial_restore=True,
                 ),
             )
-            return np.asarray(by_name(restored)[name])
+            return np.asarray(by_name(restored)[name])[rows]
 
         return _guarded(read, f"{folder}: {name}")
 
     found: Mapping[str, Any] = by_name(tree, is_leaf=lambda x: hasattr(x, "shape"))
     return {
-        name: Stored(tuple(metadata.shape), reader(name, metadata))
+        name: Stored(
+            tuple(metadata.shape),
+            np.dtype(metadata.dtype).name,
+            reader(name, metadata),
+            has_pieces=False,
+        )
         for name, metadata in found.items()
         if hasattr(metadata, "shape")
     }
 
 
-def _guarded(read: Callable[[], Any], owner: str) -> Callable[[], np.ndarray]:
-    def checked() -> np.ndarray:
+def _guarded(read: Callable[[Rows], Any], owner: str) -> Callable[[Rows], np.ndarray]:
+    def checked(rows: Rows) -> np.ndarray:
         try:
-            return np.asarray(read())
+            return np.asarray(read(rows))
         except (ValueError, OSError) as error:
             raise UserError(f"{owner} cannot be read: {_first_line(error)}") from error
 

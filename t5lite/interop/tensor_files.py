@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from t5lite.core.errors import UserError
-from t5lite.interop.foreign import Shape, Stored
+from t5lite.interop.foreign import Rows, Shape, Stored
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # What others save next to it, or instead of it.
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
+_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 # Bytes in one file; it is in memory as a whole while it is written.
 FILE_BYTES = 1 << 30
 
@@ -57,11 +58,16 @@ def stored_tensors(folder: pathlib.Path) -> dict[str, Stored]:
             f"{folder} must hold {SINGLE} or {INDEX}, got {what}; save the model again with "
             "save_pretrained(safe_serialization=True)"
         )
+    held = {file: _tensors_of(folder / file) for file in files}
+    if places is None:
+        return held[SINGLE]
     tensors: dict[str, Stored] = {}
-    for name in files:
-        tensors |= _tensors_of(folder / name)
-    if places is not None and (missing := sorted(places.keys() - tensors.keys())):
-        raise UserError(f"{folder / INDEX} names {missing[0]}, which is in none of its files")
+    for name, file in places.items():
+        if name not in held[file]:
+            raise UserError(f"{folder / INDEX} has {name} in {file}, which does not hold it")
+        tensors[name] = held[file].pop(name)
+    if left := sorted(name for rest in held.values() for name in rest):
+        raise UserError(f"{folder} holds {left[0]} where {INDEX} does not name it")
     return tensors
 
 
@@ -80,16 +86,23 @@ def _tensors_of(path: pathlib.Path) -> dict[str, Stored]:
                 f"({error}); fetch it again"
             ) from error
 
-    def reader(name: str) -> Callable[[], np.ndarray]:
-        def read() -> np.ndarray:
+    def reader(name: str) -> Callable[[Rows], np.ndarray]:
+        def read(rows: Rows) -> np.ndarray:
             with open_file() as file:
-                return np.asarray(file.get_tensor(name))
+                return np.asarray(file.get_slice(name)[rows])
 
         return read
 
     with open_file() as file:
-        shapes: dict[str, Shape] = {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
-    return {name: Stored(shape, reader(name)) for name, shape in shapes.items()}
+        slices = {name: file.get_slice(name) for name in list(file.keys())}
+        return {
+            name: Stored(
+                tuple(part.get_shape()),
+                _DTYPES.get(part.get_dtype(), part.get_dtype()),
+                reader(name),
+            )
+            for name, part in slices.items()
+        }
 
 
 def write_tensors(

@@ -64,7 +64,7 @@ class EncoderDecoder(nn.Module):
     def extend(self, batch: Batch, cache: Cache) -> tuple[Float[Array, "b l v"], Cache]:
         """Reads `decoder_input_tokens` behind those of the cache, and returns what `decode` would.
 
-        Tokens beyond the capacity of the cache would be written over its last ones.
+        Of tokens beyond the capacity of the cache the logits are NaN.
         """
         x = self.token_embedder(batch["decoder_input_tokens"])
         x, cache = self.decoder.extend(x, batch["decoder_segment_ids"], None, cache)
@@ -99,8 +99,8 @@ class DecoderOnly(nn.Module):
     def extend(self, batch: Batch, cache: Cache) -> tuple[Float[Array, "b l v"], Cache]:
         """Reads `decoder_input_tokens` behind those of the cache, and returns the logits.
 
-        A prefix that is seen as a whole has to be read at once. Tokens beyond the capacity of the
-        cache would be written over its last ones.
+        A prefix that is seen as a whole has to be read at once. Of tokens beyond the capacity of
+        the cache the logits are NaN.
         """
         x = self.token_embedder(batch["decoder_input_tokens"])
         segments = batch["decoder_segment_ids"]
@@ -215,9 +215,15 @@ def mean_of_segments(
     >>> mean_of_segments(x, jnp.array([[1, 1, 2, 0]]))[0, :, 0].tolist()
     [2.0, 2.0, 5.0, 0.0]
     """
-    same = segment_mask(segment_ids, segment_ids)[:, 0].astype(jnp.float32)
-    shares = same / jnp.maximum(same.sum(axis=2, keepdims=True), 1.0)
-    return jnp.einsum("blk,bke->ble", shares, x.astype(jnp.float32)).astype(x.dtype)
+    count = segment_ids.shape[1] + 1
+
+    def of_row(row: Float[Array, "l e"], ids: Int[Array, "l"]) -> Float[Array, "l e"]:
+        is_token = (ids > 0).astype(jnp.float32)[:, None]
+        sums = jax.ops.segment_sum(row.astype(jnp.float32) * is_token, ids, count)
+        tokens = jax.ops.segment_sum(is_token, ids, count)
+        return (sums / jnp.maximum(tokens, 1.0))[ids]
+
+    return jax.vmap(of_row)(x, segment_ids).astype(x.dtype)
 
 
 Model = EncoderDecoder | DecoderOnly | EncoderOnly

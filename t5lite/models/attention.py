@@ -31,7 +31,8 @@ def attention_weights(
     bias: Float[Array, "#b h q k"] | None = None,
     mask: Bool[Array, "#b 1 q k"] | None = None,
 ) -> Float[Array, "b h q k"]:
-    """Returns the softmax over keys of query . key + bias, in float32; 0 where masked.
+    """Returns the softmax over keys of query . key + bias, in float32; 0 where masked, unless all
+    keys of a query are, as `attend` sees to.
 
     Scores are not divided by sqrt(d): T5 puts that factor into the initial query kernel. Query
     head i attends to the keys of head i * g // h.
@@ -84,9 +85,14 @@ class Attention(nn.Module):
         query/kernel [embed, heads, kv], normal with variance 1 / (embed * kv).
         key/kernel, value/kernel [embed, heads, kv], normal with variance 1 / embed.
         out/kernel [heads, kv, embed], normal with variance 1 / (heads * kv).
+
+    Args:
+        has_positions: whether queries and keys are places in one sequence, so that rotary positions
+            turn them.
     """
 
     config: T5Config
+    has_positions: bool = True
 
     def setup(self) -> None:
         config = self.config
@@ -127,7 +133,7 @@ class Attention(nn.Module):
         return attend(weights, source.value, mask=mask)
 
     def _turned(self, heads: Float[Array, "b l h d"], start: Start) -> Float[Array, "b l h d"]:
-        if self.config.positions != "rotary":
+        if self.config.positions != "rotary" or not self.has_positions:
             return heads
         return rotate(heads, start, self.config.rotary_base)
 

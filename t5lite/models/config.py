@@ -71,7 +71,8 @@ class T5Config:
         scan_unroll: layers in one turn of the loop over layers; 1 compiles fastest.
 
     Raises:
-        UserError: for a size under 1, a rate outside [0, 1) or an unknown name.
+        UserError: for a size under 1, a rate outside [0, 1), an unknown name, or choices that
+            exclude each other.
     """
 
     vocab_size: int
@@ -106,8 +107,11 @@ class T5Config:
                 raise UserError(
                     f"T5Config.{field.name} must be a whole number >= {least}, got {value!r}"
                 )
-        if self.num_kv_heads is not None and (
-            self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads
+        for name in ("norm_epsilon", "rotary_base"):
+            check_number(f"T5Config.{name}", getattr(self, name), "over 0", lambda x: x > 0)
+        groups = self.num_kv_heads
+        if groups is not None and not (
+            isinstance(groups, int) and groups > 0 and self.num_heads % groups == 0
         ):
             raise UserError(
                 f"T5Config.num_kv_heads must divide num_heads ({self.num_heads}), got "
@@ -131,6 +135,16 @@ class T5Config:
             raise UserError(
                 f"T5Config.encoder_attention {self.encoder_attention!r} needs positions "
                 f"'shared_bias', got {self.positions!r}"
+            )
+        if self.encoder_attention != "full" and not self.num_encoder_layers:
+            raise UserError(
+                f"T5Config.encoder_attention {self.encoder_attention!r} needs an encoder, got "
+                "num_encoder_layers=0"
+            )
+        if self.prefix_attention and self.num_encoder_layers:
+            raise UserError(
+                "T5Config.prefix_attention is for decoder-only models, got num_encoder_layers="
+                f"{self.num_encoder_layers}"
             )
         choose("T5Config.dtype", self.dtype, DTYPES)
         choose("T5Config.remat", self.remat, REMAT_POLICIES)

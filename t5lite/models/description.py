@@ -37,11 +37,14 @@ def from_description(described: dict[str, Any]) -> Model:
     Raises:
         UserError: where it is not one that this version knows.
     """
-    kind: Any = choose("the checkpoint's architecture", described["architecture"], ARCHITECTURES)
-    known = {field.name for field in dataclasses.fields(T5Config)}
-    if extra := sorted(described["config"].keys() - known):
-        raise UserError(f"the checkpoint's model has T5Config.{extra[0]}, which is unknown here")
-    config = T5Config(**described["config"])
-    if "classes" in described:
-        return EncoderOnly(config, Classes(**described["classes"]))
-    return kind(config)
+    try:
+        kind: Any = choose("the model's architecture", described["architecture"], ARCHITECTURES)
+        config = T5Config(**described["config"])
+        if "classes" in described:
+            return EncoderOnly(config, Classes(**described["classes"]))
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"the checkpoint's model is not one that this version of t5lite knows: {error}"
+        ) from error
+    model: Model = kind(config)
+    return model

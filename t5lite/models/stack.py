@@ -92,9 +92,7 @@ class DecoderLayer(nn.Module):
             self.relpos_bias = RelativePositionBias(config, bidirectional=False)
         if config.num_encoder_layers:
             self.pre_cross_attention_layer_norm = RMSNorm(config)
-            self.encoder_decoder_attention = Attention(
-                dataclasses.replace(config, positions="shared_bias")
-            )
+            self.encoder_decoder_attention = Attention(config, has_positions=False)
         self.pre_mlp_layer_norm, self.mlp = RMSNorm(config), FeedForward(config)
         self.post_self_attention_dropout = Dropout()
         self.post_cross_attention_dropout, self.post_mlp_dropout = Dropout(), Dropout()
@@ -110,14 +108,20 @@ class DecoderLayer(nn.Module):
         x: Stream,
         mask: Bool[Array, "#b 1 q k"],
         bias: Bias | None,
-        start: Start,
+        start: Start | None,
         encoded: Float[Array, "b source e"] | None,
         encoded_mask: Bool[Array, "#b 1 q source"] | None,
         dropout_rate: Number | None,
         cached: LayerCache | None,
     ) -> tuple[Stream, KeysValues | None]:
-        """Returns the stream and, with a cache, the keys and values of its tokens."""
-        drop = dropout_rate
+        """Returns the stream and, with a cache, the keys and values of its tokens.
+
+        Args:
+            start: the place of the first token; None for 0, which inside `remat` an int would not
+                stay.
+            cached: this layer's part of the cache, `start` tokens long.
+        """
+        drop, start = dropout_rate, 0 if start is None else start
         normed = self.pre_self_attention_layer_norm(x)
         new = source = self.self_attention.keys_values(normed, start)
         if cached is not None:
@@ -230,7 +234,7 @@ class Decoder(nn.Module):
     ) -> Stream:
         bias = self._bias(x.shape[1], x.shape[1], 0)
         x = _constrained(self.input_dropout(x, dropout_rate))
-        x, _ = self.layers(x, mask, bias, 0, encoded, encoded_mask, dropout_rate, None)
+        x, _ = self.layers(x, mask, bias, None, encoded, encoded_mask, dropout_rate, None)
         return self.output_dropout(self.decoder_norm(x), dropout_rate)
 
     def start(
@@ -266,8 +270,9 @@ class Decoder(nn.Module):
             is_prefix: which of the tokens see each other whatever their order; None for none.
         """
         (rows, count), start = segment_ids.shape, cache.length
+        capacity = cache.segment_ids.shape[1]
+        assert count <= capacity, f"{count} tokens for a cache of {capacity}"
         segments = written(cache.segment_ids, segment_ids, start, axis=1)
-        capacity = segments.shape[1]
         keys = jnp.arange(capacity)[None, None, None]
         queries = (jnp.arange(count) + start)[None, None, :, None]
         may_see = keys <= queries
@@ -290,6 +295,8 @@ class Decoder(nn.Module):
             *(written(a, b, start, axis=2) for a, b in zip(cache.own, new, strict=True))
         )
         extended = dataclasses.replace(cache, length=start + count, segment_ids=segments, own=own)
+        # What does not fit has overwritten other tokens: what comes of it must not pass for good.
+        x = jnp.where(start + count > capacity, jnp.full([], jnp.nan, x.dtype), x)
         return self.decoder_norm(x), extended
 
     def logits(self, x: Stream, embedding: Embedding) -> Float[Array, "b l v"]:

@@ -136,9 +136,9 @@ def _check(owner: str, objective: Classification | Tagging) -> None:
 def _numbers(classes: tuple[str, ...], vocabulary: Sentinels) -> dict[str, int]:
     """The number of each class by its name as the vocabulary gives it back."""
     known = {_back(name, vocabulary): number for number, name in enumerate(classes)}
-    if len(known) < len(classes):
+    if len(known) < len(classes) or "" in known:
         raise UserError(
-            f"the vocabulary reads two of these classes alike: {classes}; name them otherwise"
+            f"the vocabulary cannot tell these classes apart: {classes}; name them otherwise"
         )
     return known
 

@@ -90,7 +90,8 @@ class Checkpoints:
     def about(self, step: int) -> dict[str, Any]:
         """Returns what was saved with the state."""
         args = ocp.args.Composite(about=ocp.args.JsonRestore())
-        return dict(self._manager.restore(step, args=args).about)
+        with self._read_errors(step):
+            return dict(self._manager.restore(step, args=args).about)
 
     def restore(self, step: int, state: TrainState) -> TrainState:
         """Returns the state of `step`, placed as the abstract `state` says.
@@ -117,7 +118,8 @@ class Checkpoints:
             restore_args=ocp.checkpoint_utils.construct_restore_args(item),
             partial_restore=True,
         )
-        return self._manager.restore(step, args=ocp.args.Composite(state=args)).state
+        with self._read_errors(step):
+            return self._manager.restore(step, args=ocp.args.Composite(state=args)).state
 
     def restore_array(self, step: int, name: str) -> np.ndarray:
         """Returns one array of `step`, by its path such as "params/encoder/encoder_norm/scale"."""
@@ -127,7 +129,8 @@ class Checkpoints:
             for leaf in (0, ocp.RestoreArgs(restore_type=np.ndarray))
         )
         restore = ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
-        tree = self._manager.restore(step, args=ocp.args.Composite(state=restore)).state
+        with self._read_errors(step):
+            tree = self._manager.restore(step, args=ocp.args.Composite(state=restore)).state
         return np.asarray(by_name(tree)[name])
 
     def metadata(self, step: int) -> Any:
@@ -136,7 +139,8 @@ class Checkpoints:
         Raises:
             UserError: where it holds no state.
         """
-        metadata = self._manager.item_metadata(step)["state"]
+        with self._read_errors(step):
+            metadata = self._manager.item_metadata(step)["state"]
         if metadata is None:
             raise UserError(f"{self.path(step)} is no checkpoint of t5lite")
         return metadata.tree
@@ -165,6 +169,18 @@ class Checkpoints:
         with self._write_errors():
             self._manager.wait_until_finished()
             self._manager.close()
+
+    @contextmanager
+    def _read_errors(self, step: int) -> Iterator[None]:
+        """Says on one line that a checkpoint is damaged."""
+        try:
+            yield
+        except (ValueError, OSError, KeyError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"checkpoint {self.path(step)} is damaged and cannot be read: {reason[:200]}; use "
+                "another one"
+            ) from error
 
     @contextmanager
     def _write_errors(self) -> Iterator[None]:

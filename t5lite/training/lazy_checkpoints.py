@@ -1,6 +1,7 @@
 """Checkpoints written and read array by array, for those that do not fit into memory."""
 
 import asyncio
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from t5lite.core.errors import UserError
 from t5lite.core.lazy import LazyArray, by_name
 from t5lite.training.checkpoints import FOLDER, Checkpoints
 
+CHUNK_BYTES = 1 << 26
+
 
 class _LazyHandler(ocp.type_handlers.ArrayHandler):
     """Makes, places and writes one array after another."""
@@ -23,8 +26,11 @@ class _LazyHandler(ocp.type_handlers.ArrayHandler):
         for index, (value, info) in enumerate(zip(values, infos, strict=True)):
             host = value.load()
             array = jax.make_array_from_callback(value.shape, value.sharding, host.__getitem__)
+            jax.block_until_ready(array)
             del host
-            part = None if args is None else [args[index]]
+            given = ocp.SaveArgs() if args is None else args[index]
+            # Arrays are compressed chunk by chunk; a whole one would be held once more for it.
+            part = [dataclasses.replace(given, chunk_byte_size=CHUNK_BYTES)]
             for future in await super().serialize([array], [info], part):
                 await asyncio.to_thread(future.result)
             array.delete()

@@ -200,6 +200,11 @@ def first_state(
     if run.initial_checkpoint is not None:
         with open_checkpoint(run.initial_checkpoint) as (source, step):
             if run.restore_optimizer:
+                if "opt_state" not in source.metadata(step):
+                    raise UserError(
+                        f"train.restore_optimizer: {run.initial_checkpoint} holds no state of an "
+                        "optimizer; one of T5X has it if converted with convert.optimizer_state"
+                    )
                 progress.say(f"starting from step and state of {run.initial_checkpoint}")
                 return source.restore(step, shapes)
             params, origins = restore_by_rules(source, step, state.params, run.restore_rules)

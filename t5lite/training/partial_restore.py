@@ -9,7 +9,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from t5lite.core.errors import UserError, check_choice
+from t5lite.core.errors import UserError, check_choice, suggestion
 from t5lite.core.lazy import by_name
 from t5lite.training.checkpoints import Checkpoints
 
@@ -66,10 +66,12 @@ def check_rules(rules: Sequence[Any]) -> None:
                 f"train.restore_rules: {kind!r} takes {KINDS[kind]}, got {tuple(rest)!r}"
             )
         try:
-            re.compile(rest[0])
-        except re.error as error:
+            # Groups that the name refers to are looked up even where nothing matches.
+            re.compile(rest[0]).sub(rest[1] if kind == "map" else "", "")
+        except (re.error, IndexError) as error:
             raise UserError(
-                f"train.restore_rules: {rest[0]!r} must be a regular expression: {error}"
+                f"train.restore_rules: {tuple(rest)!r} must be a regular expression"
+                f"{' and a name made of its groups' if kind == 'map' else ''}: {error}"
             ) from error
 
 
@@ -97,11 +99,11 @@ def plan_restore(
     """
     used: set[int] = set()
 
-    def first(kind: str, name: str) -> Any:
+    def first(kind: str, name: str) -> tuple[Any, re.Match[str]] | None:
         for index, rule in enumerate(rules):
-            if rule[0] == kind and re.fullmatch(rule[1], name):
+            if rule[0] == kind and (match := re.fullmatch(rule[1], name)):
                 used.add(index)
-                return rule
+                return rule, match
         return None
 
     origins: dict[str, Origin] = {}
@@ -109,10 +111,9 @@ def plan_restore(
         if first("fresh", name):
             origins[name] = Origin(None)
             continue
-        rule = first("map", name)
-        theirs = re.sub(rule[1], rule[2], name, count=1) if rule else name
-        layers, grown = first("layers", name), first("grow", name)
-        origin = Origin(theirs, bool(grown), tuple(layers[2]) if layers else None)
+        mapped, layers, grown = (first(kind, name) for kind in ("map", "layers", "grow"))
+        theirs = mapped[1].expand(mapped[0][2]) if mapped else name
+        origin = Origin(theirs, grown is not None, tuple(layers[0][2]) if layers else None)
         _check_fits(owner, name, shape, origin, source)
         origins[name] = origin
     # What begins anew leaves the checkpoint's parameter of its name out.
@@ -126,10 +127,13 @@ def plan_restore(
     for index, rule in enumerate(rules):
         if index not in used:
             side = source if rule[0] == "skip" else wanted
-            raise UserError(
-                f"train.restore_rules: {tuple(rule)!r} matches nothing; names are such as "
-                f"{next(iter(side), 'none')!r}"
-            )
+            matched = next((name for name in side if re.fullmatch(rule[1], name)), None)
+            why = f"matches nothing; {suggestion(rule[1], side)}"
+            if matched is not None and rule[0] == "skip":
+                why = f"matches {matched}, which the model takes"
+            elif matched is not None:
+                why = f"matches {matched}, of which a rule before it says where it comes from"
+            raise UserError(f"train.restore_rules: {tuple(rule)!r} {why}")
     return origins
 
 
@@ -143,8 +147,13 @@ def _check_fits(
             f"{name!r}) or ('map', {name!r}, NAME) to train.restore_rules"
         )
     if origin.layers is not None:
-        needed = (max(origin.layers, default=-1) + 1, *shape[1:])
-        if origin.grown or theirs[:1] < needed[:1] or (len(origin.layers), *theirs[1:]) != shape:
+        if "/layers/" not in name:
+            raise UserError(
+                f"train.restore_rules: ('layers', ...) matches {name}, which is not of stacked "
+                "layers; write a pattern such as 'encoder/layers/.*'"
+            )
+        fits = (len(origin.layers), *theirs[1:]) == shape and max(origin.layers) < theirs[0]
+        if origin.grown or not fits:
             raise UserError(
                 f"{name} has shape {shape} and {origin.source} in {owner} {theirs}: 'layers' "
                 f"needs a layer there for each of {shape[0]}, got {list(origin.layers)}"
@@ -179,24 +188,34 @@ def restore_by_rules(
         {name: leaf.shape for name, leaf in new.items()},
         checkpoints.path(step),
     )
+    whole = {
+        name: origin.source
+        for name, origin in origins.items()
+        if origin.source is not None and origin.layers is None and not origin.grown
+    }
+    wanted = {
+        f"params/{source}": jax.ShapeDtypeStruct(
+            new[name].shape, new[name].dtype, sharding=new[name].sharding
+        )
+        for name, source in whole.items()
+    }
+    # At once, as Orbax reads in parallel; what two take the same from is read once.
+    item = flax.traverse_util.unflatten_dict(wanted, sep="/")
+    read = by_name(checkpoints.restore_part(step, item)) if wanted else {}
     made: dict[str, jax.Array] = {}
     for name, origin in origins.items():
-        value = new[name]
-        if origin.source is not None:
-            value = _value(checkpoints, step, value, origin)
-        made[name] = value
+        if name in whole:
+            made[name] = jax.device_put(read[f"params/{whole[name]}"], new[name].sharding)
+        elif origin.source is None:
+            made[name] = new[name]
+        else:
+            made[name] = _changed(checkpoints, step, new[name], origin)
     return flax.traverse_util.unflatten_dict(made, sep="/"), origins
 
 
-def _value(checkpoints: Checkpoints, step: int, fresh: jax.Array, origin: Origin) -> jax.Array:
-    path = f"params/{origin.source}"
-    if origin.layers is None and not origin.grown:
-        keys = tuple(path.split("/"))
-        wanted = jax.ShapeDtypeStruct(fresh.shape, fresh.dtype, sharding=fresh.sharding)
-        tree = checkpoints.restore_part(step, flax.traverse_util.unflatten_dict({keys: wanted}))
-        value: jax.Array = by_name(tree)[path]
-        return value
-    theirs = checkpoints.restore_array(step, path).astype(fresh.dtype)
+def _changed(checkpoints: Checkpoints, step: int, fresh: jax.Array, origin: Origin) -> jax.Array:
+    """Returns a parameter of other layers or size; every process reads the whole of it."""
+    theirs = checkpoints.restore_array(step, f"params/{origin.source}").astype(fresh.dtype)
     if origin.layers is not None:
         picked = theirs[list(origin.layers)]
         return jax.make_array_from_callback(fresh.shape, fresh.sharding, picked.__getitem__)

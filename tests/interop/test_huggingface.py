@@ -1,3 +1,4 @@
+import functools
 import json
 import pathlib
 import pickle
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from sentencepiece import sentencepiece_model_pb2
 
 from t5lite.core.errors import UserError
+from t5lite.core.lazy import LazyArray, by_name
 from t5lite.interop import huggingface, tensor_files, tokenizer_files
 from t5lite.interop.foreign import Foreign
 from t5lite.models.architectures import Classes, DecoderOnly, EncoderDecoder, EncoderOnly
@@ -121,6 +123,32 @@ BROKEN = {
         ),
         "encoder.embed_tokens.weight must equal shared.weight",
     ),
+    "null": (
+        lambda f: change_config(f, feed_forward_proj=None),
+        "feed_forward_proj is unknown: got None",
+    ),
+    "number": (
+        lambda f: change_config(f, layer_norm_epsilon="1e-6"),
+        "must have layer_norm_epsilon, a number > 0, got '1e-6'",
+    ),
+    "buckets": (
+        lambda f: change_config(f, relative_attention_num_buckets=7),
+        "config.json does not describe a T5: T5Config.num_buckets must be divisible by 4",
+    ),
+    "decoder_lost": (
+        lambda f: (
+            change_config(f, architectures=["T5ForConditionalGeneration"]),
+            change_tensors(f, lambda t: [t.pop(n) for n in list(t) if n.startswith("decoder")]),
+        ),
+        "lacks decoder.block.0",
+    ),
+    "quantised": (
+        lambda f: change_tensors(
+            f,
+            lambda t: t.update({"lm_head.weight": t["lm_head.weight"].astype(np.int8)}),
+        ),
+        "lm_head.weight must be of float32, .*, got I8; save the checkpoint again",
+    ),
     "index": (
         lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b"}}'),
         "b is not there, but the index names it",
@@ -171,13 +199,23 @@ def test_half_precision_is_read_and_written(folder, tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (DecoderOnly(small.decoder_config()), "no model with a decoder-only model"),
-        (EncoderDecoder(small.config(positions="rotary")), "no model with rotary positions"),
-        (EncoderDecoder(small.config(mlp_activations=("silu",))), "no model with mlp_activations"),
-        (EncoderDecoder(small.config(num_kv_heads=1)), "no model with grouped heads"),
+        (DecoderOnly(small.decoder_config()), "nothing for DecoderOnly"),
+        (EncoderDecoder(small.config(positions="rotary")), "nothing for rotary T5Config.positions"),
+        (
+            EncoderDecoder(small.config(mlp_activations=("silu",))),
+            "nothing for T5Config.mlp_activations",
+        ),
+        (EncoderDecoder(small.config(num_kv_heads=1)), "nothing for T5Config.num_kv_heads 1"),
         (
             EncoderOnly(small.config(num_decoder_layers=0), Classes(count=2, per_token=False)),
-            "no model with an encoder with a class for each example",
+            "nothing for Classes.per_token False",
+        ),
+        (
+            EncoderOnly(
+                small.config(num_decoder_layers=0, encoder_attention="local"),
+                Classes(count=2, per_token=True),
+            ),
+            "nothing for Classes and 'local' attention",
         ),
     ],
 )
@@ -209,3 +247,31 @@ def test_sentinels_that_are_pieces_of_the_model_are_counted(tmp_path):
     assert vocabulary.size == len(model.pieces)
     text = vocabulary.decode(np.array([vocabulary.sentinel(0), vocabulary.sentinel(6)]))
     assert text == "<extra_id_0><extra_id_6>"
+
+
+def test_an_encoders_logits_of_tokens_are_left_out(tmp_path):
+    model = EncoderOnly(small.config(num_decoder_layers=0))
+    params = {
+        name: LazyArray(array.shape, np.dtype(np.float32), functools.partial(np.asarray, array))
+        for name, array in by_name(small.params(model)).items()
+    }
+    remarks = huggingface.write(Foreign(model=model, params=params), tmp_path, np.dtype(np.float32))
+    assert "logits of tokens are left out: T5EncoderModel has none" in remarks
+    again = huggingface.read(tmp_path)
+    assert again.params.keys() == params.keys() - {"logits_dense/kernel"}
+
+
+def test_a_tensor_is_read_from_the_file_that_the_index_names(folder):
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    stale = {"shared.weight": tensors["shared.weight"] * 0}
+    save_file(tensors, folder / "a.safetensors")
+    save_file(stale, folder / "b.safetensors")
+    places = dict.fromkeys(tensors, "a.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {**places, "lm_head.weight": "b.safetensors"}}))
+    with pytest.raises(UserError, match="has lm_head.weight in b.safetensors, which does not"):
+        huggingface.read(folder)
+    save_file({"lm_head.weight": tensors["lm_head.weight"], **stale}, folder / "b.safetensors")
+    with pytest.raises(UserError, match="holds .* where model.safetensors.index.json does not"):
+        huggingface.read(folder)

@@ -112,3 +112,14 @@ def test_what_was_encoded_is_not_read_again():
         for p in (params, jax.tree_util.tree_map_with_path(without, params))
     ]
     np.testing.assert_array_equal(*logits)
+
+
+def test_tokens_beyond_the_capacity_give_no_logits():
+    model, batch = MODELS["t5_1_1"], jax.tree.map(jnp.asarray, small.batch(7))
+    variables = {"params": small.params(model)}
+    cache = model.apply(variables, batch, capacity=5, method="start")
+    decoder = {k: v for k, v in batch.items() if k.startswith("decoder")}
+    four, two = ({k: v[:, part] for k, v in decoder.items()} for part in (slice(4), slice(4, 6)))
+    logits, cache = model.apply(variables, four, cache, method="extend")
+    assert jnp.isfinite(logits).all()
+    assert jnp.isnan(model.apply(variables, two, cache, method="extend")[0]).all()

@@ -9,7 +9,7 @@ from t5lite.training.partial_restore import check_rules, plan_restore
 from tests import small
 from tests.training.test_loop import go, make_run  # noqa: F401
 
-SOURCE = {"encoder/a": (2, 8), "encoder/b": (4,), "head": (8, 3)}
+SOURCE = {"encoder/layers/a": (2, 8), "encoder/b": (4,), "head": (8, 3)}
 
 
 def plan(rules, wanted):
@@ -26,11 +26,11 @@ def test_rules_map_leave_out_begin_anew_and_grow():
         ("map", "tower/(.*)", r"encoder/\1"),
         ("fresh", "head|new"),
         ("grow", "tower/b"),
-        ("layers", "tower/a", [1, 0, 1]),
+        ("layers", "tower/layers/a", [1, 0, 1]),
     ]
-    wanted = {"tower/a": (3, 8), "tower/b": (6,), "head": (8, 5), "new": (1,)}
+    wanted = {"tower/layers/a": (3, 8), "tower/b": (6,), "head": (8, 5), "new": (1,)}
     assert plan(rules, wanted) == {
-        "tower/a": "encoder/a, layers 1, 0, 1",
+        "tower/layers/a": "encoder/layers/a, layers 1, 0, 1",
         "tower/b": "encoder/b, the rest begins anew",
         "head": "begins anew",
         "new": "begins anew",
@@ -42,17 +42,27 @@ def test_rules_map_leave_out_begin_anew_and_grow():
 @pytest.mark.parametrize(
     ("rules", "wanted", "message"),
     [
-        ([("fresh", "nothing")], SOURCE, r"\('fresh', 'nothing'\) matches nothing; names are such"),
-        ([("skip", "head")], {**SOURCE, "head": (8, 3)}, "matches nothing"),
+        ([("fresh", "nothing")], SOURCE, r"\('fresh', 'nothing'\) matches nothing; known: "),
+        ([("skip", "head")], {**SOURCE, "head": (8, 3)}, "matches head, which the model takes"),
         # The first of two rules that match counts, so the second is of no use.
-        ([("fresh", ".*"), ("fresh", "head")], SOURCE, r"\('fresh', 'head'\) matches nothing"),
-        ([], {"head": (8, 3)}, r"C holds encoder/a, which .*; add \('skip', 'encoder/a'\)"),
+        (
+            [("fresh", ".*"), ("fresh", "head")],
+            SOURCE,
+            "matches head, of which a rule before it says",
+        ),
+        ([], {"head": (8, 3)}, r"C holds encoder/b, which .*; add \('skip', 'encoder/b'\)"),
         ([], {**SOURCE, "new": (1,)}, r"C holds no new, where new is to come from; add \('fresh'"),
         ([], {**SOURCE, "head": (8, 5)}, r"head must have shape \(8, 5\), got \(8, 3\)"),
         ([("grow", "head")], {**SOURCE, "head": (4, 3)}, "cannot grow from head"),
         ([("grow", "head")], {**SOURCE, "head": (8,)}, "cannot grow from head"),
-        ([("layers", "encoder/a", [0, 2])], SOURCE, "needs a layer there for each of 2"),
-        ([("layers", "encoder/a", [0])], SOURCE, r"needs a layer there for each of 2, got \[0\]"),
+        ([("layers", "encoder/layers/a", [0, 2])], SOURCE, "needs a layer there for each of 2"),
+        (
+            [("layers", "encoder/layers/a", [0])],
+            SOURCE,
+            r"needs a layer there for each of 2, got \[0\]",
+        ),
+        ([("layers", "encoder/b", [0] * 4)], SOURCE, "encoder/b, which is not of stacked layers"),
+        ([("map", "head", r"\1")], SOURCE, "and a name made of its groups: invalid group"),
         ([("frehs", "a")], SOURCE, "did you mean 'fresh'"),
         ([("map", "a")], SOURCE, "'map' takes a pattern"),
         ([("layers", "a", "0")], SOURCE, "'layers' takes a pattern"),
@@ -64,6 +74,11 @@ def test_rules_map_leave_out_begin_anew_and_grow():
 def test_rules_that_do_not_fit_are_refused(rules, wanted, message):
     with pytest.raises(UserError, match=message):
         plan(rules, wanted)
+
+
+def test_a_name_is_made_of_the_whole_match():
+    rules = [("map", "a|ab", "encoder/b"), ("skip", "head|encoder/layers/a")]
+    assert plan(rules, {"ab": (4,)}) == {"ab": "encoder/b"}
 
 
 def test_a_deeper_model_with_a_larger_vocabulary_and_another_head(make_run, tmp_path, capsys):  # noqa: F811
