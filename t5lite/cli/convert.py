@@ -135,9 +135,9 @@ def _own(folder: str, vocabulary: Vocabulary | None, stack: contextlib.ExitStack
 @contextlib.contextmanager
 def _whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to write in that becomes `output` if all goes well, and else disappears."""
-    output = output.absolute()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output {output} is there already; name a folder that is not")
+    output = output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{output.name}.partial-", dir=output.parent))
     try:

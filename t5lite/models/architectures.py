@@ -14,10 +14,11 @@ from t5lite.core.lazy import by_name
 from t5lite.core.numbers import Number
 from t5lite.models.cache import Cache
 from t5lite.models.config import T5Config
+from t5lite.models.decoder import Decoder
+from t5lite.models.encoder import Encoder
 from t5lite.models.initializers import Constant, Parameter, Scaled, parameter
 from t5lite.models.layers import Embedding, Linear
 from t5lite.models.masks import causal_mask, prefix_mask, segment_mask
-from t5lite.models.stack import Decoder, Encoder
 
 # Arrays by name; NumPy's and JAX's, and inside `jax.eval_shape` their shapes alone.
 Batch = Mapping[str, Any]
