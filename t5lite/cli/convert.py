@@ -57,7 +57,11 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
         else:
             remarks = _write(foreign, folder, output, conversion)
             written = f"{output}/{FOLDER}/{foreign.step}"
-    for remark in (*foreign.remarks, *remarks):
+    interrupted = [
+        f"{left} is what an interrupted conversion left; delete it"
+        for left in sorted(output.absolute().parent.glob(f"{output.name}.partial-*"))
+    ]
+    for remark in (*foreign.remarks, *remarks, *interrupted):
         console.print(f"note: {remark}")
     console.print(f"wrote {written} in {time.perf_counter() - started:.0f} s")
 

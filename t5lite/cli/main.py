@@ -11,8 +11,8 @@ from absl import flags
 COMMANDS = {
     "train": "train from a run file; resumes by itself from what is in MODEL_DIR",
     "eval": "score one, several or all checkpoints of a run on a whole split",
-    "convert": "converts a checkpoint from or to Hugging Face, or from T5X",
-    "inspect": "prints the model: every parameter, where it lives and how it begins; FLOPs",
+    "convert": "convert a checkpoint from or to Hugging Face, or from T5X",
+    "inspect": "print the model: every parameter, where it lives and how it begins; FLOPs",
     "data": "build, show or count the data of a run file",
     "vocab": "train a SentencePiece vocabulary on any source",
 }

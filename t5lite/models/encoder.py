@@ -20,6 +20,8 @@ class EncoderLayer(nn.Module):
     Parameters:
         pre_attention_layer_norm, attention, pre_mlp_layer_norm, mlp; relpos_bias where each layer
         has its own; global_layer_norm/scale [embed] with transient global attention.
+
+    Differs from T5X in the last name, which there is `attention/T5LayerNorm_0`.
     """
 
     config: T5Config
