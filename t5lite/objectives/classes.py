@@ -11,11 +11,12 @@ from t5lite.core.examples import Example, Sentinels, Tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classification:
-    """One class for an example. Its target is the text that names the class.
+class _Classes:
+    """What both have.
 
     Args:
-        inputs_length: of the longest example, in tokens, its end of sequence included.
+        inputs_length: of the longest example, in tokens, its end of sequence included; what is too
+            long is cut.
         classes: the names, in the order of the model's logits.
 
     Raises:
@@ -26,11 +27,21 @@ class Classification:
     classes: Sequence[str]
 
     def __post_init__(self) -> None:
-        _check("Classification", self)
+        owner = type(self).__name__
+        if self.inputs_length < 2:
+            raise UserError(
+                f"{owner}.inputs_length must be at least 2 tokens, got {self.inputs_length}"
+            )
+        # A list, as gin files have it, could not be looked up by.
+        object.__setattr__(self, "classes", tuple(self.classes))
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+            raise UserError(
+                f"{owner}.classes must be two or more names, all different, got {self.classes}"
+            )
 
     @property
     def targets_length(self) -> int:
-        """As long as the inputs: the class stands at the first of them."""
+        """As long as the inputs, place by place."""
         return self.inputs_length
 
     @property
@@ -41,6 +52,10 @@ class Classification:
     def check(self, vocabulary: Sentinels) -> None:
         """Raises a UserError where the vocabulary cannot tell the names of two classes apart."""
         _numbers(tuple(self.classes), vocabulary)
+
+
+class Classification(_Classes):
+    """One class for an example, decided at its first token. Its target is the name of the class."""
 
     def from_pair(self, inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> Example:
         """Returns the example of an input and the name of its class.
@@ -57,42 +72,17 @@ class Classification:
         return _placed(ids, np.array([0]), np.array([number]))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Tagging:
+class Tagging(_Classes):
     """One class for each word of an example. Its target is their names with spaces between them.
 
-    A word's class is decided at its first token; words are what spaces separate. What is too long
-    is cut, its classes too.
-
-    Args:
-        inputs_length: of the longest example, in tokens, its end of sequence included.
-        classes: the names, in the order of the model's logits.
-
-    Raises:
-        UserError: for a length under 2, or fewer than two names or a name twice.
+    A word's class is decided at its first token; words are what spaces separate. Where words are
+    cut off, so are their classes.
     """
 
-    inputs_length: int
-    classes: Sequence[str]
-
     def __post_init__(self) -> None:
-        _check("Tagging", self)
+        super().__post_init__()
         if spaced := [name for name in self.classes if name.split() != [name]]:
             raise UserError(f"Tagging.classes must be names without spaces, got {spaced[0]!r}")
-
-    @property
-    def targets_length(self) -> int:
-        """As long as the inputs, place by place."""
-        return self.inputs_length
-
-    @property
-    def total_length(self) -> int:
-        """Of inputs and targets together, in tokens."""
-        return self.inputs_length
-
-    def check(self, vocabulary: Sentinels) -> None:
-        """Raises a UserError where the vocabulary cannot tell the names of two classes apart."""
-        _numbers(tuple(self.classes), vocabulary)
 
     def from_pair(self, inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> Example:
         """Returns the example of a text and the names of its words' classes.
@@ -118,18 +108,6 @@ class Tagging:
         kept = starts < self.inputs_length - 1
         ids = np.append(inputs[: self.inputs_length - 1], vocabulary.eos_id).astype(np.int32)
         return _placed(ids, starts[kept], numbers[kept])
-
-
-def _check(owner: str, objective: Classification | Tagging) -> None:
-    if objective.inputs_length < 2:
-        raise UserError(
-            f"{owner}.inputs_length must be at least 2 tokens, got {objective.inputs_length}"
-        )
-    # A list, as gin files have it, could not be looked up by.
-    object.__setattr__(objective, "classes", tuple(objective.classes))
-    names = objective.classes
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise UserError(f"{owner}.classes must be two or more names, all different, got {names}")
 
 
 @functools.lru_cache(maxsize=64)
