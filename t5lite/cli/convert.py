@@ -21,7 +21,7 @@ from t5lite.core.lazy import LazyArray
 from t5lite.data.vocabularies import SentencePieceVocabulary, Vocabulary, from_description
 from t5lite.interop import huggingface, t5x, t5x_files
 from t5lite.interop.conversion import Conversion
-from t5lite.interop.foreign import Foreign
+from t5lite.interop.foreign import Foreign, check_array, check_names
 from t5lite.interop.model_gin import model_gin
 from t5lite.models.architectures import parameters
 from t5lite.models.config import DTYPES
@@ -40,7 +40,7 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     if flags.input is None or flags.output is None:
         raise UserError("convert needs --input and --output")
     (conversion,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "convert")
-    console = rich.console.Console(highlight=False, soft_wrap=True)
+    console = rich.console.Console(highlight=False, soft_wrap=True, markup=False)
     source, output = (pathlib.Path(path).expanduser() for path in (flags.input, flags.output))
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
@@ -128,9 +128,14 @@ def _own(folder: str, vocabulary: Vocabulary | None, stack: contextlib.ExitStack
     if vocabulary is None and about.get("vocabulary") is not None:
         model_dir = pathlib.Path(folder).absolute().parent.parent
         vocabulary = from_description(about["vocabulary"], model_dir)
+    model, params = model_from_description(about["model"]), stored_params(checkpoints, step)
+    shapes = {name: tuple(box.value.shape) for name, box in parameters(model).items()}
+    check_names(folder, list(shapes), list(params))
+    for name, shape in shapes.items():
+        check_array(folder, name, shape, params[name])
     return Foreign(
-        model=model_from_description(about["model"]),
-        params=stored_params(checkpoints, step),
+        model=model,
+        params=params,
         step=step,
         vocabulary=vocabulary,
     )
@@ -141,6 +146,8 @@ def _whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to write in that becomes `output` if all goes well, and else disappears."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output {output} is there already; name a folder that is not")
+    if output.is_symlink():
+        raise UserError(f"--output {output} is a link; name the folder itself")
     output = output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{output.name}.partial-", dir=output.parent))
@@ -151,8 +158,17 @@ def _whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
         if output.is_dir():
             output.rmdir()
         partial.rename(output)
+    except OSError as error:
+        raise UserError(
+            f"--output {output} cannot be made: {error.strerror or error}; was it made meanwhile?"
+        ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        # Threads that Orbax left behind may write once more while it is being removed.
+        for _ in range(20):
+            shutil.rmtree(partial, ignore_errors=True)
+            if not partial.exists():
+                break
+            time.sleep(0.1)
 
 
 def _write(

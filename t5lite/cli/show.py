@@ -13,7 +13,7 @@ from t5lite.data.task import Task
 from t5lite.data.vocabularies import Vocabulary
 from t5lite.inference.evaluate import make_evaluate
 from t5lite.inference.generate import greedy
-from t5lite.models.architectures import EncoderDecoder
+from t5lite.models.architectures import EncoderDecoder, EncoderOnly
 from t5lite.objectives.span_corruption import SpanCorruption, fill_spans
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
 from t5lite.training.run import Run
@@ -25,6 +25,9 @@ def show_examples(run: Run, mesh: jax.sharding.Mesh, params: Any) -> None:
     Of a model that is no encoder-decoder, or an objective without spans, no examples.
     """
     console = rich.console.Console(highlight=False, soft_wrap=True)
+    if isinstance(run.model, EncoderOnly) and run.model.classes is not None:
+        console.print("examples are shown of models that write text; this one decides on classes")
+        return
     task, split = run.task, run.eval_split
     # Sentinels and ends of sequence are easy to predict, and no part of the text.
     evaluate = make_evaluate(

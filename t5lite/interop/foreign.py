@@ -129,14 +129,14 @@ def check_names(owner: str, wanted: Collection[str], found: Collection[str]) -> 
             )
 
 
-def check_array(owner: str, name: str, wanted: Shape, stored: Stored) -> None:
+def check_array(owner: str, name: str, wanted: Shape, stored: Stored | LazyArray) -> None:
     """Raises a UserError where an array has another shape, both printed, or is not of floats."""
     if stored.shape != wanted:
         raise UserError(
             f"{owner}: {name} must have shape {wanted} by the model's sizes, got {stored.shape}; "
             "fetch the checkpoint and its configuration from one place"
         )
-    if stored.dtype not in FLOATS:
+    if str(stored.dtype) not in FLOATS:
         raise UserError(
             f"{owner}: {name} must be of {', '.join(FLOATS)}, got {stored.dtype}; save the "
             "checkpoint again without quantisation"

@@ -139,13 +139,16 @@ def read(folder: pathlib.Path) -> Foreign:
         config = dataclasses.replace(config, num_decoder_layers=0, tied_logits=True)
         classes = None
         if head == "TokenClassification":
-            if "classifier.weight" not in tensors:
-                raise UserError(f"{folder} lacks classifier.weight, which a tagger must have")
-            classes = Classes(count=tensors["classifier.weight"].shape[0], per_token=True)
+            matrix = tensors.get("classifier.weight")
+            if matrix is None or len(matrix.shape) != 2:
+                raise UserError(f"{folder} lacks a matrix classifier.weight, as a tagger must have")
+            classes = Classes(count=matrix.shape[0], per_token=True)
         model: Model = EncoderOnly(config, classes)
     else:
         model, tensors, remark = _with_logits(config, settings, tensors)
         remarks += remark
+    if (layers := max(config.num_encoder_layers, config.num_decoder_layers)) > len(tensors):
+        raise UserError(f"{folder} holds {len(tensors)} tensors, too few for {layers} layers")
     shapes = {name: box.value.shape for name, box in parameters(model).items()}
     names = {name: tensor_names(model.config, name, shape) for name, shape in shapes.items()}
     check_names(str(folder), [n for several in names.values() for n in several], list(tensors))

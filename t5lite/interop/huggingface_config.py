@@ -24,6 +24,8 @@ _NUMBERS: dict[str, int | float] = {
     "local_radius": 127,
     "global_block_size": 16,
 }
+# No size of a model is beyond it; arithmetic with those that are would go on for ever.
+LIMIT = 10_000_000
 _SIZES = ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers")
 _ENCODER_ATTENTION = {"local": "local", "transient-global": "transient_global"}
 
@@ -38,9 +40,11 @@ def config_of(settings: Mapping[str, Any], owner: str) -> T5Config:
     if family not in FAMILIES:
         raise UserError(f"{owner} must have a model_type of {', '.join(FAMILIES)}, got {family!r}")
     for name in _SIZES:
-        if type(settings.get(name)) is not int or settings[name] < 1:
+        if type(settings.get(name)) is not int or not 1 <= settings[name] < LIMIT:
             got = settings.get(name, "none")
-            raise UserError(f"{owner} must have {name}, a whole number > 0, got {got!r}")
+            raise UserError(
+                f"{owner} must have {name}, a whole number > 0 and under {LIMIT:,}, got {got!r}"
+            )
     # What the classes of each family take where the file says nothing.
     proj = settings.get("feed_forward_proj", "gated-gelu" if family in ("mt5", "umt5") else "relu")
     check_choice(f"{owner}: feed_forward_proj", proj, FEED_FORWARD)
@@ -52,7 +56,7 @@ def config_of(settings: Mapping[str, Any], owner: str) -> T5Config:
     decoder_layers = settings.get("num_decoder_layers")
     numbers = {name: settings.get(name, default) for name, default in _NUMBERS.items()}
     for name, value in numbers.items():
-        if type(value) not in (int, type(_NUMBERS[name])) or value <= 0:
+        if type(value) not in (int, type(_NUMBERS[name])) or not 0 < value < LIMIT:
             raise UserError(f"{owner} must have {name}, a number > 0, got {value!r}")
     try:
         return T5Config(

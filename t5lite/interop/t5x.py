@@ -58,7 +58,7 @@ def read(
     check_names(owner, [n for place in made.values() for n in place.names], list(params))
     for place in made.values():
         place.check(owner)
-    step = int(arrays["state/step"].read(...)) if "state/step" in arrays else 0
+    step = _step(owner, arrays["state/step"]) if "state/step" in arrays else 0
     state = None
     if optimizer_state:
         if "state/step" not in arrays:
@@ -72,6 +72,13 @@ def read(
         opt_state=state,
         remarks=(_remark(model.config),),
     )
+
+
+def _step(owner: str, stored: Stored) -> int:
+    value = stored.read(...)
+    if value.shape != () or value.dtype.kind not in "iu" or not 0 <= value < 2**31:
+        raise UserError(f"{owner}: state/step must be a whole number in [0, 2**31), got {value}")
+    return int(value)
 
 
 def _remark(config: T5Config) -> str:

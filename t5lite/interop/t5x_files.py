@@ -62,14 +62,15 @@ def _from_msgpack(path: pathlib.Path) -> dict[str, Stored]:
     if not isinstance(tree, dict):
         raise UserError(f"{path} must be a msgpack file of T5X, got a {type(tree).__name__}")
     if "optimizer" in tree:
-        if (version := int(tree.get("version", 0))) < FIRST_VERSION:
+        version = tree.get("version", 0)
+        if not isinstance(version, int | np.integer) or version < FIRST_VERSION:
             raise UserError(
                 f"{path} must be of T5X's checkpoint version {FIRST_VERSION} or later, got "
                 f"{version}; save it again with T5X"
             )
         tree = tree["optimizer"]
-    if not isinstance(tree.get("target"), dict):
-        raise UserError(f"{path} must hold the parameters below 'target', got {list(tree)[:5]}")
+    if not isinstance(tree, dict) or not isinstance(tree.get("target"), dict):
+        raise UserError(f"{path} must hold the parameters of a model below 'target'")
     flat = flax.traverse_util.flatten_dict(tree, sep="/", is_leaf=lambda _, v: _is_spec(v))
     return {
         name: _stored(value, path, name)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there; a checkpoint of Hugging Face has one") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} must be a JSON file: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object, got {type(content).__name__}")
@@ -121,6 +122,11 @@ def write_tensors(
         sum(int(np.prod(shape)) * dtype.itemsize for shape in shapes.values())
         for shapes, _ in groups
     ]
+    if (free := shutil.disk_usage(folder).free) < sum(sizes):
+        raise UserError(
+            f"the checkpoint needs {sum(sizes):,} bytes, but {folder.parent} has {free:,} left; "
+            "make room or name another --output"
+        )
     files = _cut(sizes)
     places: dict[str, str] = {}
     for number, members in enumerate(files, start=1):
@@ -132,7 +138,10 @@ def write_tensors(
             # Only contiguous arrays are written as they read.
             tensors |= {n: np.ascontiguousarray(array, dtype) for n, array in made.items()}
             del made
-        safetensors.numpy.save_file(tensors, folder / name, metadata={"format": "pt"})
+        try:
+            safetensors.numpy.save_file(tensors, folder / name, metadata={"format": "pt"})
+        except (safetensors.SafetensorError, OSError) as error:
+            raise UserError(f"{folder / name} cannot be written: {error}") from error
         places |= dict.fromkeys(tensors, name)
     if len(files) > 1:
         listing = {

@@ -24,6 +24,8 @@ def read(folder: pathlib.Path) -> tuple[Vocabulary | None, list[str]]:
     settings = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     kind = str(settings.get("tokenizer_class", ""))
     added = settings.get("extra_ids", DEFAULT_SENTINELS.get(kind, 100))
+    if type(added) is not int or added < 0:
+        raise UserError(f"{folder / CONFIG}: extra_ids must be a whole number >= 0, got {added!r}")
     if kind.startswith("ByT5"):
         remark = (
             "sentinels count down from 383, as T5's do; those of published ByT5 checkpoints count "

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class _Classes:
     """
 
     inputs_length: int
-    classes: Sequence[str]
+    classes: Sequence[Any]
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
@@ -32,6 +33,8 @@ class _Classes:
             raise UserError(
                 f"{owner}.inputs_length must be at least 2 tokens, got {self.inputs_length}"
             )
+        if wrong := [name for name in self.classes if not isinstance(name, str)]:
+            raise UserError(f"{owner}.classes must be texts, as in ['0', '1'], got {wrong[0]!r}")
         # A list, as gin files have it, could not be looked up by.
         object.__setattr__(self, "classes", tuple(self.classes))
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):

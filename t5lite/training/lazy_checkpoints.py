@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,6 +35,9 @@ class _LazyHandler(ocp.type_handlers.ArrayHandler):
             for future in await super().serialize([array], [info], part):
                 await asyncio.to_thread(future.result)
             array.delete()
+            # Orbax's futures refer to each other and to the array's copy on the host.
+            del array
+            gc.collect()
         return []
 
     def memory_size(self, values: Sequence[LazyArray]) -> list[tuple[int, int]]:

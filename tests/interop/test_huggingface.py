@@ -94,7 +94,10 @@ BROKEN = {
         lambda f: change_config(f, model_type="bert"),
         "must have a model_type of t5, mt5, umt5, longt5, got 'bert'",
     ),
-    "size": (lambda f: change_config(f, d_kv="5"), "must have d_kv, a whole number > 0, got '5'"),
+    "size": (
+        lambda f: change_config(f, d_kv="5"),
+        "must have d_kv, a whole number > 0 .*, got '5'",
+    ),
     "missing_size": (lambda f: change_config(f, d_ff=None), "must have d_ff, a whole number > 0"),
     "activation": (
         lambda f: change_config(f, feed_forward_proj="gated-gelo"),
@@ -148,6 +151,15 @@ BROKEN = {
             lambda t: t.update({"lm_head.weight": t["lm_head.weight"].astype(np.int8)}),
         ),
         "lm_head.weight must be of float32, .*, got I8; save the checkpoint again",
+    ),
+    "huge": (lambda f: change_config(f, vocab_size=2**40), "under 10,000,000, got 1099511627776"),
+    "too_deep": (
+        lambda f: change_config(f, num_layers=9_999_999),
+        "holds 52 tensors, too few for 9999999 layers",
+    ),
+    "sentinels": (
+        lambda f: (f / "tokenizer_config.json").write_text('{"extra_ids": "x"}'),
+        "extra_ids must be a whole number >= 0, got 'x'",
     ),
     "index": (
         lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b"}}'),
@@ -275,3 +287,12 @@ def test_a_tensor_is_read_from_the_file_that_the_index_names(folder):
     save_file({"lm_head.weight": tensors["lm_head.weight"], **stale}, folder / "b.safetensors")
     with pytest.raises(UserError, match="holds .* where model.safetensors.index.json does not"):
         huggingface.read(folder)
+
+
+def test_a_full_disk_is_found_before_anything_is_written(folder, tmp_path, monkeypatch):
+    foreign, usage = huggingface.read(folder), shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="the checkpoint needs .* bytes, but .* has 1,000 left"):
+        huggingface.write(foreign, tmp_path / "out", np.dtype(np.float32))
+    assert list((tmp_path / "out").iterdir()) == []

@@ -330,3 +330,33 @@ def test_an_array_that_is_not_there_is_named(tmp_path):
     gone.rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="token_embedder/embedding must be in .* not there"):
         t5x.read(tmp_path / "c")
+
+
+@pytest.mark.parametrize("step", [-5, 2**40, np.array([1, 2]), 1.5])
+def test_a_step_that_is_none_is_refused(step, tmp_path):
+    tree = checkpoint(t5x_tree(MODELS["t5_1_1"]))
+    tree["state"]["step"] = np.asarray(step)
+    write_msgpack(tmp_path / "c", tree)
+    with pytest.raises(UserError, match="state/step must be a whole number in"):
+        t5x.read(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "content", [{"version": "x", "optimizer": {}}, {"version": 3, "optimizer": 1}]
+)
+def test_a_file_of_another_form_is_refused(content, tmp_path):
+    (tmp_path / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(content))
+    with pytest.raises(UserError, match="version 3 or later|parameters of a model below 'target'"):
+        t5x.read(tmp_path)
+
+
+def test_adafactors_state_of_another_shape_is_refused_before_anything_is_read(tmp_path):
+    params = t5x_tree(MODELS["t5_1_1"])
+    slots = heuristic_slots(params, np.random.default_rng(0))
+    write_msgpack(tmp_path / "a", checkpoint(params, {**slots, "x/v": np.zeros(1, np.float32)}))
+    with pytest.raises(UserError, match="state/param_states holds x/v, which"):
+        t5x.read(tmp_path / "a", optimizer_state=True)
+    name = "decoder/decoder_norm/scale/v"
+    write_msgpack(tmp_path / "b", checkpoint(params, {**slots, name: np.zeros(5, np.float32)}))
+    with pytest.raises(UserError, match=r"v: decoder/.* must have shape \(16,\) .*, got \(5,\)"):
+        t5x.read(tmp_path / "b", optimizer_state=True)

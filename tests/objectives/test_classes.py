@@ -50,6 +50,7 @@ def test_words_of_sentencepiece_are_tagged(sentencepiece_vocabulary):
     [
         (lambda: Classification(inputs_length=1, classes=["a", "b"]), "at least 2 tokens, got 1"),
         (lambda: Classification(inputs_length=9, classes=["a"]), "two or more names"),
+        (lambda: Classification(inputs_length=9, classes=[0, 1]), "must be texts, .*, got 0"),
         (lambda: Tagging(inputs_length=9, classes=["a", "a"]), "all different"),
         (lambda: Tagging(inputs_length=9, classes=["a b", "c"]), "names without spaces, got 'a b'"),
         (
