@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import shutil
 import tempfile
@@ -153,15 +154,17 @@ def _whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{output.name}.partial-", dir=output.parent))
     try:
         # As other folders are made; temporary ones are for their owner alone.
-        partial.chmod(output.parent.stat().st_mode & 0o777)
+        os.umask(mask := os.umask(0))
+        partial.chmod(0o777 & ~mask)
         yield partial
-        if output.is_dir():
-            output.rmdir()
-        partial.rename(output)
-    except OSError as error:
-        raise UserError(
-            f"--output {output} cannot be made: {error.strerror or error}; was it made meanwhile?"
-        ) from error
+        try:
+            if output.is_dir():
+                output.rmdir()
+            partial.rename(output)
+        except OSError as error:
+            raise UserError(
+                f"--output {output} was made by another while this ran: {error.strerror}"
+            ) from error
     finally:
         # Threads that Orbax left behind may write once more while it is being removed.
         for _ in range(20):
