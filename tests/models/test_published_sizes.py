@@ -74,9 +74,8 @@ def test_the_terms_add_up_to_what_was_counted():
 
 
 def bound_in(path):
-    return [
-        line.partition(" = ")[0] for line in path.read_text().splitlines() if "T5Config." in line
-    ]
+    bindings = [line.partition(" = ") for line in path.read_text().splitlines()]
+    return [name for name, _, _ in bindings if name.startswith("T5Config.")]
 
 
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*.gin")), ids=lambda path: path.stem)
