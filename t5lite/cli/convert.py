@@ -26,8 +26,7 @@ from t5lite.interop.foreign import Foreign, check_array, check_names
 from t5lite.interop.model_gin import model_gin
 from t5lite.models.architectures import parameters
 from t5lite.models.config import DTYPES
-from t5lite.models.description import describe
-from t5lite.models.description import from_description as model_from_description
+from t5lite.models.description import describe, model_of
 from t5lite.parallel.sharding import state_axes, tree_shardings
 from t5lite.training.checkpoints import FOLDER, find_checkpoint, open_checkpoint
 from t5lite.training.lazy_checkpoints import stored_params, write_lazily
@@ -124,12 +123,10 @@ def _with_vocabulary(foreign: Foreign, conversion: Conversion) -> Foreign:
 def _own(folder: str, vocabulary: Vocabulary | None, stack: contextlib.ExitStack) -> Foreign:
     checkpoints, step = stack.enter_context(open_checkpoint(folder))
     about = checkpoints.about(step)
-    if "model" not in about:
-        raise UserError(f"{folder} is of an older t5lite, which did not save what its model is")
+    model, params = model_of(about, folder), stored_params(checkpoints, step)
     if vocabulary is None and about.get("vocabulary") is not None:
         model_dir = pathlib.Path(folder).absolute().parent.parent
         vocabulary = from_description(about["vocabulary"], model_dir)
-    model, params = model_from_description(about["model"]), stored_params(checkpoints, step)
     shapes = {name: tuple(box.value.shape) for name, box in parameters(model).items()}
     check_names(folder, list(shapes), list(params))
     for name, shape in shapes.items():

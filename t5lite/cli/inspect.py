@@ -14,7 +14,7 @@ from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.core.errors import UserError
 from t5lite.models.architectures import Model, parameters
-from t5lite.models.description import describe, from_description
+from t5lite.models.description import describe, model_of
 from t5lite.models.flops import train_flops
 from t5lite.parallel.sharding import sharding_of
 from t5lite.training.checkpoints import find_checkpoint, open_checkpoint
@@ -121,7 +121,4 @@ def _saved_model(path: str) -> Model:
     if found is None:
         raise UserError(f"--checkpoint {path} must be a MODEL_DIR or checkpoints/STEP of t5lite")
     with open_checkpoint(found) as (checkpoints, step):
-        about = checkpoints.about(step)
-    if "model" not in about:
-        raise UserError(f"{found} is of an older t5lite, which did not save what its model is")
-    return from_description(about["model"])
+        return model_of(checkpoints.about(step), found)

@@ -16,7 +16,7 @@ from t5lite.data.mixture import Mixture
 from t5lite.data.stream import eval_batches
 from t5lite.data.task import Task
 from t5lite.inference.generate import greedy
-from t5lite.models.architectures import Batch, EncoderDecoder, Model, targets_of
+from t5lite.models.architectures import Batch, EncoderDecoder, Model, targets_of, writing_side
 from t5lite.models.losses import CrossEntropy, means
 from t5lite.parallel.dispatch import settle
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
@@ -86,8 +86,8 @@ def make_evaluate(
         for batch in eval_batches(part, split, layout, rows=rows, batch_size=batch_size):
             if counted is not None:
                 targets, weights = targets_of(batch)
-                side = "decoder" if "decoder_target_tokens" in batch else "encoder"
-                batch = {**batch, f"{side}_loss_weights": weights * counted(targets)}
+                name = f"{writing_side(batch)}_loss_weights"
+                batch = {**batch, name: weights * counted(targets)}
             sums.append(compiled(params, as_inputs(loss), place(batch)))
             settle(sums, mesh)
         if not sums:

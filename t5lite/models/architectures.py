@@ -230,9 +230,14 @@ def mean_of_segments(
 Model = EncoderDecoder | DecoderOnly | EncoderOnly
 
 
+def writing_side(batch: Batch) -> str:
+    """Returns which stack writes the targets of a batch: the decoder, or an encoder alone."""
+    return "decoder" if "decoder_target_tokens" in batch else "encoder"
+
+
 def targets_of(batch: Batch) -> tuple[Any, Any]:
-    """Returns the targets of a batch and their weights, those of the decoder if it has one."""
-    side = "decoder" if "decoder_target_tokens" in batch else "encoder"
+    """Returns the targets of a batch and their weights."""
+    side = writing_side(batch)
     return batch[f"{side}_target_tokens"], batch[f"{side}_loss_weights"]
 
 

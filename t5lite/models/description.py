@@ -1,6 +1,7 @@
 """A model as plain data, which checkpoints carry, and back."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from t5lite.core.errors import UserError, choose
@@ -29,6 +30,17 @@ def describe(model: Model) -> dict[str, Any]:
     if isinstance(model, EncoderOnly) and model.classes is not None:
         described["classes"] = dataclasses.asdict(model.classes)
     return described
+
+
+def model_of(about: Mapping[str, Any], owner: str) -> Model:
+    """Returns the model that a checkpoint says it is of.
+
+    Raises:
+        UserError: where it says nothing, or what this version does not know.
+    """
+    if "model" not in about:
+        raise UserError(f"{owner} is of an older t5lite, which did not save what its model is")
+    return from_description(about["model"])
 
 
 def from_description(described: dict[str, Any]) -> Model:

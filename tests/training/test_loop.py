@@ -17,11 +17,6 @@ from t5lite.training.metrics import read_metrics
 from tests import small
 
 
-@pytest.fixture
-def make_run(text_file, data_dir):
-    return lambda model_dir, **changes: small.run(text_file, data_dir, model_dir, **changes)
-
-
 def go(run):
     mesh = run.mesh.make()
     pathlib.Path(run.model_dir).mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ from t5lite.models.architectures import EncoderDecoder, EncoderOnly
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.partial_restore import check_rules, plan_restore
 from tests import small
-from tests.training.test_loop import go, make_run  # noqa: F401
+from tests.training.test_loop import go
 
 SOURCE = {"encoder/layers/a": (2, 8), "encoder/b": (4,), "head": (8, 3)}
 
@@ -81,7 +81,7 @@ def test_a_name_is_made_of_the_whole_match():
     assert plan(rules, {"ab": (4,)}) == {"ab": "encoder/b"}
 
 
-def test_a_deeper_model_with_a_larger_vocabulary_and_another_head(make_run, tmp_path, capsys):  # noqa: F811
+def test_a_deeper_model_with_a_larger_vocabulary_and_another_head(make_run, tmp_path, capsys):
     first = by_name(go(make_run(tmp_path / "a", total_steps=1)).params)
     wider = EncoderDecoder(small.config(vocab_size=400, num_encoder_layers=4))
     rules = [
@@ -111,7 +111,7 @@ def test_a_deeper_model_with_a_larger_vocabulary_and_another_head(make_run, tmp_
     assert out.count(", layers 0, 1, 0, 1") == sum(n.startswith("encoder/layers/") for n in second)
 
 
-def test_an_encoder_is_taken_out_of_an_encoder_decoder(make_run, tmp_path):  # noqa: F811
+def test_an_encoder_is_taken_out_of_an_encoder_decoder(make_run, tmp_path):
     from t5lite.objectives.masked_lm import MaskedLM
 
     first = by_name(go(make_run(tmp_path / "a", total_steps=1)).params)
@@ -132,7 +132,7 @@ def test_an_encoder_is_taken_out_of_an_encoder_decoder(make_run, tmp_path):  # n
         np.testing.assert_array_equal(array, first[name])
 
 
-def test_step_and_optimizer_state_go_on_where_asked_for(make_run, tmp_path):  # noqa: F811
+def test_step_and_optimizer_state_go_on_where_asked_for(make_run, tmp_path):
     first = go(make_run(tmp_path / "a", total_steps=3))
     source = str(tmp_path / "a" / "checkpoints" / "3")
     choices = {"initial_checkpoint": source, "restore_optimizer": True}
@@ -160,6 +160,6 @@ def test_step_and_optimizer_state_go_on_where_asked_for(make_run, tmp_path):  # 
         ),
     ],
 )
-def test_choices_that_mean_nothing_are_refused(choices, message, make_run, tmp_path):  # noqa: F811
+def test_choices_that_mean_nothing_are_refused(choices, message, make_run, tmp_path):
     with pytest.raises(UserError, match=message):
         make_run(tmp_path, **choices)
