@@ -117,3 +117,16 @@ def run(text: pathlib.Path, data_dir: str, model_dir: pathlib.Path, **changes: A
         "checkpoint_every_steps": 3,
     }
     return Run(**{**choices, **changes})
+
+
+# What an evaluation that is of no interest returns.
+NO_SCORES = dict.fromkeys(
+    (
+        "loss_nats_per_token",
+        "cross_entropy_nats_per_token",
+        "perplexity",
+        "accuracy_fraction",
+        "target_tokens",
+    ),
+    0.0,
+)

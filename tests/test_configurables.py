@@ -178,7 +178,7 @@ def test_run_files_resolve_to_their_golden(path):
 @pytest.mark.usefixtures("vocabulary_here")
 def test_run_files_take_the_common_macros_and_open_with_their_command(path):
     lines = path.read_text().splitlines()
-    assert lines[0].startswith("# t5lite train --gin_file=")
+    assert lines[0].startswith(("# t5lite train --gin_file=", "# t5lite plan --gin_file="))
     assert "Hardware" in lines[1]
     assert len(lines) <= 60
     run = load("MODEL_DIR=m", "STEPS=9", "BATCH_SIZE=4", "SEED=3", files=[str(path)])

@@ -27,6 +27,7 @@ from t5lite.interop.model_gin import model_gin
 from t5lite.models.architectures import parameters
 from t5lite.models.config import DTYPES
 from t5lite.models.description import describe, model_of
+from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import state_axes, tree_shardings
 from t5lite.training.checkpoints import FOLDER, find_checkpoint, open_checkpoint
 from t5lite.training.lazy_checkpoints import stored_params, write_lazily
@@ -190,7 +191,7 @@ def _write(
     return [remark]
 
 
-def _state(foreign: Foreign, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+def _state(foreign: Foreign, mesh: DeviceMesh) -> dict[str, Any]:
     """Returns what a checkpoint of t5lite holds, each array with its place on the mesh."""
     params = flax.traverse_util.unflatten_dict(dict(foreign.params), sep="/")
     axes = {name: tuple(box.names) for name, box in parameters(foreign.model).items()}

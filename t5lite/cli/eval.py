@@ -14,6 +14,7 @@ from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.core.errors import UserError
 from t5lite.inference.evaluate import make_evaluate
+from t5lite.parallel.processes import start_processes
 from t5lite.parallel.sharding import on_mesh
 from t5lite.training.checkpoints import FOLDER, Checkpoints, open_checkpoint
 from t5lite.training.run import Run
@@ -28,6 +29,7 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     )
     split = evaluation.split or run.eval_split
     batch_size = evaluation.batch_size or run.batch_size
+    start_processes()
     mesh = run.mesh.make()
     evaluate = make_evaluate(
         run.model, run.task, run.layout, run.loss, mesh, split=split, batch_size=batch_size

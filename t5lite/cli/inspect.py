@@ -16,6 +16,7 @@ from t5lite.core.errors import UserError
 from t5lite.models.architectures import Model, parameters
 from t5lite.models.description import describe, model_of
 from t5lite.models.flops import train_flops
+from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import sharding_of
 from t5lite.training.checkpoints import find_checkpoint, open_checkpoint
 
@@ -37,7 +38,7 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
         report = {
             "config": config,
             "model": describe(model),
-            "mesh": dict(mesh.shape),
+            "mesh": mesh.shape,
             "batch_size": run.batch_size,
             "lengths_tokens": lengths,
             "train_flops_per_step": run.batch_size * per_row,
@@ -56,7 +57,7 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     _print_totals(console, report)
 
 
-def parameter_rows(model: Model, mesh: jax.sharding.Mesh | None) -> list[dict[str, Any]]:
+def parameter_rows(model: Model, mesh: DeviceMesh | None) -> list[dict[str, Any]]:
     """Returns for each parameter name, shape, axes, sharding, count, bytes and initialiser."""
     rows = []
     for name, box in parameters(model).items():
@@ -108,7 +109,8 @@ def _print_totals(console: rich.console.Console, report: dict[str, Any]) -> None
     console.print(f"\n{count:,} parameters, {size / 1e9:,.3f} GB in float32")
     if "mesh" in report:
         per_device = sum(row["bytes_per_device"] for row in rows)
-        mesh = ", ".join(f"{name} {n}" for name, n in report["mesh"].items())
+        split = [f"{name} {n}" for name, n in report["mesh"].items() if n > 1]
+        mesh = ", ".join(split) or "1 device"
         console.print(f"{per_device / 1e9:,.3f} GB on each device of the mesh ({mesh})")
         console.print(
             f"{report['train_flops_per_step'] / 1e12:,.4g} TFLOP a step of "

@@ -11,6 +11,7 @@ from absl import flags
 COMMANDS = {
     "train": "train from a run file; resumes by itself from what is in MODEL_DIR",
     "eval": "score one, several or all checkpoints of a run on a whole split",
+    "plan": "compile a run's step for a TPU slice or a simulated mesh: memory, FLOPs, traffic",
     "convert": "convert a checkpoint from or to Hugging Face, or from T5X",
     "inspect": "print the model: every parameter, where it lives and how it begins; FLOPs",
     "data": "build, show or count the data of a run file",
@@ -107,6 +108,8 @@ def _flags(command: str) -> flags.FlagValues:
             "A MODEL_DIR or checkpoints/STEP whose model is printed; no run file is needed.",
             flag_values=values,
         )
+    if command == "plan":
+        _define_plan_flags(values)
     if command == "eval":
         flags.DEFINE_string(
             "checkpoint",
@@ -144,11 +147,33 @@ def _flags(command: str) -> flags.FlagValues:
             lower_bound=1,
             flag_values=values,
         )
-    if command in ("eval", "data", "inspect"):
+    if command in ("eval", "data", "inspect", "plan"):
         flags.DEFINE_boolean(
             "json", False, "Prints one JSON document instead of a table.", flag_values=values
         )
     return values
+
+
+def _define_plan_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "topology",
+        None,
+        "A TPU slice by kind and shape in chips, such as v5e:16x16; cpu:8 for simulated devices.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("slices", 1, "Slices of that shape.", lower_bound=1, flag_values=values)
+    flags.DEFINE_boolean(
+        "suggest",
+        False,
+        "Looks for the mesh, remat policy and microbatches with the least bound that fit.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "tries", 4, "suggest: so many are compiled.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_string(
+        "hlo", None, "A file that the compiled program's text is written to.", flag_values=values
+    )
 
 
 def _print_help(command: str, values: flags.FlagValues) -> None:

@@ -15,16 +15,17 @@ from t5lite.inference.evaluate import make_evaluate
 from t5lite.inference.generate import greedy
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly
 from t5lite.objectives.span_corruption import SpanCorruption, fill_spans
+from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
 from t5lite.training.run import Run
 
 
-def show_examples(run: Run, mesh: jax.sharding.Mesh, params: Any) -> None:
+def show_examples(run: Run, mesh: DeviceMesh, params: Any) -> None:
     """Prints how well the evaluation text is predicted, and its first examples filled in.
 
     Of a model that is no encoder-decoder, or an objective without spans, no examples.
     """
-    console = rich.console.Console(highlight=False, soft_wrap=True)
+    console = rich.console.Console(quiet=jax.process_index() > 0, highlight=False, soft_wrap=True)
     if isinstance(run.model, EncoderOnly) and run.model.classes is not None:
         console.print("examples are shown of models that write text; this one decides on classes")
         return
@@ -57,18 +58,19 @@ def show_examples(run: Run, mesh: jax.sharding.Mesh, params: Any) -> None:
     rows, place = local_rows(sharding, run.batch_size), make_global(sharding, run.batch_size)
     batch = next(eval_batches(task, split, run.layout, rows=rows, batch_size=run.batch_size))
     write = jax.jit(
-        lambda params, batch: greedy(
-            model, params, batch, length=length, eos_id=task.vocabulary.eos_id
+        lambda params, batch: (
+            greedy(model, params, batch, length=length, eos_id=task.vocabulary.eos_id),
+            batch["encoder_input_tokens"],
+            batch["decoder_target_tokens"],
         ),
-        out_shardings=jax.NamedSharding(mesh, jax.P()),
+        out_shardings=jax.NamedSharding(mesh.devices, jax.P()),
     )
     with on_mesh(mesh):
-        predicted = np.asarray(write(params, place(batch)))
+        predicted, inputs, targets = jax.device_get(write(params, place(batch)))
     for row in range(min(run.show_examples, len(predicted))):
-        inputs, targets = batch["encoder_input_tokens"][row], batch["decoder_target_tokens"][row]
         console.print(f"\nexample {row + 1}: spans in brackets", style="bold")
-        console.print("  model: ", _filled(inputs, predicted[row], task.vocabulary))
-        console.print("  text:  ", _filled(inputs, targets, task.vocabulary))
+        console.print("  model: ", _filled(inputs[row], predicted[row], task.vocabulary))
+        console.print("  text:  ", _filled(inputs[row], targets[row], task.vocabulary))
 
 
 def _filled(inputs: np.ndarray, targets: np.ndarray, vocabulary: Vocabulary) -> rich.text.Text:

@@ -8,6 +8,7 @@ from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.show import show_examples
 from t5lite.inference.evaluate import make_evaluate
+from t5lite.parallel.processes import start_processes
 from t5lite.training.loop import train
 
 
@@ -15,12 +16,14 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     """Builds the run from gin, trains, and shows examples if asked to."""
     quiet_libraries()
     (run,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "train")
+    start_processes()
     mesh = run.mesh.make()
     pathlib.Path(run.model_dir).mkdir(parents=True, exist_ok=True)
     evaluate = make_evaluate(
         *(run.model, run.task, run.layout, run.loss, mesh),
         split=run.eval_split,
-        batch_size=run.batch_size,
+        # As many rows as are trained on at a time: what fits there fits here.
+        batch_size=run.batch_size // run.microbatches,
     )
     config_text = configurables.resolved_text()
     state = train(run, mesh, evaluate=evaluate, config_text=config_text)

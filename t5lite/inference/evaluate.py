@@ -17,8 +17,10 @@ from t5lite.data.stream import eval_batches
 from t5lite.data.task import Task
 from t5lite.inference.generate import greedy
 from t5lite.models.architectures import Batch, EncoderDecoder, Model, targets_of, writing_side
+from t5lite.models.batch_loss import batch_loss
 from t5lite.models.losses import CrossEntropy, means
 from t5lite.parallel.dispatch import settle
+from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
 
 Evaluate = Callable[[Any], dict[str, float]]
@@ -47,7 +49,7 @@ def make_evaluate(
     task: Task | Mixture,
     layout: Layout,
     loss: CrossEntropy,
-    mesh: jax.sharding.Mesh,
+    mesh: DeviceMesh,
     *,
     split: str,
     batch_size: int,
@@ -74,9 +76,7 @@ def make_evaluate(
     rows, place = local_rows(sharding, batch_size), make_global(sharding, batch_size)
 
     def eval_step(params: Any, loss: CrossEntropy, batch: Batch) -> dict[str, jax.Array]:
-        logits: Any = model.apply({"params": params}, batch)
-        targets, weights = targets_of(batch)
-        sums = loss.sums(logits, targets, weights)
+        sums, (_, weights) = batch_loss(model, params, batch, loss), targets_of(batch)
         return {**sums, "examples": (weights > 0).any(axis=1).sum().astype(float)}
 
     compiled = jax.jit(eval_step)
@@ -105,7 +105,7 @@ def make_evaluate(
                 batch["decoder_target_tokens"],
                 batch["decoder_segment_ids"],
             ),
-            out_shardings=jax.NamedSharding(mesh, jax.P()),
+            out_shardings=jax.NamedSharding(mesh.devices, jax.P()),
         )
 
     def texts_of(params: Any, part: Task) -> tuple[list[str], list[str]]:

@@ -45,16 +45,25 @@ class EncoderDecoder(nn.Module):
 
     def decode(
         self, encoded: Float[Array, "b k e"], batch: Batch, *, dropout_rate: Number | None = None
-    ) -> Float[Array, "b l v"]:
-        """Returns the logits of the token after each of `decoder_input_tokens`."""
+    ) -> Float[Array, "b l e"]:
+        """Returns the decoder's output for `decoder_input_tokens`."""
         segments = batch["decoder_segment_ids"]
-        x = self.decoder(
+        return self.decoder(
             self.token_embedder(batch["decoder_input_tokens"]),
             causal_mask(segments.shape[1]) & segment_mask(segments, segments),
             encoded,
             segment_mask(segments, batch["encoder_segment_ids"]),
+            segments > 0,
             dropout_rate=dropout_rate,
         )
+
+    def hidden(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b l e"]:
+        """Returns what `logits` takes, for the whole batch."""
+        encoded = self.encode(batch, dropout_rate=dropout_rate)
+        return self.decode(encoded, batch, dropout_rate=dropout_rate)
+
+    def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
+        """Returns the logits of the token after each of those that `x` was made of."""
         return self.decoder.logits(x, self.token_embedder)
 
     def start(self, batch: Batch, *, capacity: int) -> Cache:
@@ -63,7 +72,7 @@ class EncoderDecoder(nn.Module):
         return self.decoder.start(segments.shape[0], capacity, encoded, segments)
 
     def extend(self, batch: Batch, cache: Cache) -> tuple[Float[Array, "b l v"], Cache]:
-        """Reads `decoder_input_tokens` behind those of the cache, and returns what `decode` would.
+        """Reads `decoder_input_tokens` behind those of the cache, and returns their logits.
 
         Of tokens beyond the capacity of the cache the logits are NaN.
         """
@@ -74,8 +83,7 @@ class EncoderDecoder(nn.Module):
     def __call__(
         self, batch: Batch, *, dropout_rate: Number | None = None
     ) -> Float[Array, "b l v"]:
-        encoded = self.encode(batch, dropout_rate=dropout_rate)
-        return self.decode(encoded, batch, dropout_rate=dropout_rate)
+        return self.logits(self.hidden(batch, dropout_rate=dropout_rate))
 
 
 class DecoderOnly(nn.Module):
@@ -108,21 +116,29 @@ class DecoderOnly(nn.Module):
         x, cache = self.decoder.extend(x, segments, self._prefix(batch), cache)
         return self.decoder.logits(x, self.token_embedder), cache
 
-    def __call__(
-        self, batch: Batch, *, dropout_rate: Number | None = None
-    ) -> Float[Array, "b l v"]:
+    def hidden(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b l e"]:
+        """Returns what `logits` takes, for the whole batch."""
         segments = batch["decoder_segment_ids"]
         may_see = causal_mask(segments.shape[1])
         if (prefix := self._prefix(batch)) is not None:
             may_see = may_see | prefix
-        x = self.decoder(
+        return self.decoder(
             self.token_embedder(batch["decoder_input_tokens"]),
             may_see & segment_mask(segments, segments),
             None,
             None,
+            segments > 0,
             dropout_rate=dropout_rate,
         )
+
+    def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
+        """Returns the logits of the token after each of those that `x` was made of."""
         return self.decoder.logits(x, self.token_embedder)
+
+    def __call__(
+        self, batch: Batch, *, dropout_rate: Number | None = None
+    ) -> Float[Array, "b l v"]:
+        return self.logits(self.hidden(batch, dropout_rate=dropout_rate))
 
     def _prefix(self, batch: Batch) -> Bool[Array, "b 1 l l"] | None:
         if self.config.prefix_attention and "decoder_causal_attention" in batch:
@@ -175,18 +191,26 @@ class EncoderOnly(nn.Module):
         x = self.token_embedder(batch["encoder_input_tokens"])
         return self.encoder(x, batch["encoder_segment_ids"], dropout_rate=dropout_rate)
 
+    def hidden(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b l e"]:
+        """Returns what `logits` takes, for the whole batch."""
+        x = self.encode(batch, dropout_rate=dropout_rate)
+        if self.classes is None or self.classes.per_token:
+            return x
+        return mean_of_segments(x, batch["encoder_segment_ids"])
+
+    def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
+        """Returns the logits of each place that `x` was made of."""
+        if self.classes is not None:
+            return self.classifier(x)
+        tied = self.config.tied_logits
+        scores = self.token_embedder.logits if tied else self.logits_dense
+        logits: Any = scores(x.astype(jnp.float32))
+        return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
+
     def __call__(
         self, batch: Batch, *, dropout_rate: Number | None = None
     ) -> Float[Array, "b l v"]:
-        x = self.encode(batch, dropout_rate=dropout_rate)
-        if self.classes is None:
-            tied = self.config.tied_logits
-            scores = self.token_embedder.logits if tied else self.logits_dense
-            logits: Any = scores(x.astype(jnp.float32))
-            return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
-        if not self.classes.per_token:
-            x = mean_of_segments(x, batch["encoder_segment_ids"])
-        return self.classifier(x)
+        return self.logits(self.hidden(batch, dropout_rate=dropout_rate))
 
 
 class Classifier(nn.Module):

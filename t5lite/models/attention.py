@@ -5,12 +5,12 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from t5lite.core.numbers import Number
 from t5lite.models.config import T5Config
 from t5lite.models.initializers import Scaled
-from t5lite.models.layers import Dropout, Linear
+from t5lite.models.layers import Linear, dropout
 from t5lite.models.positions import Start, rotate
 
 # Finite, so that the softmax of a query with no key to attend to is not NaN; see `attend`.
@@ -107,7 +107,6 @@ class Attention(nn.Module):
         init = Scaled(1.0, "normal", in_axes=(0, 1), out_axes=(2,))
         shape = (config.num_heads, config.head_dim, config.embed_dim)
         self.out = Linear("blhd,hde->ble", shape, ("heads", "kv", "embed"), init)
-        self.dropout = Dropout()
 
     def queries(self, x: Float[Array, "b q e"], start: Start = 0) -> Float[Array, "b q h d"]:
         """Returns the queries of `x`, whose first token stands at `start`."""
@@ -115,7 +114,7 @@ class Attention(nn.Module):
 
     def keys_values(self, source: Float[Array, "b k e"], start: Start = 0) -> KeysValues:
         """Returns the keys and values of `source`, whose first token stands at `start`."""
-        key, value = _by_head(self.key(source)), _by_head(self.value(source))
+        key, value = (_by_head(part(source), "key_length") for part in (self.key, self.value))
         return KeysValues(self._turned(key, start), value)
 
     def __call__(
@@ -128,9 +127,11 @@ class Attention(nn.Module):
         dropout_rate: Number | None,
     ) -> Float[Array, "b q h d"]:
         """Returns for each query what it attends to, by head."""
-        weights = attention_weights(query, source.key, bias=bias, mask=mask)
-        weights = self.dropout(weights, dropout_rate)
-        return attend(weights, source.value, mask=mask)
+        rng = None if dropout_rate is None else self.make_rng("dropout")
+        attended = _attended
+        if self.config.remat == "attention":
+            attended = jax.checkpoint(attended)
+        return attended(query, source, bias, mask, dropout_rate, rng)
 
     def _turned(self, heads: Float[Array, "b l h d"], start: Start) -> Float[Array, "b l h d"]:
         if self.config.positions != "rotary" or not self.has_positions:
@@ -138,5 +139,19 @@ class Attention(nn.Module):
         return rotate(heads, start, self.config.rotary_base)
 
 
-def _by_head(x: Float[Array, "b l h d"]) -> Float[Array, "b l h d"]:
-    return nn.with_logical_constraint(x, ("batch", "length", "heads", "kv"))
+def _attended(
+    query: Float[Array, "b q h d"],
+    source: KeysValues,
+    bias: Float[Array, "#b h q k"] | None,
+    mask: Bool[Array, "#b 1 q k"] | None,
+    dropout_rate: Number | None,
+    rng: Key[Array, ""] | None,
+) -> Float[Array, "b q h d"]:
+    weights = attention_weights(query, source.key, bias=bias, mask=mask)
+    if rng is not None:
+        weights = dropout(weights, dropout_rate, rng)
+    return attend(weights, source.value, mask=mask)
+
+
+def _by_head(x: Float[Array, "b l h d"], length: str = "length") -> Float[Array, "b l h d"]:
+    return nn.with_logical_constraint(x, ("batch", length, "heads", "kv"))

@@ -30,10 +30,15 @@ POSITIONS = ("shared_bias", "layer_bias", "rotary")
 # each block of tokens (LongT5).
 ENCODER_ATTENTION = ("full", "local", "transient_global")
 
-# What the forward pass keeps for the backward pass; "none" keeps all.
+# The name of what a product with a parameter gives, for the policies below.
+LINEAR = "linear"
+
+# What the forward pass of a layer keeps for the backward pass; "none" keeps all. "attention" is
+# no policy of the layer: attention alone computes its weights again.
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "none": None,
-    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": None,
+    "minimal": jax.checkpoint_policies.save_only_these_names(LINEAR),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -53,6 +58,11 @@ class T5Config:
         num_kv_heads: heads of keys and values, each shared by as many query heads as there are
             to one of them (grouped-query attention); None for `num_heads`.
         mlp_activations: `("relu",)` in T5 1.0; `("gelu", "linear")`, a gated GELU, since T5 1.1.
+        num_experts: feed-forward layers among which a router chooses for each token (mixture of
+            experts); None for one that all tokens take.
+        experts_per_token: 1 as in Switch Transformers, or 2.
+        capacity_factor: an expert takes this many times the tokens of a row that it would take if
+            all experts took the same number; what is over goes to none.
         dropout_rate: in [0, 1). A number is an input of the compiled step; 0 compiles none in.
         positions: how a token knows where others are: "shared_bias" (T5), "layer_bias" (umT5) or
             "rotary" (Llama).
@@ -66,8 +76,8 @@ class T5Config:
         prefix_attention: whether a decoder-only model sees the inputs of an example as a whole
             (prefix language model) or each place only what is before it.
         dtype: of the computation, "bfloat16" or "float32"; parameters are always float32.
-        remat: what the backward pass computes again: "none", "minimal" (all but matrix
-            products) or "full".
+        remat: what the backward pass computes again: "none", "attention" (its weights),
+            "minimal" (all but products with parameters) or "full".
         scan_unroll: layers in one turn of the loop over layers; 1 compiles fastest.
 
     Raises:
@@ -84,6 +94,9 @@ class T5Config:
     num_encoder_layers: int = 0
     num_kv_heads: int | None = None
     mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    num_experts: int | None = None
+    experts_per_token: int = 1
+    capacity_factor: float = 1.25
     dropout_rate: Number = 0.0
     positions: str = "shared_bias"
     num_buckets: int = 32
@@ -107,7 +120,7 @@ class T5Config:
                 raise UserError(
                     f"T5Config.{field.name} must be a whole number >= {least}, got {value!r}"
                 )
-        for name in ("norm_epsilon", "rotary_base"):
+        for name in ("norm_epsilon", "rotary_base", "capacity_factor"):
             check_number(f"T5Config.{name}", getattr(self, name), "over 0", lambda x: x > 0)
         groups = self.num_kv_heads
         if groups is not None and not (
@@ -116,6 +129,11 @@ class T5Config:
             raise UserError(
                 f"T5Config.num_kv_heads must divide num_heads ({self.num_heads}), got "
                 f"{self.num_kv_heads}"
+            )
+        check_number("T5Config.num_experts", self.num_experts, "at least 2", lambda n: n >= 2)
+        if self.experts_per_token > 2:
+            raise UserError(
+                f"T5Config.experts_per_token must be 1 or 2, got {self.experts_per_token}"
             )
         check_number(
             "T5Config.dropout_rate", self.dropout_rate, "in [0, 1)", lambda rate: 0 <= rate < 1

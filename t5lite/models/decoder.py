@@ -10,12 +10,11 @@ from t5lite.core.numbers import Number
 from t5lite.models.attention import Attention, KeysValues
 from t5lite.models.cache import Cache, LayerCache, written
 from t5lite.models.config import T5Config
-from t5lite.models.feedforward import FeedForward
 from t5lite.models.initializers import Scaled
 from t5lite.models.layers import Dropout, Embedding, Linear, RMSNorm
 from t5lite.models.masks import segment_mask
 from t5lite.models.positions import Bias, RelativePositionBias, Start
-from t5lite.models.stack import Stream, constrained, scanned_layers
+from t5lite.models.stack import Stream, constrained, feed_forward, scanned_layers
 
 
 class DecoderLayer(nn.Module):
@@ -38,7 +37,7 @@ class DecoderLayer(nn.Module):
         if config.num_encoder_layers:
             self.pre_cross_attention_layer_norm = RMSNorm(config)
             self.encoder_decoder_attention = Attention(config, has_positions=False)
-        self.pre_mlp_layer_norm, self.mlp = RMSNorm(config), FeedForward(config)
+        self.pre_mlp_layer_norm, self.mlp = RMSNorm(config), feed_forward(config)
         self.post_self_attention_dropout = Dropout()
         self.post_cross_attention_dropout, self.post_mlp_dropout = Dropout(), Dropout()
 
@@ -56,6 +55,7 @@ class DecoderLayer(nn.Module):
         start: Start | None,
         encoded: Float[Array, "b source e"] | None,
         encoded_mask: Bool[Array, "#b 1 q source"] | None,
+        is_token: Bool[Array, "b q"],
         dropout_rate: Number | None,
         cached: LayerCache | None,
     ) -> tuple[Stream, KeysValues | None]:
@@ -97,7 +97,7 @@ class DecoderLayer(nn.Module):
                 dropout_rate=drop,
             )
             x = x + self.post_cross_attention_dropout(cross.out(y), drop)
-        y = self.mlp(self.pre_mlp_layer_norm(x), dropout_rate=drop)
+        y = self.mlp(self.pre_mlp_layer_norm(x), is_token, dropout_rate=drop)
         x = x + self.post_mlp_dropout(y, drop)
         return constrained(x), None if cached is None else new
 
@@ -118,7 +118,7 @@ class Decoder(nn.Module):
         if config.positions == "shared_bias":
             self.relpos_bias = RelativePositionBias(config, bidirectional=False)
         in_axes = {
-            "__call__": (*(nn.broadcast,) * 6, 0),
+            "__call__": (*(nn.broadcast,) * 7, 0),
             "encoded_keys_values": (nn.broadcast,),
         }
         self.layers = scanned_layers(DecoderLayer, config, config.num_decoder_layers, in_axes)
@@ -135,12 +135,13 @@ class Decoder(nn.Module):
         mask: Bool[Array, "#b 1 l l"],
         encoded: Float[Array, "b source e"] | None,
         encoded_mask: Bool[Array, "#b 1 l source"] | None,
+        is_token: Bool[Array, "b l"],
         *,
         dropout_rate: Number | None,
     ) -> Stream:
         bias = self._bias(x.shape[1], x.shape[1], 0)
         x = constrained(self.input_dropout(x, dropout_rate))
-        x, _ = self.layers(x, mask, bias, None, encoded, encoded_mask, dropout_rate, None)
+        x, _ = self.layers(x, mask, bias, None, encoded, encoded_mask, is_token, dropout_rate, None)
         return self.output_dropout(self.decoder_norm(x), dropout_rate)
 
     def start(
@@ -193,6 +194,7 @@ class Decoder(nn.Module):
             start,
             None,
             None if source_segments is None else segment_mask(segment_ids, source_segments),
+            segment_ids > 0,
             None,
             LayerCache(cache.own, cache.encoded),
         )

@@ -1,17 +1,16 @@
 """The encoder: every token sees the whole input, or with long attention what is near it."""
 
 import flax.linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from t5lite.core.numbers import Number
 from t5lite.models.attention import Attention
 from t5lite.models.config import T5Config
-from t5lite.models.feedforward import FeedForward
 from t5lite.models.layers import Dropout, RMSNorm
 from t5lite.models.long_attention import SelfContext, long_attention, long_context
 from t5lite.models.masks import segment_mask
 from t5lite.models.positions import RelativePositionBias
-from t5lite.models.stack import Stream, constrained, scanned_layers
+from t5lite.models.stack import Stream, constrained, feed_forward, scanned_layers
 
 
 class EncoderLayer(nn.Module):
@@ -29,7 +28,7 @@ class EncoderLayer(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.pre_attention_layer_norm, self.pre_mlp_layer_norm = RMSNorm(config), RMSNorm(config)
-        self.attention, self.mlp = Attention(config), FeedForward(config)
+        self.attention, self.mlp = Attention(config), feed_forward(config)
         if config.positions == "layer_bias":
             self.relpos_bias = RelativePositionBias(config, bidirectional=True)
         if config.encoder_attention == "transient_global":
@@ -37,11 +36,15 @@ class EncoderLayer(nn.Module):
         self.post_attention_dropout, self.post_mlp_dropout = Dropout(), Dropout()
 
     def __call__(
-        self, x: Stream, context: SelfContext, dropout_rate: Number | None
+        self,
+        x: Stream,
+        context: SelfContext,
+        is_token: Bool[Array, "b l"],
+        dropout_rate: Number | None,
     ) -> tuple[Stream, None]:
         attended = self._attended(self.pre_attention_layer_norm(x), context, dropout_rate)
         x = x + self.post_attention_dropout(self.attention.out(attended), dropout_rate)
-        y = self.mlp(self.pre_mlp_layer_norm(x), dropout_rate=dropout_rate)
+        y = self.mlp(self.pre_mlp_layer_norm(x), is_token, dropout_rate=dropout_rate)
         x = x + self.post_mlp_dropout(y, dropout_rate)
         return constrained(x), None
 
@@ -81,7 +84,7 @@ class Encoder(nn.Module):
             self.relpos_bias = RelativePositionBias(config, bidirectional=True)
         if config.encoder_attention == "transient_global":
             self.side_relpos_bias = RelativePositionBias(config, bidirectional=True)
-        in_axes = {"__call__": (nn.broadcast, nn.broadcast)}
+        in_axes = {"__call__": (nn.broadcast,) * 3}
         self.layers = scanned_layers(EncoderLayer, config, config.num_encoder_layers, in_axes)
         self.encoder_norm = RMSNorm(config)
         self.input_dropout, self.output_dropout = Dropout(), Dropout()
@@ -90,7 +93,7 @@ class Encoder(nn.Module):
         self, x: Stream, segment_ids: Int[Array, "b l"], *, dropout_rate: Number | None
     ) -> Stream:
         x = constrained(self.input_dropout(x, dropout_rate))
-        x, _ = self.layers(x, self._context(segment_ids), dropout_rate)
+        x, _ = self.layers(x, self._context(segment_ids), segment_ids > 0, dropout_rate)
         return self.output_dropout(self.encoder_norm(x), dropout_rate)
 
     def _context(self, segment_ids: Int[Array, "b l"]) -> SelfContext:

@@ -3,7 +3,7 @@
 import math
 
 import flax.linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from t5lite.core.numbers import Number
 from t5lite.models.config import ACTIVATIONS, T5Config
@@ -17,13 +17,15 @@ class FeedForward(nn.Module):
     Parameters:
         wi/kernel, or wi_0/kernel, wi_1/kernel, ... with several activations [embed, mlp],
         wo/kernel [mlp, embed]: truncated normal with variance 1 / fan-in.
+
+    Called like `experts.Experts`, which takes its place; every place is worked on, token or not.
     """
 
     config: T5Config
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b l e"], *, dropout_rate: Number | None
+        self, x: Float[Array, "b l e"], is_token: Bool[Array, "b l"], *, dropout_rate: Number | None
     ) -> Float[Array, "b l e"]:
         config = self.config
         init = Scaled(1.0, "truncated_normal")

@@ -2,6 +2,7 @@
 
 Activations computed again in the backward pass are not counted, attention is counted in full
 (no credit for causal masks), and keys and values of cross-attention are counted over the input.
+Of experts those are counted that a token goes to, and the router.
 """
 
 from collections.abc import Mapping
@@ -65,4 +66,7 @@ def _encoder_attention(config: T5Config, tokens: int) -> int:
 
 
 def _feed_forward(config: T5Config, tokens: int) -> int:
-    return 2 * (len(config.mlp_activations) + 1) * config.embed_dim * config.mlp_dim * tokens
+    one = 2 * (len(config.mlp_activations) + 1) * config.embed_dim * config.mlp_dim * tokens
+    if config.num_experts is None:
+        return one
+    return config.experts_per_token * one + 2 * config.embed_dim * config.num_experts * tokens

@@ -6,10 +6,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, Key
 
 from t5lite.core.numbers import Number
-from t5lite.models.config import T5Config
+from t5lite.models.config import LINEAR, T5Config
 from t5lite.models.initializers import Constant, Initializer, Normal, parameter
 
 
@@ -104,7 +105,8 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         init = parameter(self.initializer, self.axes)
-        return linear(self.einsum, x, self.param("kernel", init, self.shape))
+        made = linear(self.einsum, x, self.param("kernel", init, self.shape))
+        return checkpoint_name(made, LINEAR)
 
 
 class Embedding(nn.Module):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from t5lite.core.numbers import Number, check_number, numeric
+from t5lite.core.numbers import Number, check_number, numeric, static
 
 
 @numeric
@@ -21,15 +21,25 @@ class CrossEntropy:
             softmax's normaliser, near 0.
         label_smoothing: probability given to all other tokens together, in [0, 1). The constant
             entropy of the smoothed target is subtracted: a perfect prediction costs 0.
+        load_balance, router_z: of a model with experts, times what `experts.route` tells under
+            these names, for each of its layers.
+        chunks: parts of a row whose logits are made one after another, and again in the backward
+            pass, so that those of the whole batch are never in memory. It changes no result.
 
     Source: google-research/t5x@main:t5x/losses.py, compute_weighted_cross_entropy.
     """
 
     z_loss: Number = 1e-4
     label_smoothing: Number = 0.0
+    load_balance: Number = 0.01
+    router_z: Number = 1e-3
+    chunks: int = static(default=1)
 
     def __post_init__(self) -> None:
-        check_number("CrossEntropy.z_loss", self.z_loss, "at least 0", lambda z: z >= 0)
+        for name in ("z_loss", "load_balance", "router_z"):
+            value = getattr(self, name)
+            check_number(f"CrossEntropy.{name}", value, "at least 0", lambda x: x >= 0)
+        check_number("CrossEntropy.chunks", self.chunks, "at least 1", lambda n: n >= 1)
         check_number(
             "CrossEntropy.label_smoothing", self.label_smoothing, "in [0, 1)", lambda s: 0 <= s < 1
         )
@@ -82,11 +92,23 @@ def _xlogx(x: Number) -> Number:
     return x * jnp.log(jnp.maximum(x, np.finfo(np.float32).tiny))
 
 
+# What a model with experts is told by, and how it is reported.
+EXPERT_METRICS = {
+    "load_balance": "load_balance_loss",
+    "router_z": "router_z_loss",
+    "dropped": "dropped_tokens_fraction",
+}
+
+
 def means(sums: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Returns what several steps' sums amount to per target token, names with their units."""
     total = {name: math.fsum(float(s[name]) for s in sums) for name in sums[0]}
     tokens = max(total["tokens"], 1.0)
+    experts = {
+        named: total[name] / tokens for name, named in EXPERT_METRICS.items() if name in total
+    }
     return {
+        **experts,
         "loss_nats_per_token": total["loss"] / tokens,
         "cross_entropy_nats_per_token": total["cross_entropy"] / tokens,
         "z_loss_nats_per_token": total["z_loss"] / tokens,

@@ -10,6 +10,8 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from t5lite.models.config import REMAT_POLICIES, T5Config
+from t5lite.models.experts import COLLECTION, Experts
+from t5lite.models.feedforward import FeedForward
 
 Stream = Float[Array, "b l e"]
 
@@ -17,6 +19,11 @@ Stream = Float[Array, "b l e"]
 def constrained(x: Stream) -> Stream:
     """Places the stream between layers on the mesh."""
     return nn.with_logical_constraint(x, ("batch", "length", "activation_embed"))
+
+
+def feed_forward(config: T5Config) -> FeedForward | Experts:
+    """The layer's last part: one feed-forward layer, or many experts."""
+    return FeedForward(config) if config.num_experts is None else Experts(config)
 
 
 def scanned_layers(
@@ -32,7 +39,7 @@ def scanned_layers(
         # The loop keeps XLA from merging the two computations, so the barrier can go.
         layer = nn.remat(layer, policy=policy, prevent_cse=False)
     common: dict[str, Any] = {
-        "variable_axes": {"params": 0},
+        "variable_axes": {"params": 0, COLLECTION: 0},
         "split_rngs": {"params": True, "dropout": True},
         "length": length,
         "unroll": min(config.scan_unroll, length),

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from t5lite.core.numbers import Number
 
-# Layers that are stacked in one array are independent parameters.
-BATCH_AXES = ("layers",)
+# Layers and experts that are stacked in one array are independent parameters.
+BATCH_AXES = ("layers", "experts")
 # The dimension of this name makes the rows, all others together the columns: a kernel [embed,
 # heads, kv] is factored as the matrix [embed, heads * kv].
 ROW_AXIS = "embed"

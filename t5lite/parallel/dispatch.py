@@ -5,18 +5,20 @@ from typing import Any
 
 import jax
 
+from t5lite.parallel.mesh import DeviceMesh
+
 # Programs under way at once: enough that devices never wait for the host, few enough that the
 # batches of a long evaluation are not all in memory.
 DEPTH = 3
 
 
-def settle(results: Sequence[Any], mesh: jax.sharding.Mesh) -> None:
+def settle(results: Sequence[Any], mesh: DeviceMesh) -> None:
     """Waits until fewer than `DEPTH` of the programs that give `results`, in order, are under way.
 
     NOTE: on several simulated CPU devices until none is. Their programs share a pool of threads,
     and two at once can each hold threads that the other's collectives wait for, for ever.
     """
-    simulated = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+    simulated = mesh.size > 1 and mesh.platform == "cpu"
     depth = 1 if simulated else DEPTH
     if len(results) >= depth:
         jax.block_until_ready(results[-depth])

@@ -1,12 +1,44 @@
-"""The mesh of devices: `data` and `fsdp` split the batch, `fsdp` and `tensor` the parameters."""
+"""The mesh of devices: what its axes are for, and how devices are arranged along them."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType
 
 from t5lite.core.errors import UserError
+from t5lite.parallel.rules import MESH_AXES, Rules, with_rules
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceMesh:
+    """Devices along named axes, and the rules by which arrays are split among them."""
+
+    devices: jax.sharding.Mesh
+    rules: Rules
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """Devices along each axis."""
+        return dict(self.devices.shape)
+
+    @property
+    def size(self) -> int:
+        """All devices."""
+        return self.devices.size
+
+    @property
+    def platform(self) -> str:
+        """ "cpu", "gpu" or "tpu"."""
+        return str(self.devices.devices.flat[0].platform)
+
+    def shares(self, axis: str) -> int:
+        """Returns how many parts a logical axis is split into."""
+        return math.prod(self.shape[name] for name in self.rules[axis])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -14,36 +46,81 @@ class Mesh:
     """Sizes of the mesh axes, in devices; one may be -1 and takes all that the others leave.
 
     Args:
-        data: copies of the parameters, each working on its share of the batch.
+        dcn: copies of the parameters, one in each slice, with a slow network between them that only
+            gradients cross; None for as many as the devices have slices.
+        data: copies of the parameters in a slice, each working on its share of the batch.
         fsdp: shares of the batch among which parameters and optimizer state are split too.
+        expert: shares of the batch among which the experts of a mixture are split.
+        sequence: shares of the tokens of a row.
         tensor: shares of heads, feed-forward width and vocabulary.
+        rules: changes to `parallel.rules.RULES`, pairs of a logical axis and the mesh axes that
+            split it, as in [('embed', ['fsdp', 'data']), ('vocab', None)].
+
+    Raises:
+        UserError: for a size under 1, more than one of -1, or rules that collide.
     """
 
+    dcn: int | None = None
     data: int = -1
     fsdp: int = 1
+    expert: int = 1
+    sequence: int = 1
     tensor: int = 1
+    rules: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
-        sizes = dataclasses.astuple(self)
-        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+        sizes = {name: getattr(self, name) for name in MESH_AXES}
+        given = [size for size in sizes.values() if size is not None]
+        if any(size < 1 and size != -1 for size in given) or given.count(-1) > 1:
             raise UserError(
                 "Mesh axes must be whole numbers > 0, at most one of them -1 for the rest, "
-                f"got {dataclasses.asdict(self)}"
+                f"got {sizes}"
             )
+        with_rules(self.rules)
 
-    def make(self) -> jax.sharding.Mesh:
-        """Returns the mesh over all devices.
+    def make(self, devices: Sequence[Any] | None = None) -> DeviceMesh:
+        """Returns the mesh over `devices`, by default all that there are.
 
         Raises:
-            UserError: where the sizes do not make up the number of devices.
+            UserError: where the sizes do not make up the number of devices, or `dcn` is not the
+                number of slices.
         """
-        sizes = dataclasses.asdict(self)
-        num_devices = jax.device_count()
-        given = math.prod(size for size in sizes.values() if size != -1)
-        if num_devices % given or (-1 not in sizes.values() and given != num_devices):
+        devices = jax.devices() if devices is None else list(devices)
+        slices = _slices(devices, self.dcn)
+        sizes = {name: getattr(self, name) for name in MESH_AXES} | {"dcn": len(slices)}
+        count, given = len(devices), math.prod(size for size in sizes.values() if size != -1)
+        if count % given or (-1 not in sizes.values() and given != count):
             raise UserError(
-                f"Mesh must use all {num_devices} devices, got {sizes}; "
+                f"Mesh must use all {count} devices, got {sizes}; "
                 "set one axis to -1 to let it take the rest"
             )
-        shape = [num_devices // given if size == -1 else size for size in sizes.values()]
-        return jax.make_mesh(shape, tuple(sizes), axis_types=(AxisType.Auto,) * len(shape))
+        shape = [count // given if size == -1 else size for size in sizes.values()]
+        # Neighbours on the network are neighbours on the last axes, which talk most.
+        arranged = [
+            mesh_utils.create_device_mesh(shape[1:], part, allow_split_physical_axes=True)
+            for part in slices
+        ]
+        auto = (AxisType.Auto,) * len(shape)
+        mesh = jax.sharding.Mesh(np.stack(arranged), MESH_AXES, axis_types=auto)
+        return DeviceMesh(mesh, with_rules(self.rules))
+
+
+def _slices(devices: Sequence[Any], wanted: int | None) -> list[list[Any]]:
+    """Devices with a fast network between them; where none is told, equal parts in their order."""
+    by_slice: dict[Any, list[Any]] = {}
+    for device in devices:
+        by_slice.setdefault(getattr(device, "slice_index", None), []).append(device)
+    if wanted == -1:
+        wanted = None
+    if len(by_slice) > 1:
+        if wanted not in (None, len(by_slice)):
+            raise UserError(
+                f"Mesh.dcn must be the number of slices ({len(by_slice)}), got {wanted}; leave it "
+                "unbound"
+            )
+        return list(by_slice.values())
+    count = wanted or 1
+    if len(devices) % count:
+        raise UserError(f"Mesh.dcn must divide the {len(devices)} devices, got {count}")
+    size = len(devices) // count
+    return [list(devices[start : start + size]) for start in range(0, len(devices), size)]

@@ -1,62 +1,46 @@
 """From names of axes to shardings, and from a process's rows to global arrays."""
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from t5lite.core.errors import UserError
-
-Axes = tuple[str | None, ...]
-Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
-
-# Logical axis -> mesh axes. Parameters: all but the first line and those named activation_*.
-RULES: Rules = (
-    ("batch", ("data", "fsdp")),
-    ("length", None),
-    ("activation_embed", None),
-    ("vocab", "tensor"),
-    ("heads", "tensor"),
-    ("mlp", "tensor"),
-    ("embed", "fsdp"),
-    ("kv", None),
-    ("relpos_buckets", None),
-    ("layers", None),
-    ("classes", None),
-)
+from t5lite.parallel.mesh import DeviceMesh
+from t5lite.parallel.rules import Axes, spec_of
 
 
 @contextlib.contextmanager
-def on_mesh(mesh: jax.sharding.Mesh, rules: Rules = RULES) -> Iterator[None]:
+def on_mesh(mesh: DeviceMesh) -> Iterator[None]:
     """What is traced inside puts its arrays where the rules say."""
-    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+    with jax.set_mesh(mesh.devices), nn.logical_axis_rules(list(mesh.rules.items())):
         yield
 
 
 def sharding_of(
-    axes: Axes, shape: tuple[int, ...], mesh: jax.sharding.Mesh, *, owner: str, rules: Rules = RULES
+    axes: Axes, shape: tuple[int, ...], mesh: DeviceMesh, *, owner: str
 ) -> NamedSharding:
     """Returns the sharding of an array whose dimensions have the logical names `axes`.
 
     Raises:
-        UserError: where a mesh axis does not divide the dimension that it splits.
+        UserError: where mesh axes do not divide the dimension that they split, or one would split
+            two dimensions.
     """
     assert len(axes) == len(shape), (owner, axes, shape)
-    spec = nn.logical_to_mesh_axes(axes, rules) or PartitionSpec()
-    for name, size, mesh_axes in zip(axes, shape, spec, strict=True):
-        names = (mesh_axes,) if isinstance(mesh_axes, str) else (mesh_axes or ())
-        shares = math.prod(mesh.shape[axis] for axis in names)
-        if size % shares:
+    spec = spec_of(axes, mesh.rules, owner=owner)
+    for name, size in zip(axes, shape, strict=True):
+        if name is not None and size % mesh.shares(name):
+            sizes = {axis: mesh.shape[axis] for axis in mesh.rules[name] if mesh.shape[axis] > 1}
+            told = " * ".join(f"{axis} {count}" for axis, count in sizes.items())
             raise UserError(
-                f"{owner}: its axis {name!r} must be divisible by the mesh axis "
-                f"{'*'.join(names)} ({shares}), got {size}; choose another size or another Mesh"
+                f"{owner}: its axis {name!r} must be divisible by the mesh axes that split it "
+                f"({told}), got {size}; choose another size, another Mesh, or other Mesh.rules"
             )
-    return NamedSharding(mesh, spec)
+    return NamedSharding(mesh.devices, spec)
 
 
 def logical_axes(boxed: Any) -> Any:
@@ -66,7 +50,7 @@ def logical_axes(boxed: Any) -> Any:
     )
 
 
-def tree_shardings(tree: Any, axes: Any, mesh: jax.sharding.Mesh) -> Any:
+def tree_shardings(tree: Any, axes: Any, mesh: DeviceMesh) -> Any:
     """Returns the sharding of every leaf of `tree`, given the names of its axes."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf, names: sharding_of(
@@ -126,13 +110,26 @@ def _remaining_axes(shape: tuple[int, ...], full: tuple[int, ...], axes: Axes) -
     return tuple(found)
 
 
-def batch_sharding(mesh: jax.sharding.Mesh, batch_size: int) -> NamedSharding:
+def batch_sharding(
+    mesh: DeviceMesh, batch_size: int, *, owner: str = "train.batch_size"
+) -> NamedSharding:
     """Returns the sharding of [batch, ...] arrays.
 
     Raises:
         UserError: where the mesh does not divide the batch.
     """
-    return sharding_of(("batch",), (batch_size,), mesh, owner=f"batch_size={batch_size}")
+    return sharding_of(("batch",), (batch_size,), mesh, owner=owner)
+
+
+def check_lengths(mesh: DeviceMesh, lengths: Mapping[str, int]) -> None:
+    """Raises a UserError where the mesh does not divide the length of a row, in tokens."""
+    shares = mesh.shares("length")
+    for name, length in lengths.items():
+        if length % shares:
+            raise UserError(
+                f"{name}: rows must be divisible by the mesh axes that split 'length' ({shares}), "
+                f"got {length} tokens; bind train.length_multiple to a multiple of {shares}"
+            )
 
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> list[int]:

@@ -12,38 +12,32 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from t5lite.core.due import due
 from t5lite.core.errors import UserError
 from t5lite.core.files import write_whole
-from t5lite.core.numbers import as_inputs
 from t5lite.models.description import describe
 from t5lite.models.flops import train_flops
 from t5lite.models.losses import means
 from t5lite.parallel.dispatch import settle
+from t5lite.parallel.hardware import device_of
+from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
 from t5lite.training.checkpoints import FOLDER, Checkpoints, open_checkpoint
 from t5lite.training.feed import Feed
-from t5lite.training.hardware import peak_flops
-from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.metrics import MetricWriter, NoWriter
 from t5lite.training.partial_restore import as_table, restore_by_rules
+from t5lite.training.program import TrainProgram, train_program
 from t5lite.training.progress import Progress
 from t5lite.training.run import Run
-from t5lite.training.state import (
-    TrainState,
-    abstract_state,
-    initial_opt_state,
-    initial_state,
-)
-from t5lite.training.step import Step, Sums, make_train_step
+from t5lite.training.state import TrainState, initial_opt_state, initial_state
+from t5lite.training.step import Sums
 
 Evaluate = Callable[[Any], dict[str, float]]
 
 
-def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text: str) -> TrainState:
+def train(run: Run, mesh: DeviceMesh, *, evaluate: Evaluate, config_text: str) -> TrainState:
     """Trains to `run.total_steps`, from the latest checkpoint in `run.model_dir` if there is one.
 
     Args:
@@ -58,14 +52,11 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
             fit, or the loss is no longer finite.
     """
     model_dir, first = pathlib.Path(run.model_dir), jax.process_index() == 0
-    hyper = as_inputs(run.hyperparameters)
+    program = train_program(run, mesh)
     sharding = batch_sharding(mesh, run.batch_size)
-    batch_sharding(mesh, run.batch_size // run.microbatches)
     rows, place = local_rows(sharding, run.batch_size), make_global(sharding, run.batch_size)
     with contextlib.ExitStack() as stack:
         stack.enter_context(on_mesh(mesh))
-        batch_shapes = abstract_batch(run, sharding, run.batch_size)
-        shapes, axes = abstract_state(run.model, run.hyperparameters, mesh)
         checkpoints = stack.enter_context(
             contextlib.closing(
                 Checkpoints(
@@ -75,7 +66,7 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
                 )
             )
         )
-        checkpoints.check_room(shapes)
+        checkpoints.check_room(program.state)
         is_new = not checkpoints.steps()
         first_step = _step_before(run) if is_new else checkpoints.steps()[-1]
         progress = stack.enter_context(
@@ -84,7 +75,7 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
         saved = None if is_new else _saved(run, checkpoints)
         feed = Feed(run, rows, saved, say=progress.say)
         stack.enter_context(contextlib.closing(feed))
-        state = first_state(run, hyper, shapes, axes, mesh, checkpoints, progress)
+        state = first_state(program, checkpoints, progress)
         if 0 < first_step >= run.total_steps:
             progress.say(f"nothing to train: train.total_steps is {run.total_steps}")
             return state
@@ -94,8 +85,7 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
         stack.enter_context(contextlib.closing(writer))
 
         started = time.perf_counter()
-        step_function = make_train_step(run.model, axes, microbatches=run.microbatches)
-        compiled = compile_step(step_function, hyper, shapes, batch_shapes)
+        compiled = program.lower().compile()
         meter = Meter(run, compile_seconds=time.perf_counter() - started)
 
         def score(step: int) -> None:
@@ -108,7 +98,7 @@ def train(run: Run, mesh: jax.sharding.Mesh, *, evaluate: Evaluate, config_text:
         meter.start()
         for step in range(first_step + 1, run.total_steps + 1):
             batch = place(meter.timed_next(feed))
-            state, sums = compiled(hyper, state, batch)
+            state, sums = compiled(program.hyper, state, batch)
             meter.sums.append(sums)
             settle(meter.sums, mesh)
             progress.advance(step)
@@ -150,35 +140,9 @@ def _step_before(run: Run) -> int:
         return step
 
 
-def abstract_batch(
-    run: Run, sharding: jax.sharding.NamedSharding, batch_size: int
-) -> dict[str, Any]:
-    """Returns shapes, dtypes and shardings of a training batch."""
-    return {
-        name: jax.ShapeDtypeStruct((batch_size, length), jnp.int32, sharding=sharding)
-        for name, length in run.layout.lengths.items()
-    }
-
-
-def compile_step(
-    step: Step, hyper: Hyperparameters, state: TrainState, batch: dict[str, Any]
-) -> Callable[[Hyperparameters, TrainState, dict[str, Any]], tuple[TrainState, Sums]]:
-    """Compiles the step once, for good: called with other shapes it raises, never compiles anew."""
-    shardings = jax.tree.map(lambda x: x.sharding, state)
-    jitted = jax.jit(step, donate_argnums=1, out_shardings=(shardings, None))
-    return jitted.lower(hyper, state, batch).compile()
-
-
-def first_state(
-    run: Run,
-    hyper: Hyperparameters,
-    shapes: TrainState,
-    axes: Any,
-    mesh: jax.sharding.Mesh,
-    checkpoints: Checkpoints,
-    progress: Progress,
-) -> TrainState:
+def first_state(program: TrainProgram, checkpoints: Checkpoints, progress: Progress) -> TrainState:
     """Returns the latest saved state, or a new one, with parameters from elsewhere if asked for."""
+    run, hyper, shapes, axes = program.run, program.hyper, program.state, program.param_axes
     if steps := checkpoints.steps():
         latest = steps[-1]
         progress.say(f"resuming at step {latest} from {run.model_dir}")
@@ -190,9 +154,9 @@ def first_state(
         return checkpoints.restore(latest, shapes)
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
     # Run once: on a CPU most of the time of compiling it would go into making it fast.
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    on_cpu = program.mesh.platform == "cpu"
     init = jax.jit(
-        lambda h: initial_state(run.model, h, axes),
+        lambda h: initial_state(run.model, h, axes, run.param_dtype),
         out_shardings=shardings,
         compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
     )
@@ -242,8 +206,8 @@ class Meter:
     def __init__(self, run: Run, *, compile_seconds: float) -> None:
         lengths = run.layout.lengths
         self._flops_per_step = run.batch_size * train_flops(run.model, lengths)
-        peak = peak_flops(jax.devices()[0].device_kind)
-        self._peak_flops = None if peak is None else peak * jax.device_count()
+        device = device_of(jax.devices()[0].device_kind)
+        self._peak_flops = None if device is None else device.flops * jax.device_count()
         self._once = {"compile_seconds": compile_seconds}
         # What the steps since the last metrics returned, the latest perhaps not computed yet.
         self.sums: list[Sums] = []

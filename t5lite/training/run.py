@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import UserError, check_choice
 from t5lite.core.numbers import Number, check_number
 from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, EncoderLayout, Layout
 from t5lite.data.mixture import Mixture
 from t5lite.data.task import Task
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly, Model
+from t5lite.models.config import DTYPES
 from t5lite.models.losses import CrossEntropy
 from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.masked_lm import MaskedLM
@@ -40,6 +41,11 @@ class Run:
         packed: several examples share a row, as many as fit.
         data_workers: processes that make batches; 0 for a thread.
         microbatches: parts of the batch whose gradients are accumulated.
+        length_multiple: rows are as long as the longest example needs, and on to a multiple of this
+            many tokens, as meshes that split rows and some kernels need.
+        param_dtype: what parameters are kept in between steps, "float32", or "bfloat16" rounded
+            stochastically: half the memory, and still no update is lost on average.
+        offload_optimizer: whether the optimizer's state is in the hosts' memory between updates.
         max_gradient_norm: gradients of a larger global norm are scaled down; None for no limit.
         train_split, eval_split: of the task's source.
         eval_every_steps: how often the whole `eval_split` is scored during training; None for
@@ -74,6 +80,9 @@ class Run:
     loss: CrossEntropy = CrossEntropy()
     mesh: Mesh = Mesh()
     microbatches: int = 1
+    length_multiple: int = 1
+    param_dtype: str = "float32"
+    offload_optimizer: bool = False
     max_gradient_norm: Number | None = None
     train_split: str = "train"
     eval_split: str = "validation"
@@ -105,8 +114,9 @@ class Run:
                     f"in [(10, 12)], got {self.skip_batches!r}"
                 )
         for name in (
-            *("batch_size", "microbatches", "log_every_steps", "checkpoint_every_steps"),
-            *("keep_checkpoints", "keep_every_steps", "eval_every_steps"),
+            *("batch_size", "microbatches", "length_multiple", "log_every_steps"),
+            *("checkpoint_every_steps", "keep_checkpoints", "keep_every_steps"),
+            *("eval_every_steps",),
         ):
             check_number(f"train.{name}", getattr(self, name), "at least 1", lambda n: n >= 1)
         check_number(
@@ -117,6 +127,7 @@ class Run:
                 f"train.batch_size must be divisible by train.microbatches ({self.microbatches}), "
                 f"got {self.batch_size}"
             )
+        check_choice("train.param_dtype", self.param_dtype, DTYPES)
         check_rules(self.restore_rules)
         if self.initial_checkpoint is None and (self.restore_rules or self.restore_optimizer):
             name = "restore_rules" if self.restore_rules else "restore_optimizer"
@@ -161,15 +172,17 @@ class Run:
     def layout(self) -> Layout:
         """Where the tokens of examples go in a row, which is as long as the longest example."""
         objectives = [task.objective for task in self.task.tasks]
+
+        def longest(name: str) -> int:
+            length = max(getattr(objective, name) for objective in objectives)
+            return length + -length % self.length_multiple
+
         if isinstance(self.model, EncoderOnly):
-            return EncoderLayout(max(objective.inputs_length for objective in objectives))
+            return EncoderLayout(longest("inputs_length"))
         if isinstance(self.model, EncoderDecoder):
-            return EncoderDecoderLayout(
-                max(objective.inputs_length for objective in objectives),
-                max(objective.targets_length for objective in objectives),
-            )
+            return EncoderDecoderLayout(longest("inputs_length"), longest("targets_length"))
         return DecoderLayout(
-            max(objective.total_length for objective in objectives),
+            longest("total_length"),
             has_inputs=any(objective.inputs_length for objective in objectives),
         )
 

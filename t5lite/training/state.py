@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from t5lite.core.numbers import as_inputs
 from t5lite.core.streams import stream
 from t5lite.models.architectures import Model, init
+from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import logical_axes, state_axes, tree_shardings
 from t5lite.training.hyperparameters import Hyperparameters
 
@@ -23,7 +24,7 @@ class TrainState:
 
     Args:
         step: steps taken, int32 [].
-        params: the parameters, float32.
+        params: the parameters, float32 or bfloat16.
         opt_state: of the optax transformation.
     """
 
@@ -37,16 +38,19 @@ def param_axes(model: Model) -> Any:
     return logical_axes(jax.eval_shape(lambda: init(model, jax.random.key(0))))
 
 
-def initial_state(model: Model, hyper: Hyperparameters, axes: Any) -> TrainState:
+def initial_state(
+    model: Model, hyper: Hyperparameters, axes: Any, param_dtype: str = "float32"
+) -> TrainState:
     """Returns the state before the first step, a function of the seed; meant to be compiled.
 
     Args:
         axes: from `param_axes`.
+        param_dtype: "float32" or "bfloat16"; the optimizer's state is float32 with both.
     """
     params = nn.unbox(init(model, stream(jax.random.key(hyper.seed), "init")))
     return TrainState(
         step=jnp.zeros([], jnp.int32),
-        params=params,
+        params=jax.tree.map(lambda p: p.astype(param_dtype), params),
         opt_state=initial_opt_state(hyper, params, axes),
     )
 
@@ -54,10 +58,11 @@ def initial_state(model: Model, hyper: Hyperparameters, axes: Any) -> TrainState
 def initial_opt_state(hyper: Hyperparameters, params: Any, axes: Any) -> Any:
     """Returns the optimizer's state before the first step from `params`."""
     learning_rate = hyper.optimizer.learning_rate(0)
+    params = jax.tree.map(lambda p: p.astype(jnp.float32), params)
     return hyper.optimizer.transformation(learning_rate, axes).init(params)
 
 
-def state_shardings(state: TrainState, axes: Any, mesh: jax.sharding.Mesh) -> TrainState:
+def state_shardings(state: TrainState, axes: Any, mesh: DeviceMesh) -> TrainState:
     """Returns where each array of an abstract state lives: the optimizer's with its parameter.
 
     Raises:
@@ -72,12 +77,33 @@ def state_shardings(state: TrainState, axes: Any, mesh: jax.sharding.Mesh) -> Tr
 
 
 def abstract_state(
-    model: Model, hyper: Hyperparameters, mesh: jax.sharding.Mesh
+    model: Model,
+    hyper: Hyperparameters,
+    mesh: DeviceMesh,
+    *,
+    param_dtype: str = "float32",
+    offload_optimizer: bool = False,
 ) -> tuple[TrainState, Any]:
-    """Returns shapes, dtypes and shardings of the state, and the parameters' axes."""
+    """Returns shapes, dtypes and shardings of the state, and the parameters' axes.
+
+    Args:
+        offload_optimizer: whether the optimizer's state lives in the hosts' memory; its scalars
+            stay on the devices.
+    """
     axes = param_axes(model)
-    state = jax.eval_shape(lambda h: initial_state(model, h, axes), as_inputs(hyper))
+    state = jax.eval_shape(lambda h: initial_state(model, h, axes, param_dtype), as_inputs(hyper))
     shardings = state_shardings(state, axes, mesh)
+    if offload_optimizer:
+        kept = jax.tree.map(
+            lambda x, s: s if x.ndim == 0 else s.with_memory_kind("pinned_host"),
+            *(state.opt_state, shardings.opt_state),
+        )
+        shardings = dataclasses.replace(shardings, opt_state=kept)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
     ), axes
+
+
+def in_memory(shardings: Any, kind: str) -> Any:
+    """Returns the same shardings in another memory, "device" or "pinned_host"."""
+    return jax.tree.map(lambda sharding: sharding.with_memory_kind(kind), shardings)

@@ -11,15 +11,19 @@ import optax
 from jaxtyping import Array, Float
 
 from t5lite.core.streams import stream
-from t5lite.models.architectures import Batch, Model, targets_of
+from t5lite.models.architectures import Batch, Model
+from t5lite.models.batch_loss import batch_loss
+from t5lite.optimizers.rounding import apply_updates
 from t5lite.training.hyperparameters import Hyperparameters
-from t5lite.training.state import TrainState
+from t5lite.training.state import TrainState, in_memory
 
 Sums = dict[str, Float[Array, ""]]
 Step = Callable[[Hyperparameters, TrainState, Batch], tuple[TrainState, Sums]]
 
 
-def make_train_step(model: Model, param_axes: Any, *, microbatches: int = 1) -> Step:
+def make_train_step(
+    model: Model, param_axes: Any, *, microbatches: int = 1, offloaded: Any = None
+) -> Step:
     """Returns the step: gradient of the mean loss of the global batch, clipped, and an update.
 
     The loss is a sum over tokens divided by the number of target tokens in the whole batch, also
@@ -28,19 +32,20 @@ def make_train_step(model: Model, param_axes: Any, *, microbatches: int = 1) -> 
     Args:
         param_axes: names of the axes of each parameter.
         microbatches: parts of the batch that are worked on one after another.
+        offloaded: where the optimizer's state is in host memory, its shardings there; it is on the
+            devices only while the parameters are updated.
 
     Returns:
-        A function to the new state and, for the batch, the sums of `CrossEntropy.sums`,
+        A function to the new state and, for the batch, the sums of `batch_loss`,
         `input_tokens`, and the step's `learning_rate` and `gradient_norm` before clipping.
     """
 
     def loss_sum(
         params: Any, batch: Batch, hyper: Hyperparameters, key: Array
     ) -> tuple[Float[Array, ""], Sums]:
-        logits: Any = model.apply(
-            {"params": params}, batch, dropout_rate=hyper.dropout_rate, rngs={"dropout": key}
+        sums = batch_loss(
+            model, params, batch, hyper.loss, dropout_rate=hyper.dropout_rate, key=key
         )
-        sums = hyper.loss.sums(logits, *targets_of(batch))
         return sums["loss"], sums
 
     gradient = jax.grad(loss_sum, has_aux=True)
@@ -72,8 +77,11 @@ def make_train_step(model: Model, param_axes: Any, *, microbatches: int = 1) -> 
     def train_step(
         hyper: Hyperparameters, state: TrainState, batch: Batch
     ) -> tuple[TrainState, Sums]:
-        key = stream(jax.random.key(hyper.seed), "dropout", state.step)
-        grads, sums = gradient_of_batch(state.params, batch, hyper, key)
+        root = jax.random.key(hyper.seed)
+        # Gradients and updates are float32 whatever the parameters are kept in.
+        params = jax.tree.map(lambda p: p.astype(jnp.float32), state.params)
+        key = stream(root, "dropout", state.step)
+        grads, sums = gradient_of_batch(params, batch, hyper, key)
         tokens = jnp.maximum(sums["tokens"], 1.0)
         grads = jax.tree.map(lambda g: g / tokens, grads)
         norm = optax.tree.norm(grads)
@@ -83,11 +91,16 @@ def make_train_step(model: Model, param_axes: Any, *, microbatches: int = 1) -> 
 
         learning_rate = hyper.optimizer.learning_rate(state.step)
         transformation = hyper.optimizer.transformation(learning_rate, param_axes)
-        updates, opt_state = transformation.update(grads, state.opt_state, state.params)
+        opt_state = state.opt_state
+        if offloaded is not None:
+            opt_state = jax.device_put(opt_state, in_memory(offloaded, "device"))
+        updates, opt_state = transformation.update(grads, opt_state, params)
+        if offloaded is not None:
+            opt_state = jax.device_put(opt_state, offloaded)
         new_state = dataclasses.replace(
             state,
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=apply_updates(state.params, updates, stream(root, "rounding", state.step)),
             opt_state=opt_state,
         )
         inputs = batch.get("encoder_segment_ids")

@@ -49,7 +49,10 @@ def test_help_answers_at_once_and_names_every_command(t5lite):
         (["train", *SMALL, "--gin.Adamw.b1=0.5"], "did you mean 'AdamW'?"),
         (["train", *SMALL, "--gin.MODEL_DIR=/proc/nowhere"], "/proc/nowhere: "),
         (["train", *SMALL, "--gin.train.eval_split=tset"], "has no split 'tset'"),
-        (["train", *SMALL, "--gin.BATCH_SIZE=6"], "batch_size=6: its axis 'batch' must be divis"),
+        (
+            ["train", *SMALL, "--gin.BATCH_SIZE=6"],
+            "train.batch_size: its axis 'batch' must be divis",
+        ),
         (["eval", *SMALL, "--gin.MODEL_DIR=nowhere"], "nowhere holds no checkpoint"),
         (["data", *SMALL], "data takes one of build, show, stats, got none"),
         (["data", "shw", *SMALL], "data takes one of build, show, stats, got shw"),

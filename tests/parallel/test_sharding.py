@@ -20,13 +20,15 @@ MESH = Mesh(data=2, fsdp=2, tensor=2)
 
 
 def test_one_axis_takes_the_rest():
-    assert dict(Mesh(tensor=4).make().shape) == {"data": 2, "fsdp": 1, "tensor": 4}
+    sizes = {"dcn": 1, "data": 2, "fsdp": 1, "expert": 1, "sequence": 1, "tensor": 4}
+    assert Mesh(tensor=4).make().shape == sizes
 
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"data": 3}, "must use all 8 devices, got {'data': 3"),
+        ({"data": 3}, "must use all 8 devices, got {'dcn': 1, 'data': 3"),
+        ({"dcn": 3}, "Mesh.dcn must divide the 8 devices, got 3"),
         ({"data": 1}, "must use all 8 devices"),
         ({"tensor": 16}, "must use all 8 devices"),
         ({"fsdp": -1}, "at most one of them -1"),
@@ -41,17 +43,17 @@ def test_sizes_that_do_not_make_a_mesh_are_refused(sizes, message):
 def test_parameters_are_split_as_the_rules_say():
     mesh = MESH.make()
     sharding = sharding_of(("layers", "embed", "heads", "kv"), (2, 8, 4, 3), mesh, owner="query")
-    assert sharding.spec == P(None, "fsdp", "tensor", None)
+    assert sharding.spec == P(None, ("fsdp",), ("tensor",), None)
     assert sharding.shard_shape((2, 8, 4, 3)) == (2, 4, 2, 3)
 
 
 def test_an_axis_that_the_mesh_does_not_divide_is_refused_with_both_sides():
-    with pytest.raises(UserError, match=r"query: its axis 'heads' .* 'tensor|tensor \(2\), got 5"):
+    with pytest.raises(UserError, match=r"query: its axis 'heads' .* \(tensor 2\), got 5"):
         sharding_of(("embed", "heads"), (8, 5), MESH.make(), owner="query")
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused():
-    with pytest.raises(UserError, match=r"batch_size=6.* data\*fsdp \(4\), got 6"):
+    with pytest.raises(UserError, match=r"batch_size: .* \(data 2 \* fsdp 2\), got 6"):
         batch_sharding(MESH.make(), 6)
 
 
@@ -102,5 +104,5 @@ def test_rows_become_a_global_array():
     assert rows == list(range(8))
     values = np.arange(24, dtype=np.int32).reshape(8, 3)
     placed = make_global(sharding, 8)({"x": values})["x"]
-    assert placed.sharding.spec == P(("data", "fsdp"))
+    assert placed.sharding.spec == P(("dcn", "data", "fsdp", "expert"))
     np.testing.assert_array_equal(placed, values)

@@ -14,7 +14,6 @@ from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.parallel.mesh import Mesh
 from t5lite.parallel.sharding import batch_sharding, make_global, on_mesh
 from t5lite.training.hyperparameters import Hyperparameters
-from t5lite.training.loop import compile_step
 from t5lite.training.state import abstract_state, initial_state
 from t5lite.training.step import make_train_step
 from tests import small
@@ -53,9 +52,9 @@ def train(mesh, hyper, *, steps=5, microbatches=1, config=None):
         shardings = jax.tree.map(lambda x: x.sharding, abstract)
         inputs = as_inputs(hyper)
         state = jax.jit(lambda h: initial_state(model, h, axes), out_shardings=shardings)(inputs)
-        step = compile_step(
-            make_train_step(model, axes, microbatches=microbatches), inputs, abstract, shapes
-        )
+        step = make_train_step(model, axes, microbatches=microbatches)
+        jitted = jax.jit(step, donate_argnums=1, out_shardings=(shardings, None))
+        step = jitted.lower(inputs, abstract, shapes).compile()
         losses = []
         for i in range(steps):
             state, sums = step(inputs, state, place(batch(i)))
@@ -65,12 +64,7 @@ def train(mesh, hyper, *, steps=5, microbatches=1, config=None):
 
 def mesh_of_one():
     """One of the eight devices."""
-    return jax.make_mesh(
-        (1, 1, 1),
-        ("data", "fsdp", "tensor"),
-        devices=jax.devices()[:1],
-        axis_types=(jax.sharding.AxisType.Auto,) * 3,
-    )
+    return Mesh().make(jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")

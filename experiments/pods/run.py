@@ -1,0 +1,86 @@
+"""Plans T5s of many sizes for many TPU slices, a line each; goes on where it stopped."""
+
+import concurrent.futures
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+from absl import app, flags
+
+RESULTS = flags.DEFINE_string("results", "experiments/pods/results.jsonl", "Lines are added here.")
+PARALLEL = flags.DEFINE_integer("parallel", 2, "Plans that are made at once.")
+ONLY = flags.DEFINE_string("only", "", "Only plans whose name holds this.")
+
+# Shares of the parameters: all devices of a slice, up to these.
+MODELS = {
+    "t5_1_1_small": 16,
+    "t5_1_1_base": 16,
+    "t5_1_1_large": 64,
+    "t5_1_1_xl": 256,
+    "t5_1_1_xxl": 256,
+    "t5_1_0_11b": 256,
+    "ul2": 256,
+}
+FULL_REMAT = ("t5_1_1_xxl", "t5_1_0_11b", "ul2")
+# Devices in a slice, and how many slices.
+SLICES = {
+    "v5e:16x16": (256, 1),
+    "v5p:4x4x4": (64, 1),
+    "v6e:16x16": (256, 1),
+    "tpu7x:4x4x4": (128, 1),
+    "2 * v5e:16x16": (256, 2),
+    "v5p:8x16x16": (2048, 1),
+}
+ROWS = 8
+# One model on more and more chips, nothing computed again.
+GROWING = {"v5p:2x2x4": 16, "v5p:4x4x4": 64, "v5p:8x8x8": 512, "v5p:8x16x16": 2048}
+
+
+def plans():
+    """Yields the name of each plan and its flags."""
+    for slices, (devices, count) in SLICES.items():
+        for model, limit in MODELS.items():
+            bindings = [
+                f"Mesh.fsdp={min(devices, limit)}",
+                f"BATCH_SIZE={ROWS * devices * count}",
+                *(["T5Config.remat=full"] if model in FULL_REMAT else []),
+            ]
+            yield f"{model} on {slices}", model, slices, bindings
+    for slices, devices in GROWING.items():
+        bindings = ["Mesh.fsdp=16", f"BATCH_SIZE={ROWS * devices}", "T5Config.remat=none"]
+        yield f"growing: t5_1_1_large on {slices}", "t5_1_1_large", slices, bindings
+
+
+def make(name, model, slices, bindings):
+    """Runs one plan and returns its line."""
+    count, _, topology = slices.rpartition(" * ")
+    command = [
+        *(sys.executable, "-m", "t5lite", "plan", "--gin_file=experiments/pods/run.gin"),
+        *(f"--gin_file=gin/models/{model}.gin", f"--topology={topology}", "--json"),
+        *(f"--slices={count or 1}", *(f"--gin.{binding}" for binding in bindings)),
+    ]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = round(time.perf_counter() - started, 1)
+    line = {"plan": name, "model": model, "flags": bindings, "seconds": seconds}
+    if done.returncode:
+        return line | {"error": done.stderr.strip().splitlines()[-1]}
+    return line | json.loads(done.stdout)
+
+
+def main(_):
+    path = pathlib.Path(RESULTS.value)
+    known = {json.loads(line)["plan"] for line in path.open()} if path.exists() else set()
+    left = [p for p in plans() if p[0] not in known and ONLY.value in p[0]]
+    with concurrent.futures.ThreadPoolExecutor(PARALLEL.value) as pool:
+        for future in concurrent.futures.as_completed([pool.submit(make, *p) for p in left]):
+            line = future.result()
+            with path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(line["plan"], line.get("error") or f"fits: {line['fits']}", flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

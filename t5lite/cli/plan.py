@@ -1,0 +1,257 @@
+"""`t5lite plan`."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import rich.console
+import rich.table
+
+from t5lite import configurables
+from t5lite.cli.quiet import quiet_libraries
+from t5lite.core.errors import UserError
+from t5lite.models.flops import train_flops
+from t5lite.parallel.hardware import Device, device_of
+from t5lite.parallel.mesh import Mesh
+from t5lite.planning.costs import Bound, Costs, bound_of, by_kind_and_axis, costs_of, held
+from t5lite.planning.gathers import held_whole
+from t5lite.planning.remedies import remedies
+from t5lite.planning.suggest import Choice, choices, to_try
+from t5lite.planning.topology import devices_of
+from t5lite.training.program import train_program
+from t5lite.training.run import Run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run on devices that need not be there, and what its step costs on them.
+
+    Args:
+        whole: what every device holds whole though the mesh splits it; nothing, if all is well.
+    """
+
+    run: Run
+    topology: str
+    num_devices: int
+    kind: str
+    device: Device | None
+    mesh: dict[str, int]
+    costs: Costs
+    whole: tuple[str, ...]
+
+    @property
+    def bound(self) -> Bound | None:
+        """None where it does not fit, or what the devices can do is not known."""
+        if self.device is None or self.costs.program is None:
+            return None
+        return bound_of(self.costs, self.device, self.mesh)
+
+
+def run(flags: Any, bindings: Sequence[str]) -> None:
+    """Compiles the step of a run for devices that are not there, and prints what it costs."""
+    quiet_libraries()
+    if flags.topology is None:
+        raise UserError("plan needs --topology, such as v5e:16x16, v5p:4x4x4 or cpu:8")
+    devices = devices_of(flags.topology, flags.slices)
+    (run,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "train")
+    console = rich.console.Console(stderr=flags.json, highlight=False, soft_wrap=True)
+    name = f"{flags.slices} * {flags.topology}" if flags.slices > 1 else flags.topology
+    chosen = None
+    if flags.suggest:
+        chosen, made = suggest(run, devices, name, console, tries=flags.tries)
+    else:
+        made = plan(run, devices, name)
+    if flags.hlo and made.costs.program is not None:
+        pathlib.Path(flags.hlo).write_text(made.costs.program.text)
+    if flags.json:
+        report = as_json(made)
+        print(json.dumps(report if chosen is None else report | {"suggested": chosen.bindings}))
+        return
+    show(console, made)
+    if chosen is not None:
+        console.print("\nthe best that was tried:")
+        console.print("  " + " ".join(f"--gin.{b}" for b in chosen.bindings), markup=False)
+
+
+def plan(run: Run, devices: Sequence[Any], topology: str) -> Plan:
+    """Returns what the step of `run` costs on `devices`."""
+    mesh = run.mesh.make(devices)
+    program = train_program(run, mesh)
+    device = device_of(devices[0].device_kind)
+    costs = costs_of(
+        program.lower(),
+        program.state.params,
+        program.state.opt_state,
+        mesh.shape,
+        model_flops=run.batch_size * train_flops(run.model, run.layout.lengths) / mesh.size,
+        device=device,
+    )
+    return Plan(
+        run=run,
+        topology=topology,
+        num_devices=mesh.size,
+        kind=devices[0].device_kind,
+        device=device,
+        mesh=mesh.shape,
+        costs=costs,
+        whole=()
+        if costs.program is None
+        else held_whole(
+            costs.program,
+            program.state.params,
+            run.batch_size,
+            run.layout.lengths,
+            mesh.shares("batch"),
+        ),
+    )
+
+
+def suggest(
+    run: Run, devices: Sequence[Any], topology: str, console: rich.console.Console, *, tries: int
+) -> tuple[Choice, Plan]:
+    """Compiles what looks best, one after another, and returns the one with the least bound.
+
+    Raises:
+        UserError: where none of those that were tried fits.
+    """
+    device = device_of(devices[0].device_kind)
+    if device is None:
+        raise UserError(
+            f"--suggest needs devices of which it is known what they can do, got {topology}"
+        )
+    # Split by nothing, so that `held` is all of it.
+    whole = train_program(run, Mesh().make(devices))
+    state_bytes = sum(sum(held(tree)) for tree in (whole.state.params, whole.state.opt_state))
+    found = choices(
+        run.model,
+        run.layout.lengths,
+        batch_size=run.batch_size,
+        num_devices=len(devices),
+        num_slices=whole.mesh.shape["dcn"],
+        state_bytes=state_bytes,
+        device=device,
+    )
+    best: tuple[Choice, Plan] | None = None
+    for choice, needed in to_try(found, device, most=tries):
+        made = plan(_with(run, choice), devices, topology)
+        bound = made.bound
+        if bound is None or not made.costs.fits:
+            needed.append(made.costs.memory.total)
+            told = f"does not fit, {made.costs.memory.missing / 1e9:.1f} GB missing"
+        else:
+            told = f"{bound.seconds:.4g} s a step at least, MFU {bound.mfu_fraction:.1%} at most"
+            if best is None or best[1].bound is None or bound.seconds < best[1].bound.seconds:
+                best = choice, made
+        console.print(f"{' '.join(choice.bindings)}: {told}", markup=False)
+    if best is None:
+        raise UserError(
+            f"--suggest: none of the {tries} most promising choices fits {topology}; take more "
+            "devices, a smaller batch, train.param_dtype=bfloat16 or more --tries"
+        )
+    return best
+
+
+def _with(run: Run, choice: Choice) -> Run:
+    config = dataclasses.replace(run.model.config, remat=choice.remat)
+    return dataclasses.replace(
+        run,
+        mesh=Mesh(rules=run.mesh.rules, **dict(choice.mesh)),
+        model=run.model.clone(config=config),
+        microbatches=choice.microbatches,
+    )
+
+
+def as_json(made: Plan) -> dict[str, Any]:
+    """Returns the plan as plain data, bytes and FLOPs of each device."""
+    costs, bound = made.costs, made.bound
+    return {
+        "topology": made.topology,
+        "devices": made.num_devices,
+        "device_kind": made.kind,
+        "mesh": made.mesh,
+        "batch_size": made.run.batch_size,
+        "fits": costs.fits,
+        "hbm_bytes": None if made.device is None else made.device.hbm_bytes,
+        "memory_bytes": {**dataclasses.asdict(costs.memory), "total": costs.memory.total},
+        "model_flops": costs.model_flops,
+        "program_flops": costs.program_flops,
+        "collectives": by_kind_and_axis(costs.collectives),
+        "held_whole": list(made.whole),
+        "bound": None
+        if bound is None
+        else {**dataclasses.asdict(bound), "seconds": bound.seconds, "slowest": bound.slowest},
+        "remedies": [] if costs.fits else _remedies(made),
+    }
+
+
+def _remedies(made: Plan) -> list[str]:
+    run, mesh = made.run, made.mesh
+    shares = mesh["dcn"] * mesh["data"] * mesh["fsdp"] * mesh["expert"]
+    return remedies(
+        *(made.costs, run.model, mesh),
+        rows=run.batch_size // shares,
+        microbatches=run.microbatches,
+        param_dtype=run.param_dtype,
+    )
+
+
+def show(console: rich.console.Console, made: Plan) -> None:
+    """Prints a plan."""
+    costs, memory = made.costs, made.costs.memory
+    split = ", ".join(f"{axis} {size}" for axis, size in made.mesh.items() if size > 1)
+    console.print(
+        f"{made.topology}: {made.num_devices} devices of {made.kind}; mesh: {split or 'none'}; "
+        f"{made.run.batch_size} rows a step\n"
+    )
+    table = _table("memory on each device", "MB")
+    names = {
+        "parameters": memory.params,
+        "optimizer state": memory.optimizer,
+        "batch and padding of arguments": memory.inputs,
+        "gradients, activations, temporary": memory.temporary,
+        "program": memory.code,
+        "in all": memory.total,
+    }
+    for name, size in names.items():
+        table.add_row(name, f"{size / 1e6:,.1f}")
+    if memory.host_optimizer:
+        table.add_row("optimizer state, on the host", f"{memory.host_optimizer / 1e6:,.1f}")
+    console.print(table)
+    if made.device is not None:
+        has = made.device.hbm_bytes / 1e9
+        short = f"does NOT fit: {memory.missing / 1e9:.1f} GB missing of {has:.1f} GB"
+        console.print(f"fits in {has:.1f} GB\n" if costs.fits else f"{short}\n")
+    if not costs.fits:
+        console.print("what to change:")
+        for line in _remedies(made):
+            console.print(f"  {line}", markup=False)
+    if costs.program_flops is None:
+        return
+    extra = costs.program_flops / costs.model_flops - 1
+    console.print(
+        f"{costs.program_flops / 1e12:.4g} TFLOP a step on each device; by the formula "
+        f"{costs.model_flops / 1e12:.4g} ({extra:+.1%}: what is computed again)\n"
+    )
+    table = _table("each device sends in a step", "along", "times", "MB")
+    for row in by_kind_and_axis(costs.collectives):
+        along = ", ".join(row["axes"])
+        table.add_row(row["kind"], along, f"{row['times']:,}", f"{row['sent_bytes'] / 1e6:,.1f}")
+    console.print(table)
+    for name in made.whole:
+        console.print(f"every device holds {name} whole, though the mesh splits it", markup=False)
+    if (bound := made.bound) is not None:
+        console.print(
+            f"\na step takes at least {bound.seconds:.4g} s ({bound.slowest}); compute "
+            f"{bound.compute_seconds:.4g} s, network in a slice {bound.ici_seconds:.4g} s, between "
+            f"slices {bound.dcn_seconds:.4g} s; MFU at most {bound.mfu_fraction:.1%}"
+        )
+
+
+def _table(first: str, *others: str) -> rich.table.Table:
+    table = rich.table.Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for title in others:
+        table.add_column(title, justify="left" if title == "along" else "right", no_wrap=True)
+    return table

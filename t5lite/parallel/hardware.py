@@ -1,0 +1,80 @@
+"""What devices can do, by the kind that JAX calls them."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Device:
+    """One device as JAX counts them; of chips with two cores, such as TPU7x, one core.
+
+    Args:
+        flops: dense bfloat16 FLOP/s.
+        hbm_bytes: memory.
+        ici_bytes_per_second: what all links to neighbours in its slice can send; None where there
+            are none, or it is not known.
+        dcn_bytes_per_second: what can be sent to other slices.
+    """
+
+    flops: float
+    hbm_bytes: float
+    ici_bytes_per_second: float | None = None
+    dcn_bytes_per_second: float | None = None
+
+
+GIB = 2.0**30
+
+# Rates are the makers': NVIDIA's data sheets and cloud.google.com/tpu/docs. Links of TPUs are
+# counted one way: 4 of 45 or 90 GB/s on a torus of two dimensions, 6 on one of three.
+DEVICES = {
+    "NVIDIA A100": Device(flops=312e12, hbm_bytes=80 * GIB),
+    "NVIDIA H100": Device(flops=989.4e12, hbm_bytes=80 * GIB),
+    "NVIDIA H100 PCIe": Device(flops=756e12, hbm_bytes=80 * GIB),
+    "NVIDIA H200": Device(flops=989.4e12, hbm_bytes=141e9),
+    # A core; the two of a chip share its memory and links.
+    "TPU v4": Device(
+        flops=137.5e12,
+        hbm_bytes=16 * GIB,
+        ici_bytes_per_second=3 * 45e9,
+        dcn_bytes_per_second=3.1e9,
+    ),
+    "TPU v5": Device(
+        flops=459e12,
+        hbm_bytes=95 * GIB,
+        ici_bytes_per_second=6 * 90e9,
+        dcn_bytes_per_second=6.25e9,
+    ),
+    "TPU v5 lite": Device(
+        flops=197e12,
+        hbm_bytes=16 * GIB,
+        ici_bytes_per_second=4 * 45e9,
+        dcn_bytes_per_second=3.1e9,
+    ),
+    "TPU v6 lite": Device(
+        flops=918e12,
+        hbm_bytes=32 * GIB,
+        ici_bytes_per_second=4 * 90e9,
+        dcn_bytes_per_second=12.5e9,
+    ),
+    "TPU7x": Device(
+        flops=1153.5e12,
+        hbm_bytes=96 * GIB,
+        ici_bytes_per_second=3 * 100e9,
+        dcn_bytes_per_second=6.25e9,
+    ),
+}
+
+
+def device_of(kind: str) -> Device | None:
+    """Returns what a device can do, or None where it is not known, as of CPUs.
+
+    NVIDIA's kinds may go on with the form factor, and the longest fit is meant.
+
+    >>> device_of("NVIDIA H100 80GB HBM3").flops, device_of("TPU v5 lite").flops, device_of("cpu")
+    (989400000000000.0, 197000000000000.0, None)
+    """
+    fitting = [
+        name
+        for name in DEVICES
+        if kind == name or (name.startswith("NVIDIA") and kind.startswith(name))
+    ]
+    return DEVICES[max(fitting, key=len)] if fitting else None

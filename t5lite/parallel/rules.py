@@ -1,0 +1,95 @@
+"""Rules, as data: which axes of the mesh split which logical axes of arrays.
+
+Parameters and activations name their dimensions; only here is said where each of them lives.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jax.sharding import PartitionSpec
+
+from t5lite.core.errors import UserError, check_choice
+
+Axes = tuple[str | None, ...]
+Rules = Mapping[str, tuple[str, ...]]
+
+# What a mesh axis splits is told in `mesh.Mesh`. The slowest network comes first.
+MESH_AXES = ("dcn", "data", "fsdp", "expert", "sequence", "tensor")
+
+# Logical axis -> the mesh axes that split it.
+RULES: Rules = {
+    "batch": ("dcn", "data", "fsdp", "expert"),
+    "length": ("sequence",),
+    # Of keys and values: every query needs all of them.
+    "key_length": (),
+    "activation_embed": (),
+    # Rows of the batch where tokens are with their experts.
+    "expert_batch": ("dcn", "data", "fsdp"),
+    "vocab": ("tensor",),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+    "experts": ("expert",),
+    "expert_scores": (),
+    "embed": ("fsdp",),
+    "kv": (),
+    "relpos_buckets": (),
+    "layers": (),
+    "classes": (),
+}
+
+# The axes of activations that the networks place. Those of parameters are known with each model.
+ACTIVATIONS: tuple[Axes, ...] = (
+    ("batch", "length", "activation_embed"),
+    ("batch", "length", "heads", "kv"),
+    ("batch", "key_length", "heads", "kv"),
+    ("batch", "length", "mlp"),
+    ("batch", "length", "vocab"),
+    ("experts", "expert_batch", None, "activation_embed"),
+    ("experts", "expert_batch", None, "mlp"),
+)
+
+
+def with_rules(changes: Sequence[Any]) -> Rules:
+    """Returns `RULES` with the pairs (logical axis, mesh axis, or several, or None) of `changes`.
+
+    Raises:
+        UserError: for a name that is unknown, or where one mesh axis would split two dimensions of
+            an activation.
+
+    >>> with_rules([("embed", ["fsdp", "data"]), ("mlp", None)])["embed"]
+    ('fsdp', 'data')
+    """
+    rules = dict(RULES)
+    for pair in changes:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+            raise UserError(
+                "Mesh.rules must be pairs (logical axis, mesh axes) as in "
+                f"[('embed', ['fsdp', 'data'])], got {pair!r}"
+            )
+        name, given = pair
+        check_choice("Mesh.rules: logical axis", name, rules)
+        axes = (given,) if isinstance(given, str) else tuple(given or ())
+        for axis in axes:
+            check_choice(f"Mesh.rules: mesh axis of {name!r}", axis, MESH_AXES)
+        rules[name] = axes
+    for activation in ACTIVATIONS:
+        spec_of(activation, rules, owner="Mesh.rules")
+    return rules
+
+
+def spec_of(axes: Axes, rules: Rules, *, owner: str) -> PartitionSpec:
+    """Returns the mesh axes that split each dimension of an array, given their logical names.
+
+    Raises:
+        UserError: where one mesh axis would split two of them.
+    """
+    seen: dict[str, str | None] = {}
+    for name in axes:
+        for axis in rules[name] if name is not None else ():
+            if axis in seen:
+                raise UserError(
+                    f"{owner}: mesh axis {axis!r} cannot split both {seen[axis]!r} and {name!r} of "
+                    f"an array with the axes {', '.join(map(str, axes))}; change Mesh.rules"
+                )
+            seen[axis] = name
+    return PartitionSpec(*(rules[name] or None if name is not None else None for name in axes))

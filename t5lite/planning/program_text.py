@@ -1,0 +1,325 @@
+"""What a compiled program says of itself: its text, taken apart.
+
+XLA's own cost analysis counts the body of a loop once, and a network's layers are one; here every
+instruction counts as often as it runs.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_ARRAY = re.compile(r"([a-z]+[0-9]*(?:e[0-9]m[0-9]\w*)?)\[([0-9,]*)\]")
+_CALLED = re.compile(r"(?:calls|to_apply|body|called_computations?)=\{?%?([\w.\-]+)")
+_BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One instruction: its name, type, operation, operands and all that stands behind those."""
+
+    name: str
+    type: str
+    operation: str
+    operands: tuple[str, ...]
+    rest: str
+
+    @property
+    def shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Dtype and sizes of the array, or of those of the tuple, that it gives."""
+        found = _ARRAY.findall(self.type)
+        return [(dtype, tuple(int(n) for n in dims.split(",") if n)) for dtype, dims in found]
+
+    def attribute(self, name: str) -> str:
+        """Returns `name=VALUE` of what stands behind the operands, "" if it is not there."""
+        found = re.search(rf"\b{name}=(\{{[^}}]*\}}|[^ ,]+)", self.rest)
+        return found.group(1) if found else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Data that devices exchange.
+
+    Args:
+        kind: one of `COLLECTIVES`.
+        axes: the mesh axes along which.
+        shape: what it gives on each device.
+        sent_bytes: by each device, in one step, in all the times that it runs.
+        times: how often it runs in a step.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    dtype: str
+    shape: tuple[int, ...]
+    sent_bytes: float
+    times: int
+
+
+class Program:
+    """The text of a compiled program, `jax.stages.Compiled.as_text()`."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.computations: dict[str, dict[str, Instruction]] = {}
+        # What each computation gives.
+        self._roots: dict[str, Instruction] = {}
+        computation, entry, instructions = "", "", {}
+        for line in text.splitlines():
+            if head := _HEAD.match(line):
+                computation = head.group(2)
+                instructions = self.computations.setdefault(computation, {})
+                entry = computation if head.group(1) else entry
+            elif found := _INSTRUCTION.match(line):
+                is_root, name, text = found.groups()
+                instructions[name] = _parsed(name, text)
+                if is_root:
+                    self._roots[computation] = instructions[name]
+        self.entry = entry
+
+    @functools.cached_property
+    def times(self) -> dict[str, int]:
+        """How often each computation runs in one run of the program."""
+        times = dict.fromkeys(self.computations, 0)
+
+        def visit(name: str, count: int) -> None:
+            times[name] += count
+            for instruction in self.computations[name].values():
+                inner = count
+                if instruction.operation == "while":
+                    inner = count * self._trips(instruction, self.computations[name])
+                for called in _CALLED.findall(instruction.rest):
+                    # What a reduction applies to pairs of numbers costs nothing to speak of.
+                    if called in self.computations and instruction.operation != "reduce":
+                        visit(called, inner)
+
+        visit(self.entry, 1)
+        return times
+
+    def _trips(self, loop: Instruction, around: Mapping[str, Instruction]) -> int:
+        """How often the body of a loop runs: as XLA says, or from its bounds."""
+        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
+            return int(known.group(1))
+        condition = self.computations[loop.attribute("condition").lstrip("%")]
+        compare = next((i for i in condition.values() if i.operation == "compare"), None)
+        if compare is None:
+            compared = [c for i in condition.values() for c in _CALLED.findall(i.rest)]
+            deeper = [i for c in compared for i in self.computations.get(c, {}).values()]
+            compare = next((i for i in deeper if i.operation == "compare"), None)
+        bounds = [n for i in condition.values() if (n := _constant(i)) is not None]
+        if compare is None or not bounds:
+            return 1
+        counter = next((i for i in condition.values() if i.operation == "get-tuple-element"), None)
+        if counter is None:
+            return max(bounds)
+        place = int(counter.attribute("index"))
+        start = _constant(_element(around.get(loop.operands[0]), place, around)) or 0
+        body = loop.attribute("body").lstrip("%")
+        inside = self.computations[body]
+        moved = _element(self._roots.get(body), place, inside)
+        steps = [_constant(inside.get(name)) for name in moved.operands] if moved else []
+        step = next((n for n in steps if n is not None), 1)
+        return max((max(bounds) - start + step - 1) // step, 1)
+
+    def flops(self) -> int:
+        """Returns the FLOPs of all matrix products and convolutions of one run, on one device."""
+        total = 0
+        for name, instructions in self.computations.items():
+            for instruction in instructions.values():
+                if instruction.operation in ("dot", "convolution"):
+                    total += self.times[name] * _product_flops(instruction, instructions)
+        return total
+
+    def collectives(self, mesh: Mapping[str, int]) -> list[Collective]:
+        """Returns what one run exchanges, on a mesh with these sizes.
+
+        NOTE: TPU programs spread one collective over fusions, and turns of a loop, that have other
+        work to do; each repeats it, all have its channel in common, and the one that runs least
+        tells how often it is done. They also say all-reduce where a reduce-scatter is meant: in a
+        computation by that name, which keeps its share only.
+        """
+        seen: dict[object, Collective] = {}
+        for name, instructions in self.computations.items():
+            times = self.times[name]
+            for instruction in instructions.values():
+                kind = instruction.operation.removesuffix("-start")
+                if kind in COLLECTIVES and times:
+                    scattered = kind == "all-reduce" and "all-reduce-scatter" in name
+                    made = _collective(instruction, instructions, mesh, times, scattered)
+                    channel = instruction.attribute("channel_id") or (name, instruction.name)
+                    if made.axes and (channel not in seen or made.times < seen[channel].times):
+                        seen[channel] = made
+        return list(seen.values())
+
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yields dtype and sizes of every array that the program speaks of."""
+        for dtype, dims in set(_ARRAY.findall(self.text)):
+            yield dtype, tuple(int(n) for n in dims.split(",") if n)
+
+
+def _parsed(name: str, text: str) -> Instruction:
+    """Takes `TYPE operation(operands), rest` apart; a tuple's type has spaces and brackets."""
+    end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
+    kind, text = text[:end], text[end:].strip()
+    open_at = text.find("(")
+    close_at = _closing(text, open_at)
+    operands = re.findall(r"%([\w.\-]+)", text[open_at:close_at])
+    rest = text[close_at + 1 :]
+    if text[:open_at] == "constant":
+        rest = text[open_at:]
+    return Instruction(name, kind, text[:open_at], tuple(operands), rest)
+
+
+def _closing(text: str, start: int) -> int:
+    depth = 0
+    for place in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[place], 0)
+        if depth == 0:
+            return place
+    return len(text)
+
+
+def _constant(instruction: Instruction | None) -> int | None:
+    if instruction is None or instruction.operation != "constant":
+        return None
+    found = re.match(r"\((-?\d+)\)", instruction.rest)
+    return int(found.group(1)) if found else None
+
+
+def _element(
+    made: Instruction | None, place: int, around: Mapping[str, Instruction]
+) -> Instruction | None:
+    """What stands at `place` of a tuple, where that can be seen."""
+    if made is None or made.operation != "tuple":
+        return None
+    return around.get(made.operands[place])
+
+
+def byte_size(dtype: str, shape: tuple[int, ...]) -> float:
+    """Returns the size of an array.
+
+    >>> byte_size("bf16", (2, 3)), byte_size("f32", ()), byte_size("pred", (8,))
+    (12.0, 4.0, 8.0)
+    """
+    digits = re.search(r"\d+", dtype)
+    bits = _BITS.get(dtype) or (int(digits.group()) if digits else 32)
+    return math.prod(shape) * bits / 8
+
+
+def _product_flops(instruction: Instruction, around: Mapping[str, Instruction]) -> int:
+    out = math.prod(instruction.shapes[0][1])
+    left, right = (around[name].shapes[0][1] for name in instruction.operands[:2])
+    if instruction.operation == "dot":
+        contracted = _numbers(instruction.attribute("lhs_contracting_dims"))
+        return 2 * out * math.prod(left[i] for i in contracted)
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
+    assert labels is not None, instruction
+    of_left, of_right, of_out = labels.groups()
+    out_shape = instruction.shapes[0][1]
+    total = 2 * out_shape[of_out.index("b")] * out_shape[of_out.index("f")]
+    total *= right[of_right.index("i")]
+    window = _window(instruction.attribute("window"))
+    for digit in filter(str.isdigit, of_out):
+        total *= _valid_places(
+            left[of_left.index(digit)],
+            right[of_right.index(digit)],
+            out_shape[of_out.index(digit)],
+            {name: values[int(digit)] for name, values in window.items()},
+        )
+    return total
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", text)]
+
+
+def _window(text: str) -> dict[str, list[list[int]]]:
+    """`{size=1x6 pad=0_0x5_5 ...}` by name, for each dimension the numbers it has."""
+    pairs = re.findall(r"(\w+)=([\w\-]+)", text)
+    return {
+        name: [[int(n) for n in part.split("_")] for part in value.split("x")]
+        for name, value in pairs
+    }
+
+
+def _valid_places(size: int, kernel: int, out: int, window: Mapping[str, list[int]]) -> int:
+    """Pairs of a place of the output and one of the window that meet at a place of the input."""
+    stride = window.get("stride", [1])[0]
+    low = window.get("pad", [0, 0])[0]
+    dilated, spread = window.get("lhs_dilate", [1])[0], window.get("rhs_dilate", [1])[0]
+    place = np.arange(out)[:, None] * stride + np.arange(kernel)[None] * spread - low
+    inside = (place >= 0) & (place < (size - 1) * dilated + 1) & (place % dilated == 0)
+    return int(inside.sum())
+
+
+def _collective(
+    instruction: Instruction,
+    around: Mapping[str, Instruction],
+    mesh: Mapping[str, int],
+    times: int,
+    scattered: bool,
+) -> Collective:
+    kind = instruction.operation.removesuffix("-start")
+    group = _group(instruction)
+    axes = _axes_of(group, mesh)
+    count = math.prod(mesh[axis] for axis in axes)
+    given = instruction.shapes
+    taken = [
+        shape for name in instruction.operands if name in around for shape in around[name].shapes
+    ]
+    # The start of an asynchronous one gives what it takes too.
+    if instruction.operation.endswith("-start") and len(given) > 1:
+        given = given[len(taken) : len(taken) * 2] or given[1:2]
+    size = sum(byte_size(*shape) for shape in given)
+    if kind == "reduce-scatter":
+        size = sum(byte_size(*shape) for shape in taken)
+    share = 1.0 if kind == "collective-permute" else (count - 1) / max(count, 1)
+    rounds = 2 if kind == "all-reduce" and not scattered else 1
+    kind = "reduce-scatter" if scattered else kind
+    return Collective(
+        kind, axes, *max(given, key=lambda s: byte_size(*s)), rounds * size * share * times, times
+    )
+
+
+def _group(instruction: Instruction) -> list[int]:
+    """Devices that exchange with each other: the first group that is more than one."""
+    rest = instruction.rest
+    if named := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest):
+        sizes = {n: int(s) for n, s in re.findall(r"'(\w+)'=(\d+)", named.group(1))}
+        wanted = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", named.group(2))
+        ids = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+        index: list[int | slice] = [0] * len(sizes)
+        for name, before, size in wanted:
+            place = list(sizes).index(name)
+            # A part of an axis: steps of what is behind it.
+            step = sizes[name] // (int(before) * int(size)) if before else 1
+            index[place] = slice(0, step * int(size) if size else None, step)
+        return [int(i) for i in ids[tuple(index)].ravel()]
+    if listed := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
+        groups, dims, order = (_numbers(part or "") for part in listed.groups())
+        ids = np.arange(math.prod(dims)).reshape(dims)
+        return [int(i) for i in ids.transpose(order or None).reshape(groups)[0]]
+    if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", rest):
+        numbers = _numbers(pairs.group(1))
+        moved = [(a, b) for a, b in zip(numbers[::2], numbers[1::2], strict=True) if a != b]
+        return list(moved[0]) if moved else []
+    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
+        return _numbers(found.group(1))
+    return []
+
+
+def _axes_of(group: list[int], mesh: Mapping[str, int]) -> tuple[str, ...]:
+    """The mesh axes along which the devices of a group differ; all of them where it names none."""
+    if not group:
+        return tuple(axis for axis, size in mesh.items() if size > 1)
+    places = np.stack(np.unravel_index(group, tuple(mesh.values())))
+    return tuple(
+        axis for axis, along in zip(mesh, places, strict=True) if len(set(along.tolist())) > 1
+    )

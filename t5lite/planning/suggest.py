@@ -1,0 +1,172 @@
+"""Which meshes, remat policies and microbatches are worth compiling, cheapest first by estimate.
+
+The estimates only order what is tried; what is reported of a choice is what its program says.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from t5lite.core.errors import UserError
+from t5lite.models.architectures import Model
+from t5lite.models.flops import train_flops
+from t5lite.parallel.hardware import Device
+
+# For each policy: forward passes done again, and numbers kept of each token and layer, in units
+# of (model width, inner width of attention, feed-forward width, attention weights).
+REMAT = {
+    "none": (0.0, (8, 5, 4, 3)),
+    "attention": (0.15, (8, 5, 4, 0)),
+    "minimal": (0.2, (3, 4, 2, 0)),
+    "full": (1.0, (1, 0, 0, 0)),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What `plan --suggest` varies, and its estimates.
+
+    Args:
+        mesh: sizes of `fsdp` and `tensor`; `data` takes the rest.
+        seconds, bytes: of a step, on a device, as estimated.
+    """
+
+    mesh: tuple[tuple[str, int], ...]
+    remat: str
+    microbatches: int
+    seconds: float
+    bytes: float
+
+    @property
+    def bindings(self) -> list[str]:
+        """Flags without `--gin.`, which make it the run's."""
+        sizes = [f"Mesh.{axis}={size}" for axis, size in self.mesh]
+        return [
+            *("Mesh.data=-1", *sizes, f"T5Config.remat={self.remat}"),
+            f"train.microbatches={self.microbatches}",
+        ]
+
+
+def choices(
+    model: Model,
+    lengths: Mapping[str, int],
+    *,
+    batch_size: int,
+    num_devices: int,
+    num_slices: int,
+    state_bytes: float,
+    device: Device,
+) -> list[Choice]:
+    """Returns all choices that divide what they split, the fastest by estimate first.
+
+    Args:
+        state_bytes: of parameters and optimizer state in all.
+
+    Raises:
+        UserError: where there is none.
+    """
+    config, per_slice = model.config, num_devices // num_slices
+    found = []
+    for tensor, fsdp in itertools.product(_divisors(per_slice), repeat=2):
+        shares = (config.num_heads, config.kv_heads, config.mlp_dim, config.vocab_size)
+        if per_slice % (tensor * fsdp) or config.embed_dim % fsdp:
+            continue
+        if tensor > 16 or any(size % tensor for size in shares):
+            continue
+        rows = batch_size * tensor / num_devices
+        for microbatches, remat in itertools.product(_powers(batch_size), REMAT):
+            if (rows / microbatches) % 1:
+                continue
+            found.append(
+                _choice(
+                    *(model, lengths, rows, tensor, fsdp, microbatches, remat),
+                    state_bytes=state_bytes,
+                    device=device,
+                )
+            )
+    if not found:
+        raise UserError(
+            f"--suggest: no mesh of {num_devices} devices divides a batch of {batch_size} rows and "
+            "the model; choose another batch size"
+        )
+    return sorted(found, key=lambda choice: (choice.seconds, choice.bytes))
+
+
+def _choice(
+    model: Model,
+    lengths: Mapping[str, int],
+    rows: float,
+    tensor: int,
+    fsdp: int,
+    microbatches: int,
+    remat: str,
+    *,
+    state_bytes: float,
+    device: Device,
+) -> Choice:
+    config = model.config
+    again, kept = REMAT[remat]
+    inputs, targets = (lengths.get(f"{side}_input_tokens", 0) for side in ("encoder", "decoder"))
+    at_once = rows / microbatches
+    widths = (
+        config.embed_dim,
+        config.num_heads * config.head_dim / tensor,
+        config.mlp_dim / tensor,
+    )
+    numbers = 0.0
+    for layers, tokens in (
+        (config.num_encoder_layers, inputs),
+        (config.num_decoder_layers, targets),
+    ):
+        of_token = sum(n * width for n, width in zip(kept, widths, strict=False))
+        of_token += kept[3] * 2 * config.num_heads / tensor * (tokens + 0.5 * inputs)
+        numbers += layers * tokens * at_once * of_token
+    logits = 3 * 4 * at_once * (targets or inputs) * config.vocab_size / tensor
+    gradients = 4 * state_bytes / 12 / (fsdp * tensor)
+    memory = state_bytes / (fsdp * tensor) + gradients + 2 * numbers + logits
+
+    flops = rows * train_flops(model, lengths) * (1 + again / 3) / tensor
+    # Small products fill a device less well; a guess that keeps microbatches from being split on.
+    compute = flops / device.flops * (1 + 0.02 * math.log2(microbatches) + 1 / max(at_once, 1) / 8)
+    params = state_bytes / 3
+    gathered = (3 * params / 2 * microbatches if fsdp > 1 else 0) / tensor
+    reduced = params / tensor * (2 if fsdp == 1 else 1)
+    passed = inputs * config.num_encoder_layers + 1.5 * targets * config.num_decoder_layers
+    across = 8 * 2 * rows * passed * config.embed_dim * (tensor - 1) / tensor
+    ici = device.ici_bytes_per_second or math.inf
+    return Choice(
+        mesh=(("fsdp", fsdp), ("tensor", tensor)),
+        remat=remat,
+        microbatches=microbatches,
+        seconds=max(compute, (gathered + reduced + across) / ici) + 0.1 * across / ici,
+        bytes=memory,
+    )
+
+
+def to_try(
+    found: Sequence[Choice], device: Device, *, most: int
+) -> Iterator[tuple[Choice, list[float]]]:
+    """Yields choices to compile, and a list to put into it what each one needed in bytes.
+
+    What the estimates were wrong by corrects those of the choices that are left.
+    """
+    left, factor = list(found), 1.0
+    for _ in range(most):
+        fitting = [choice for choice in left if choice.bytes * factor <= device.hbm_bytes]
+        if not fitting and not left:
+            return
+        choice = fitting[0] if fitting else min(left, key=lambda c: c.bytes)
+        left.remove(choice)
+        needed: list[float] = []
+        yield choice, needed
+        if needed:
+            factor = max(factor, needed[0] / choice.bytes)
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0 and n & (n - 1) == 0]
+
+
+def _powers(limit: int) -> list[int]:
+    return [2**n for n in range(limit.bit_length()) if limit % 2**n == 0]

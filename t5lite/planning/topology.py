@@ -1,0 +1,62 @@
+"""Devices that are not there: those of a TPU slice by name, or simulated ones."""
+
+import importlib.util
+import os
+from typing import Any
+
+import jax
+
+from t5lite.core.errors import UserError
+
+KINDS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
+EXAMPLES = "v5e:16x16, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4 or cpu:8"
+
+
+def devices_of(topology: str, num_slices: int = 1) -> list[Any]:
+    """Returns the devices of a topology; nothing can run on them, but all can be compiled for them.
+
+    Call it before JAX has seen a device.
+
+    Args:
+        topology: a kind of TPU and the shape of a slice in chips, such as "v5e:16x16", or "cpu:8".
+        num_slices: slices of that shape, with the data-centre network between them.
+
+    Raises:
+        UserError: for a kind or shape that there is not, or where libtpu is not installed.
+    """
+    kind, _, shape = topology.partition(":")
+    # Even on a TPU the host must not take its devices, which may be training.
+    jax.config.update("jax_platforms", "cpu")
+    if kind == "cpu":
+        if not shape.isdigit() or int(shape) < 1:
+            raise UserError(f"--topology cpu:N needs a number of devices, got {topology!r}")
+        jax.config.update("jax_num_cpu_devices", int(shape) * num_slices)
+        return list(jax.devices())
+    if kind not in KINDS or not shape:
+        raise UserError(
+            f"--topology must be one of {', '.join(KINDS)} with a shape, or cpu:N, such as "
+            f"{EXAMPLES}, got {topology!r}"
+        )
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            f"--topology {topology} needs the TPU compiler; install it with pip install libtpu "
+            "(no TPU is needed), or plan for simulated devices with --topology=cpu:8"
+        )
+    # Or libtpu asks the network of Google's cloud who it is, and one process keeps out all others.
+    for name, value in {
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+    }.items():
+        os.environ.setdefault(name, value)
+    from jax.experimental import topologies
+
+    slices = {"num_slices": num_slices} if num_slices > 1 else {}
+    try:
+        return list(topologies.get_topology_desc(topology, "tpu", **slices).devices)
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0].partition(": ")[2]
+        raise UserError(
+            f"--topology {topology} is no slice that there is: {reason}; try {EXAMPLES}"
+        ) from error

@@ -1,0 +1,95 @@
+import concurrent.futures
+import socket
+import time
+
+import pytest
+
+from t5lite.core.errors import UserError
+from t5lite.parallel import processes
+from t5lite.parallel.processes import roll_call, start_processes
+
+
+@pytest.fixture
+def address():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def call(address, count, indices, seconds):
+    """What each of the processes `indices` is told."""
+    with concurrent.futures.ThreadPoolExecutor(len(indices)) as pool:
+        made = [pool.submit(roll_call, address, count, index, seconds) for index in indices]
+        return [future.exception() for future in made]
+
+
+def test_all_go_on_where_all_have_come(address):
+    assert call(address, 4, [3, 1, 0, 2], 20.0) == [None] * 4
+
+
+def test_all_that_came_are_told_who_did_not(address):
+    errors = call(address, 5, [0, 2, 3], 1.0)
+    assert {str(error).split(";")[0] for error in errors} == {
+        "processes 1, 4 of 5 did not come within 1 seconds"
+    }
+    assert all(isinstance(error, UserError) for error in errors)
+
+
+def test_a_first_process_that_does_not_come_is_named(address):
+    (error,) = call(address, 2, [1], 1.0)
+    assert str(error).startswith(f"process 0 of 2 at {address} did not come within 1 seconds")
+
+
+def test_what_is_no_process_of_the_job_is_not_counted(address):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(roll_call, address, 2, 0, 3.0)
+        host, port = address.split(":")
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            try:
+                with socket.create_connection((host, int(port))) as stranger:
+                    stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.05)
+        assert "process 1 of 2" in str(first.exception())
+
+
+def test_a_port_in_use_is_told(address):
+    told = pytest.raises(UserError, match="process 0 cannot listen at port .* set another")
+    with socket.create_server(("", int(address.split(":")[1]))), told:
+        roll_call(address, 2, 0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"JAX_NUM_PROCESSES": "2"}, "JAX_COORDINATOR_ADDRESS is needed besides JAX_NUM"),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_PROCESS_ID": "0"}, "JAX_NUM_PROCESSES is needed"),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_PROCESS_ID": "2", "JAX_NUM_PROCESSES": "2"},
+            r"JAX_PROCESS_ID must be under JAX_NUM_PROCESSES \(2\), got 2",
+        ),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "a", "JAX_PROCESS_ID": "0", "JAX_NUM_PROCESSES": "2"},
+            "must be HOST:PORT of process 0, got 'a'",
+        ),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_PROCESS_ID": "0", "JAX_NUM_PROCESSES": "x"},
+            "JAX_NUM_PROCESSES must be a whole number >= 1, got 'x'",
+        ),
+        ({"T5LITE_START_TIMEOUT_SECONDS": "0"}, "must be a whole number >= 1, got '0'"),
+    ],
+)
+def test_a_process_that_is_told_half_of_what_it_needs_says_so(given, message, monkeypatch):
+    for name in (processes.ADDRESS, processes.COUNT, processes.INDEX):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        start_processes()
+
+
+def test_a_process_that_is_told_nothing_is_on_its_own(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "")
+    start_processes()

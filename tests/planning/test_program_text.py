@@ -1,0 +1,104 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from t5lite.parallel.mesh import Mesh
+from t5lite.planning.program_text import Program, _group, _parsed
+
+LOOP = """HloModule m
+%body (p: (s32[], f32[4,8], f32[8,8])) -> (s32[], f32[4,8], f32[8,8]) {
+  %p = (s32[], f32[4,8]{1,0}, f32[8,8]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %two = s32[] constant(2)
+  %next = s32[] add(%i, %two)
+  %x = f32[4,8]{1,0} get-tuple-element(%p), index=1
+  %w = f32[8,8]{1,0} get-tuple-element(%p), index=2
+  %y = f32[4,8]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %out = (s32[], f32[4,8]{1,0}, f32[8,8]{1,0}) tuple(%next, %y, %w)
+}
+%cond (p.1: (s32[], f32[4,8], f32[8,8])) -> pred[] {
+  %p.1 = (s32[], f32[4,8]{1,0}, f32[8,8]{1,0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%p.1), index=0
+  %end = s32[] constant(11)
+  ROOT %less = pred[] compare(%i.1, %end), direction=LT
+}
+ENTRY %main (a: f32[4,8], b: f32[8,8]) -> f32[4,8] {
+  %a = f32[4,8]{1,0} parameter(0)
+  %b = f32[8,8]{1,0} parameter(1)
+  %one = s32[] constant(1)
+  %t = (s32[], f32[4,8]{1,0}, f32[8,8]{1,0}) tuple(%one, %a, %b)
+  %l = (s32[], f32[4,8]{1,0}, f32[8,8]{1,0}) while(%t), condition=%cond, body=%body
+  ROOT %r = f32[4,8]{1,0} get-tuple-element(%l), index=1
+}
+"""
+
+
+def test_a_loop_runs_as_often_as_its_bounds_and_its_step_say():
+    program = Program(LOOP)
+    # 1, 3, 5, 7, 9
+    assert program.times == {"body": 5, "cond": 0, "main": 1}
+    assert program.flops() == 5 * 2 * 4 * 8 * 8
+
+
+CONVOLUTION = """ENTRY %main (a: f32[2,6,3], b: f32[3,3,5]) -> f32[2,6,5] {
+  %a = f32[2,6,3]{2,1,0} parameter(0)
+  %b = f32[3,3,5]{2,1,0} parameter(1)
+  ROOT %c = f32[2,6,5] convolution(%a, %b), window={size=3 pad=1_1}, dim_labels=b0f_0io->b0f
+}
+"""
+
+
+def test_a_convolution_counts_no_padding():
+    # Of 6 places with a window of 3, the first and the last reach over the end.
+    assert Program(CONVOLUTION).flops() == 2 * 2 * 5 * 3 * (6 * 3 - 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "group"),
+    [
+        ("replica_groups={{0,2},{1,3}}, dimensions={0}", [0, 2]),
+        ("replica_groups=[2,4]<=[8], dimensions={0}", [0, 1, 2, 3]),
+        ("replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}", [0, 4]),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}", [0, 1, 2, 3]),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a'}, dimensions={0}", [0, 4]),
+        ("source_target_pairs={{0,0},{1,3},{3,1}}", [1, 3]),
+    ],
+)
+def test_devices_that_exchange_are_read_in_every_notation(text, group):
+    assert _group(_parsed("x", f"f32[4] all-gather(%y), channel_id=1, {text}")) == group
+
+
+def compiled(function, mesh, *shapes_and_specs):
+    arguments = [
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=jax.NamedSharding(mesh.devices, spec))
+        for shape, spec in shapes_and_specs
+    ]
+    replicated = jax.NamedSharding(mesh.devices, P())
+    lowered = jax.jit(function, out_shardings=replicated).lower(*arguments)
+    return Program(lowered.compile().as_text())
+
+
+def test_what_is_exchanged_is_counted_by_kind_axis_and_bytes():
+    mesh = Mesh(data=2, tensor=4).make()
+    program = compiled(
+        lambda x, w: x @ w, mesh, ((8, 16), P("data", "tensor")), ((16, 32), P("tensor"))
+    )
+    made = {(c.kind, c.axes): c for c in program.collectives(mesh.shape)}
+    # Partial products [4, 32] are added up over tensor, twice 3 / 4 of them sent; then the rows of
+    # the other half are fetched.
+    assert made["all-reduce", ("tensor",)].sent_bytes == 2 * 4 * 32 * 4 * 3 / 4
+    assert made["all-gather", ("data",)].sent_bytes == 8 * 32 * 4 / 2
+
+
+def test_a_collective_in_a_loop_counts_as_often_as_the_loop_turns():
+    mesh = Mesh(data=1, fsdp=8).make()
+
+    def layers(x, w):
+        return jax.lax.scan(lambda x, w: (x @ w, None), x, w)[0]
+
+    program = compiled(layers, mesh, ((8, 16), P("fsdp")), ((6, 16, 16), P(None, "fsdp")))
+    gathers = [c for c in program.collectives(mesh.shape) if c.kind == "all-gather" and c.times > 1]
+    assert [(c.axes, c.times) for c in gathers] == [(("fsdp",), 6)]
+    assert gathers[0].sent_bytes == 6 * 16 * 16 * 4 * 7 / 8
+    assert program.flops() == 6 * 2 * 1 * 16 * 16

@@ -1,0 +1,92 @@
+"""Real processes on this machine, with collectives between them."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from t5lite.training.metrics import read_metrics
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+# Processes add gradients up in another order than the devices of one process.
+ROUNDING = 1e-5
+
+
+@pytest.fixture(scope="module")
+def in_processes(text_file, data_dir):
+    """Runs `one_of_many` in so many processes, eight devices in all; returns the state's digest."""
+
+    def start(count, action, model_dir):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        processes = []
+        for index in range(count):
+            environment = {
+                **os.environ,
+                "XLA_FLAGS": "--xla_backend_optimization_level=0",
+                "JAX_NUM_CPU_DEVICES": str(8 // count),
+                "JAX_COORDINATOR_ADDRESS": address,
+                "JAX_NUM_PROCESSES": str(count),
+                "JAX_PROCESS_ID": str(index),
+            }
+            arguments = (action, text_file, data_dir, model_dir)
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "tests.training.one_of_many", *map(str, arguments)],
+                    cwd=ROOT,
+                    env=environment,
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+            )
+        outputs = [process.communicate(timeout=300) for process in processes]
+        assert all(process.returncode == 0 for process in processes), outputs
+        return next(line for line in outputs[0][0].splitlines() if line.startswith("state "))
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def of_one(in_processes, tmp_path_factory):
+    """Where one process has trained."""
+    model_dir = tmp_path_factory.mktemp("one")
+    in_processes(1, "train", model_dir)
+    return model_dir
+
+
+@pytest.fixture(scope="module")
+def of_four(in_processes, tmp_path_factory):
+    """Where four have, and the state that they ended with."""
+    model_dir = tmp_path_factory.mktemp("four")
+    return model_dir, in_processes(4, "train", model_dir)
+
+
+def assert_same_losses(model_dir, other_dir):
+    told, wanted = read_metrics(model_dir), read_metrics(other_dir)
+    assert [m["step"] for m in told] == [m["step"] for m in wanted]
+    for name in ("loss_nats_per_token", "gradient_norm"):
+        pairs = [(m[name], w[name]) for m, w in zip(told, wanted, strict=True) if name in w]
+        np.testing.assert_allclose(*zip(*pairs, strict=True), rtol=ROUNDING)
+    # Sums of whole numbers, so exact: the batches are the same.
+    assert [m.get("target_tokens") for m in told] == [m.get("target_tokens") for m in wanted]
+
+
+def test_two_processes_train_as_one(in_processes, of_one, tmp_path):
+    in_processes(2, "train", tmp_path)
+    assert_same_losses(tmp_path, of_one)
+
+
+def test_four_processes_train_as_one(of_four, of_one):
+    assert_same_losses(of_four[0], of_one)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_what_four_processes_saved_any_number_restores(count, in_processes, of_four):
+    model_dir, state = of_four
+    assert in_processes(count, "restore", model_dir) == state

@@ -1,0 +1,179 @@
+"""Every mesh, and every way to save memory, trains as one device does."""
+
+import itertools
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from t5lite.models.architectures import EncoderDecoder
+from t5lite.models.losses import CrossEntropy
+from t5lite.optimizers.optimizer import make_optimizer
+from t5lite.parallel.mesh import Mesh
+from t5lite.parallel.rules import MESH_AXES
+from t5lite.parallel.sharding import batch_sharding, make_global, on_mesh
+from t5lite.training.feed import Feed
+from t5lite.training.program import train_program
+from t5lite.training.state import initial_state
+from tests import small
+
+# Sums in another order, in float32: some units in the last place of each of some hundred terms.
+ROUNDING = 2e-5
+# The same relative to the largest of an array: small entries are differences of larger ones.
+OF_LARGEST = 1e-4
+
+DENSE = {"num_heads": 4}
+EXPERTS = {**DENSE, "num_experts": 4, "experts_per_token": 2, "capacity_factor": 1.0}
+
+_beginnings: dict[str, Any] = {}
+_of_one: dict[str, Any] = {}
+
+
+@pytest.fixture
+def trained(make_run, tmp_path):
+    """From choices of a run to its program, and what 5 steps of it give."""
+
+    def go(sizes, *, config=DENSE, devices=4, **choices):
+        run = make_run(
+            tmp_path,
+            model=EncoderDecoder(small.config(**config)),
+            **{"length_multiple": 8, "mesh": Mesh(**sizes), **choices},
+        )
+        mesh = run.mesh.make(jax.devices()[:devices])
+        program = train_program(run, mesh)
+        step = program.lower().compile()
+        beginning = _beginnings.setdefault(repr((config, run.param_dtype)), [])
+        if not beginning:
+            with on_mesh(mesh):
+                init = jax.jit(
+                    lambda: initial_state(
+                        run.model, program.hyper, program.param_axes, run.param_dtype
+                    )
+                )
+                beginning.append(jax.device_get(init()))
+        state = jax.tree.map(
+            lambda x, like: jax.device_put(x, like.sharding), beginning[0], program.state
+        )
+        feed = Feed(run, range(run.batch_size), None, say=print)
+        place = make_global(batch_sharding(mesh, run.batch_size), run.batch_size)
+        told = []
+        for _, batch in zip(range(5), feed, strict=False):
+            state, sums = step(program.hyper, state, place(batch))
+            told.append([float(sums["loss"] / sums["tokens"]), float(sums["gradient_norm"])])
+        feed.close()
+        return np.array(told), state
+
+    return go
+
+
+@pytest.fixture
+def assert_trains_as_one(trained):
+    def check(sizes, *, of_one=None, **choices):
+        told, state = trained(sizes, **choices)
+        alone = {**choices, "devices": 1, **(of_one or {})}
+        if (key := repr(alone)) not in _of_one:
+            expected, wanted = trained({}, **alone)
+            _of_one[key] = expected, jax.device_get(wanted)
+        expected, wanted = _of_one[key]
+        np.testing.assert_allclose(told, expected, rtol=ROUNDING)
+
+        def same(a, b):
+            largest = float(np.max(np.abs(b), initial=0.0))
+            np.testing.assert_allclose(a, b, atol=OF_LARGEST * largest + 1e-12)
+
+        # The moments are sums of gradients and of their squares.
+        jax.tree.map(same, jax.device_get(state), wanted)
+
+    return check
+
+
+@pytest.mark.parametrize("axis", MESH_AXES)
+def test_each_axis_alone_trains_as_one_device(axis, assert_trains_as_one):
+    assert_trains_as_one({"data": 1, axis: 4})
+
+
+@pytest.mark.parametrize("pair", [*itertools.combinations(MESH_AXES, 2)], ids="-".join)
+def test_axes_in_pairs_train_as_one_device(pair, assert_trains_as_one):
+    assert_trains_as_one({"data": 1} | dict.fromkeys(pair, 2))
+
+
+SPLIT = {"data": 1, "fsdp": 2, "sequence": 2, "tensor": 2}
+
+
+@pytest.mark.parametrize(
+    ("choices", "of_one"),
+    [
+        ({"microbatches": 4}, {"microbatches": 1}),
+        ({"config": {**DENSE, "scan_unroll": 2}}, {"config": DENSE}),
+        ({"config": {**DENSE, "remat": "attention"}}, {"config": DENSE}),
+        ({"config": {**DENSE, "remat": "minimal"}}, {"config": DENSE}),
+        ({"config": {**DENSE, "remat": "full"}}, {"config": DENSE}),
+        ({"loss": CrossEntropy(chunks=3)}, {"loss": CrossEntropy()}),
+        ({"offload_optimizer": True}, {"offload_optimizer": False}),
+        ({"packed": True}, {}),
+        ({"config": {**DENSE, "positions": "rotary", "num_kv_heads": 2}}, {}),
+        ({"config": {**DENSE, "encoder_attention": "local", "local_radius": 4}}, {}),
+    ],
+    ids=lambda choices: "-".join(map(str, choices)),
+)
+def test_every_way_to_save_memory_trains_as_one_device_without(
+    choices, of_one, assert_trains_as_one
+):
+    rows = {"batch_size": 16} if "microbatches" in choices else {}
+    sizes = {"data": 1, "fsdp": 4, "tensor": 2} if rows else SPLIT
+    assert_trains_as_one(sizes, devices=8, of_one=of_one, **choices, **rows)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "choices", "of_one"),
+    [
+        ({"expert": 4}, {}, {}),
+        ({"expert": 2, "fsdp": 2}, {"microbatches": 2}, {"microbatches": 1}),
+        ({"expert": 2, "sequence": 2}, {"packed": True}, {}),
+        ({"expert": 2, "tensor": 2}, {"config": {**EXPERTS, "remat": "minimal"}}, {}),
+    ],
+    ids=str,
+)
+def test_experts_train_as_on_one_device(sizes, choices, of_one, assert_trains_as_one):
+    # Not AdamW: it divides by the size of a gradient, and an expert may have next to none.
+    sgd = make_optimizer(optax.sgd, name="sgd", learning_rate=0.1, momentum=0.9)
+    choices = {"config": EXPERTS, "optimizer": sgd, **choices}
+    assert_trains_as_one({"data": 1, **sizes}, of_one={"config": EXPERTS, **of_one}, **choices)
+
+
+def test_parameters_in_bfloat16_are_rounded_alike_on_every_mesh(trained):
+    _, one = trained({}, devices=1, param_dtype="bfloat16")
+    _, many = trained(SPLIT, devices=8, param_dtype="bfloat16")
+    same = []
+
+    def compare(a, b):
+        assert a.dtype == "bfloat16"
+        # What is rounded differs in the last places of float32, so once in a while the result does.
+        same.append(np.mean(np.asarray(a) == np.asarray(b)))
+
+    jax.tree.map(compare, jax.device_get(many.params), jax.device_get(one.params))
+    assert np.mean(same) > 0.99
+
+
+def test_a_device_holds_the_share_of_parameters_and_moments_that_the_mesh_says(trained):
+    _, state = trained({"data": 2, "fsdp": 2, "tensor": 2}, devices=8)
+
+    def held(tree):
+        return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+    def total(tree):
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+    split = {"query", "key", "value", "out", "wi_0", "wi_1", "wo", "embedding", "logits_dense"}
+    by_share = {4: 0, 2: 0}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+        names = {getattr(key, "key", None) for key in path}
+        share = 4 if names & split else 2
+        by_share[share] += leaf.nbytes
+        assert leaf.addressable_shards[0].data.nbytes * share == leaf.nbytes, path
+    assert held(state.params) == by_share[4] // 4 + by_share[2] // 2
+    moments = (state.opt_state[0].mu, state.opt_state[0].nu)
+    assert held(moments) == 2 * held(state.params)
+    assert total(moments) == 2 * total(state.params)
