@@ -101,9 +101,10 @@ def plan(run: Run, devices: Sequence[Any], topology: str) -> Plan:
         else held_whole(
             costs.program,
             program.state.params,
-            run.batch_size,
-            run.layout.lengths,
-            mesh.shares("batch"),
+            batch_size=run.batch_size,
+            lengths=run.layout.lengths,
+            embed_dim=run.model.config.embed_dim,
+            batch_shares=mesh.shares("batch"),
         ),
     )
 

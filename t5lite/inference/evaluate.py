@@ -21,7 +21,7 @@ from t5lite.models.batch_loss import batch_loss
 from t5lite.models.losses import CrossEntropy, means
 from t5lite.parallel.dispatch import settle
 from t5lite.parallel.mesh import DeviceMesh
-from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
+from t5lite.parallel.sharding import batch_sharding, check_lengths, local_rows, make_global, on_mesh
 
 Evaluate = Callable[[Any], dict[str, float]]
 Sums = dict[str, Any]
@@ -72,7 +72,8 @@ def make_evaluate(
     # What is wrong with the split is said before anything is compiled.
     for part in task.tasks:
         part.tokens(split)
-    sharding = batch_sharding(mesh, batch_size)
+    sharding = batch_sharding(mesh, batch_size, owner="batch_size of the evaluation")
+    check_lengths(mesh, layout.lengths)
     rows, place = local_rows(sharding, batch_size), make_global(sharding, batch_size)
 
     def eval_step(params: Any, loss: CrossEntropy, batch: Batch) -> dict[str, jax.Array]:
@@ -123,6 +124,8 @@ def make_evaluate(
     def evaluate(params: Any) -> dict[str, float]:
         with on_mesh(mesh):
             parts = {part.name: sums_of(params, part) for part in task.tasks}
+        # Written token by token, so there is no length to split.
+        with on_mesh(mesh.without("length")):
             written = {part.name: part.score(*texts_of(params, part)) for part in task.tasks}
         scores = _scores([sums for part in parts.values() for sums in part])
         if len(parts) == 1:

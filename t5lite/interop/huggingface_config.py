@@ -108,6 +108,7 @@ def config_to_json(model: Model, dtype: str) -> tuple[dict[str, Any], list[str]]
         (proj is None, f"T5Config.mlp_activations {config.mlp_activations}"),
         (config.positions == "rotary", "rotary T5Config.positions"),
         (config.kv_heads != config.num_heads, f"T5Config.num_kv_heads {config.num_kv_heads}"),
+        (config.num_experts is not None, f"T5Config.num_experts {config.num_experts}"),
         (pooled, "Classes.per_token False"),
         (classes is not None and is_long, f"Classes and {config.encoder_attention!r} attention"),
     ):

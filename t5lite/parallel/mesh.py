@@ -36,6 +36,10 @@ class DeviceMesh:
         """ "cpu", "gpu" or "tpu"."""
         return str(self.devices.devices.flat[0].platform)
 
+    def without(self, axis: str) -> "DeviceMesh":
+        """Returns the same devices with a logical axis that nothing splits."""
+        return DeviceMesh(self.devices, {**self.rules, axis: ()})
+
     def shares(self, axis: str) -> int:
         """Returns how many parts a logical axis is split into."""
         return math.prod(self.shape[name] for name in self.rules[axis])

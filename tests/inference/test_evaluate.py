@@ -88,7 +88,7 @@ def test_metrics_see_every_target_once_and_what_was_written(text_file, data_dir)
     )
     model = EncoderDecoder(small.config())
     params = small.params(model)
-    for mesh, batch_size in ((Mesh(data=8), 8), (Mesh(fsdp=2, tensor=2), 28)):
+    for mesh, batch_size in ((Mesh(data=8), 8), (Mesh(sequence=2, tensor=2), 28)):
         evaluate = make_evaluate(
             *(model, task, EncoderDecoderLayout(64, 12), CrossEntropy(), mesh.make()),
             split="validation",

@@ -218,6 +218,7 @@ def test_half_precision_is_read_and_written(folder, tmp_path):
             "nothing for T5Config.mlp_activations",
         ),
         (EncoderDecoder(small.config(num_kv_heads=1)), "nothing for T5Config.num_kv_heads 1"),
+        (EncoderDecoder(small.config(num_experts=4)), "nothing for T5Config.num_experts 4"),
         (
             EncoderOnly(small.config(num_decoder_layers=0), Classes(count=2, per_token=False)),
             "nothing for Classes.per_token False",

@@ -177,3 +177,13 @@ def test_a_device_holds_the_share_of_parameters_and_moments_that_the_mesh_says(t
     moments = (state.opt_state[0].mu, state.opt_state[0].nu)
     assert held(moments) == 2 * held(state.params)
     assert total(moments) == 2 * total(state.params)
+
+
+def test_the_program_is_as_long_for_48_layers_as_for_2(make_run, tmp_path):
+    def instructions(layers):
+        config = small.config(num_encoder_layers=layers, num_decoder_layers=layers)
+        run = make_run(tmp_path, model=EncoderDecoder(config), mesh=Mesh(fsdp=2, tensor=2))
+        text = train_program(run, run.mesh.make()).lower().as_text()
+        return len(text.splitlines())
+
+    assert instructions(48) == instructions(2)
