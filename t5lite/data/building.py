@@ -100,7 +100,7 @@ def build_shards(
                 "a script that builds data must do so below `if __name__ == '__main__':`"
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder), _errors(folder):
+        with lock(folder), _errors(folder):
             if not (folder / SUMMARY).exists():
                 log.info("building %s in %s", recipe.name, folder)
                 unfinished = folder.with_name(f"{folder.name}.unfinished")
@@ -185,8 +185,8 @@ class _Logged:
 
 
 @contextlib.contextmanager
-def _lock(folder: pathlib.Path) -> Iterator[None]:
-    """Waits until no other process builds the same."""
+def lock(folder: pathlib.Path) -> Iterator[None]:
+    """Waits until no other process builds the same folder, whose parent is there."""
     with folder.with_name(f"{folder.name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

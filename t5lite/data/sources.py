@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 from t5lite.core.errors import UserError, suggestion
-from t5lite.data.building import DEFAULT_OPTIONS, BuildOptions
+from t5lite.data.building import DEFAULT_OPTIONS, BuildOptions, lock
 from t5lite.data.records import Records, TfdsRecords
 
 log = logging.getLogger(__name__)
@@ -39,18 +39,27 @@ class TfdsSource:
 
     def records(self, split: str, options: BuildOptions = DEFAULT_OPTIONS) -> Records:
         """Returns the records of `split`, which may be a slice such as "train[:10%]"."""
-        builder = self._builder
-        if not builder.is_prepared():
-            log.info("building data set %s in %s", builder.info.full_name, builder.data_dir)
+        if not self._builder.is_prepared():
             try:
-                with quiet():
-                    builder.download_and_prepare(file_format="array_record")
+                self._prepare()
             except (OSError, ImportError, AssertionError, ValueError) as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise UserError(
                     f"TfdsSource.name {self.name!r} cannot be prepared: {reason}"
                 ) from error
-        return TfdsRecords(builder, split)
+        return TfdsRecords(self._builder, split)
+
+    def _prepare(self) -> None:
+        folder = pathlib.Path(self._builder.data_dir)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with lock(folder):
+            # Another process may have prepared it meanwhile, which only a new builder sees.
+            self.__dict__.pop("_builder")
+            builder = self._builder
+            if not builder.is_prepared():
+                log.info("building data set %s in %s", builder.info.full_name, builder.data_dir)
+                with quiet():
+                    builder.download_and_prepare(file_format="array_record")
 
     @functools.cached_property
     def _builder(self) -> Any:

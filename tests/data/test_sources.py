@@ -5,6 +5,8 @@ import lzma
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow
@@ -324,3 +326,18 @@ def test_a_damaged_shard_is_named(change, tmp_path):
 def test_a_name_with_a_wildcard_in_it_is_a_name(tmp_path):
     (tmp_path / "we ird [1].txt").write_text("one\n")
     assert len(_source(tmp_path, "we ird [1].txt").records("train")) == 1
+
+
+PREPARE = """
+import sys
+from t5lite.data.sources import TfdsSource
+print(len(TfdsSource(name="python_docs", data_dir=sys.argv[1]).records("train")))
+"""
+
+
+def test_processes_that_prepare_one_data_set_at_once_all_get_it(tmp_path):
+    command = [sys.executable, "-c", PREPARE, str(tmp_path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    counts = {process.communicate(timeout=120)[0] for process in processes}
+    assert len(counts) == 1
+    assert int(counts.pop()) > 50
