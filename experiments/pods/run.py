@@ -34,23 +34,23 @@ SLICES = {
     "v5p:8x16x16": (2048, 1),
 }
 ROWS = 8
-# One model on more and more chips, nothing computed again.
-GROWING = {"v5p:2x2x4": 16, "v5p:4x4x4": 64, "v5p:8x8x8": 512, "v5p:8x16x16": 2048}
+# The smallest slice that one of the models is planned for besides, to see it grow to 2,048 chips.
+SMALLEST = ("t5_1_1_large", "v5p:2x2x4", 16)
+
+
+def bindings_of(model, devices):
+    """Returns the flags of a plan, the same rows on each device of all slices."""
+    full = ["T5Config.remat=full"] if model in FULL_REMAT else []
+    return [f"Mesh.fsdp={MODELS[model]}", f"BATCH_SIZE={ROWS * devices}", *full]
 
 
 def plans():
     """Yields the name of each plan and its flags."""
     for slices, (devices, count) in SLICES.items():
-        for model, shares in MODELS.items():
-            bindings = [
-                f"Mesh.fsdp={shares}",
-                f"BATCH_SIZE={ROWS * devices * count}",
-                *(["T5Config.remat=full"] if model in FULL_REMAT else []),
-            ]
-            yield f"{model} on {slices}", model, slices, bindings
-    for slices, devices in GROWING.items():
-        bindings = ["Mesh.fsdp=16", f"BATCH_SIZE={ROWS * devices}", "T5Config.remat=none"]
-        yield f"growing: t5_1_1_large on {slices}", "t5_1_1_large", slices, bindings
+        for model in MODELS:
+            yield f"{model} on {slices}", model, slices, bindings_of(model, devices * count)
+    model, slices, devices = SMALLEST
+    yield f"{model} on {slices}", model, slices, bindings_of(model, devices)
 
 
 def make(name, model, slices, bindings):

@@ -6,22 +6,24 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import rich.console
 import rich.table
 
 from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.core.errors import UserError
+from t5lite.core.numbers import as_inputs
 from t5lite.models.flops import train_flops
 from t5lite.parallel.hardware import Device, device_of
-from t5lite.parallel.mesh import Mesh
-from t5lite.planning.costs import Bound, Costs, bound_of, by_kind_and_axis, costs_of, held
+from t5lite.planning.costs import Bound, Costs, bound_of, by_kind_and_axis, costs_of
 from t5lite.planning.gathers import held_whole
 from t5lite.planning.remedies import remedies
-from t5lite.planning.suggest import Choice, choices, to_try
+from t5lite.planning.suggest import Choice, choices, take
 from t5lite.planning.topology import devices_of
 from t5lite.training.program import train_program
 from t5lite.training.run import Run
+from t5lite.training.state import initial_state, param_axes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class Plan:
     """A run on devices that need not be there, and what its step costs on them.
 
     Args:
+        batch_shares: parts that the batch is split into.
         whole: what every device holds whole though the mesh splits it; nothing, if all is well.
     """
 
@@ -38,6 +41,7 @@ class Plan:
     kind: str
     device: Device | None
     mesh: dict[str, int]
+    batch_shares: int
     costs: Costs
     whole: tuple[str, ...]
 
@@ -56,6 +60,9 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
         raise UserError("plan needs --topology, such as v5e:16x16, v5p:4x4x4 or cpu:8")
     devices = devices_of(flags.topology, flags.slices)
     (run,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "train")
+    if run.mesh.dcn is None and flags.slices > 1:
+        # Simulated devices do not know their slice.
+        run = dataclasses.replace(run, mesh=dataclasses.replace(run.mesh, dcn=flags.slices))
     console = rich.console.Console(stderr=flags.json, highlight=False, soft_wrap=True)
     name = f"{flags.slices} * {flags.topology}" if flags.slices > 1 else flags.topology
     chosen = None
@@ -95,16 +102,16 @@ def plan(run: Run, devices: Sequence[Any], topology: str) -> Plan:
         kind=devices[0].device_kind,
         device=device,
         mesh=mesh.shape,
+        batch_shares=mesh.shares("batch"),
         costs=costs,
         whole=()
-        if costs.program is None
+        if costs.program is None or mesh.shares("batch") == 1
         else held_whole(
             costs.program,
             program.state.params,
-            batch_size=run.batch_size,
+            rows=run.batch_size // run.microbatches,
             lengths=run.layout.lengths,
             embed_dim=run.model.config.embed_dim,
-            batch_shares=mesh.shares("batch"),
         ),
     )
 
@@ -122,24 +129,33 @@ def suggest(
         raise UserError(
             f"--suggest needs devices of which it is known what they can do, got {topology}"
         )
-    # Split by nothing, so that `held` is all of it.
-    whole = train_program(run, Mesh().make(devices))
-    state_bytes = sum(sum(held(tree)) for tree in (whole.state.params, whole.state.opt_state))
-    found = choices(
+    mesh = run.mesh.make(devices)
+    shapes = jax.eval_shape(
+        lambda: initial_state(
+            run.model, as_inputs(run.hyperparameters), param_axes(run.model), run.param_dtype
+        )
+    )
+    params, optimizer = (
+        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+        for tree in (shapes.params, shapes.opt_state)
+    )
+    left = choices(
         run.model,
         run.layout.lengths,
         batch_size=run.batch_size,
-        num_devices=len(devices),
-        num_slices=whole.mesh.shape["dcn"],
-        state_bytes=state_bytes,
+        mesh=mesh.shape,
+        params_bytes=params,
+        optimizer_bytes=0 if run.offload_optimizer else optimizer,
         device=device,
     )
+    factor = 1.0
     best: tuple[Choice, Plan] | None = None
-    for choice, needed in to_try(found, device, most=tries):
+    for _ in range(min(tries, len(left))):
+        choice = take(left, device, factor)
         made = plan(_with(run, choice), devices, topology)
         bound = made.bound
         if bound is None or not made.costs.fits:
-            needed.append(made.costs.memory.total)
+            factor = max(factor, made.costs.memory.total / choice.bytes)
             told = f"does not fit, {made.costs.memory.missing / 1e9:.1f} GB missing"
         else:
             told = f"{bound.seconds:.4g} s a step at least, MFU {bound.mfu_fraction:.1%} at most"
@@ -158,7 +174,7 @@ def _with(run: Run, choice: Choice) -> Run:
     config = dataclasses.replace(run.model.config, remat=choice.remat)
     return dataclasses.replace(
         run,
-        mesh=Mesh(rules=run.mesh.rules, **dict(choice.mesh)),
+        mesh=dataclasses.replace(run.mesh, **dict[str, Any](choice.mesh)),
         model=run.model.clone(config=config),
         microbatches=choice.microbatches,
     )
@@ -173,13 +189,14 @@ def as_json(made: Plan) -> dict[str, Any]:
         "device_kind": made.kind,
         "mesh": made.mesh,
         "batch_size": made.run.batch_size,
-        "fits": costs.fits,
+        "fits": None if made.device is None else costs.fits,
         "hbm_bytes": None if made.device is None else made.device.hbm_bytes,
         "memory_bytes": {**dataclasses.asdict(costs.memory), "total": costs.memory.total},
         "model_flops": costs.model_flops,
         "program_flops": costs.program_flops,
         "collectives": by_kind_and_axis(costs.collectives),
         "held_whole": list(made.whole),
+        "loops_not_read": len(costs.program.unread_loops) if costs.program is not None else 0,
         "bound": None
         if bound is None
         else {**dataclasses.asdict(bound), "seconds": bound.seconds, "slowest": bound.slowest},
@@ -188,12 +205,12 @@ def as_json(made: Plan) -> dict[str, Any]:
 
 
 def _remedies(made: Plan) -> list[str]:
-    run, mesh = made.run, made.mesh
-    shares = mesh["dcn"] * mesh["data"] * mesh["fsdp"] * mesh["expert"]
+    run = made.run
     return remedies(
-        *(made.costs, run.model, mesh),
-        rows=run.batch_size // shares,
+        *(made.costs, run.model, made.mesh),
+        rows=run.batch_size // made.batch_shares,
         microbatches=run.microbatches,
+        loss_chunks=run.loss.chunks,
         param_dtype=run.param_dtype,
     )
 
@@ -220,7 +237,7 @@ def show(console: rich.console.Console, made: Plan) -> None:
     if memory.host_optimizer:
         table.add_row("optimizer state, on the host", f"{memory.host_optimizer / 1e6:,.1f}")
     console.print(table)
-    if made.device is not None:
+    if made.device is not None and made.device.hbm_bytes is not None:
         has = made.device.hbm_bytes / 1e9
         short = f"does NOT fit: {memory.missing / 1e9:.1f} GB missing of {has:.1f} GB"
         console.print(f"fits in {has:.1f} GB\n" if costs.fits else f"{short}\n")
@@ -233,8 +250,13 @@ def show(console: rich.console.Console, made: Plan) -> None:
     extra = costs.program_flops / costs.model_flops - 1
     console.print(
         f"{costs.program_flops / 1e12:.4g} TFLOP a step on each device; by the formula "
-        f"{costs.model_flops / 1e12:.4g} ({extra:+.1%}: what is computed again)\n"
+        f"{costs.model_flops / 1e12:.4g} ({extra:+.1%}: computed again, and the ways to experts)\n"
     )
+    if costs.program is not None and costs.program.unread_loops:
+        console.print(
+            f"of {len(costs.program.unread_loops)} loops it cannot be read how often they turn; "
+            "they count as one turn, so FLOPs and traffic are more than is said here\n"
+        )
     table = _table("each device sends in a step", "along", "times", "MB")
     for row in by_kind_and_axis(costs.collectives):
         along = ", ".join(row["axes"])

@@ -10,6 +10,7 @@ from t5lite.cli.show import show_examples
 from t5lite.inference.evaluate import make_evaluate
 from t5lite.parallel.processes import start_processes
 from t5lite.training.loop import train
+from t5lite.training.program import train_program
 
 
 def run(flags: Any, bindings: Sequence[str]) -> None:
@@ -18,6 +19,7 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     (run,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "train")
     start_processes()
     mesh = run.mesh.make()
+    program = train_program(run, mesh)
     pathlib.Path(run.model_dir).mkdir(parents=True, exist_ok=True)
     evaluate = make_evaluate(
         *(run.model, run.task, run.layout, run.loss, mesh),
@@ -26,6 +28,6 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
         batch_size=run.batch_size // run.microbatches,
     )
     config_text = configurables.resolved_text()
-    state = train(run, mesh, evaluate=evaluate, config_text=config_text)
+    state = train(program, evaluate=evaluate, config_text=config_text)
     if run.show_examples:
         show_examples(run, mesh, state.params)

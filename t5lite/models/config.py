@@ -62,7 +62,8 @@ class T5Config:
             experts); None for one that all tokens take.
         experts_per_token: 1 as in Switch Transformers, or 2.
         capacity_factor: an expert takes this many times the tokens of a row that it would take if
-            all experts took the same number; what is over goes to none.
+            all experts took the same number; what is over goes to none. Where targets are written
+            token by token every one finds a place, so that tokens over the capacity differ.
         dropout_rate: in [0, 1). A number is an input of the compiled step; 0 compiles none in.
         positions: how a token knows where others are: "shared_bias" (T5), "layer_bias" (umT5) or
             "rotary" (Llama).
@@ -75,7 +76,7 @@ class T5Config:
         tied_logits: whether the output layer is the embedding (T5 1.0) or a kernel of its own.
         prefix_attention: whether a decoder-only model sees the inputs of an example as a whole
             (prefix language model) or each place only what is before it.
-        dtype: of the computation, "bfloat16" or "float32"; parameters are always float32.
+        dtype: of the computation, "bfloat16" or "float32"; for parameters see `train.param_dtype`.
         remat: what the backward pass computes again: "none", "attention" (its weights),
             "minimal" (all but products with parameters) or "full".
         scan_unroll: layers in one turn of the loop over layers; 1 compiles fastest.
@@ -131,9 +132,11 @@ class T5Config:
                 f"{self.num_kv_heads}"
             )
         check_number("T5Config.num_experts", self.num_experts, "at least 2", lambda n: n >= 2)
-        if self.experts_per_token > 2:
+        most = 1 if self.num_experts is None else 2
+        if self.experts_per_token > most:
             raise UserError(
-                f"T5Config.experts_per_token must be 1 or 2, got {self.experts_per_token}"
+                "T5Config.experts_per_token must be 1 or 2, 1 without T5Config.num_experts, got "
+                f"{self.experts_per_token}"
             )
         check_number(
             "T5Config.dropout_rate", self.dropout_rate, "in [0, 1)", lambda rate: 0 <= rate < 1

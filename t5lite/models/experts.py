@@ -39,10 +39,10 @@ def route(
     """Returns the weight of each place of each expert for each token, and what a row is told by.
 
     A token goes to its `choices` likeliest experts, its weights being their probabilities, of
-    several divided by their sum. Each row shares out its own places: first all first choices in the
-    order of the tokens, then the second ones. A token that finds no place has a weight of 0, as has
-    padding, which takes none. So what becomes of a row depends on no other row, on no mesh and on
-    no number of microbatches.
+    several divided by their sum. Each row shares out its own places in the order of its tokens, to
+    each its first choice before its second. A token that finds no place has a weight of 0, as has
+    padding, which takes none. So what becomes of a token depends on no later one, no other row, no
+    mesh and no number of microbatches.
 
     Returns:
         The weights, and for each row `load_balance` (1 where tokens are spread evenly, at most the
@@ -51,43 +51,29 @@ def route(
 
     Source: Fedus et al., "Switch Transformers", equations 4 to 6; Zoph et al., "ST-MoE", equation
     5; Lepikhin et al., "GShard", algorithm 1, for two choices.
-    Differs from all of them in that a group of tokens is a row of the batch.
+    Differs from all of them in that a group of tokens is a row of the batch, and from GShard in
+    that second choices do not wait for first ones of later tokens, which would tell of the future.
     """
-    count, tokens = scores.shape[2], is_token.astype(jnp.float32)
+    (rows, length, count), tokens = scores.shape, is_token.astype(jnp.float32)
     probabilities = jax.nn.softmax(scores, axis=-1)
-    left, used = probabilities, jnp.zeros((scores.shape[0], 1, count))
-    places, gates, taken = [], [], jnp.zeros(scores.shape[0])
-    first = None
-    for _ in range(choices):
-        choice = jax.nn.one_hot(jnp.argmax(left, axis=-1), count) * tokens[..., None]
-        first = choice if first is None else first
-        left = jnp.where(choice > 0, -1.0, left)
-        place = jnp.sum((jnp.cumsum(choice, axis=1) - 1.0 + used) * choice, axis=-1)
-        used = used + jnp.sum(choice, axis=1, keepdims=True)
-        fits = choice * (place < capacity)[..., None]
-        places.append(
-            fits[..., None] * jax.nn.one_hot(place.astype(jnp.int32), capacity)[..., None, :]
-        )
-        gates.append(jnp.sum(probabilities * choice, axis=-1))
-        taken = taken + jnp.sum(fits, axis=(1, 2))
-    total = sum(gates[1:], start=gates[0]) if choices > 1 else jnp.ones_like(gates[0])
-    total = jnp.where(total > 0, total, 1.0)
-    weights = sum(
-        (
-            (gate / total)[..., None, None] * place
-            for gate, place in zip(gates, places, strict=True)
-        ),
-        start=jnp.zeros((*scores.shape, capacity)),
-    )
-    assert first is not None
+    gates, chosen = jax.lax.top_k(probabilities, choices)
+    if choices > 1:
+        gates = gates / jnp.sum(gates, axis=-1, keepdims=True)
+    choice = jax.nn.one_hot(chosen, count) * tokens[..., None, None]
+    in_order = choice.reshape(rows, length * choices, count)
+    taken = (jnp.cumsum(in_order, axis=1) - 1.0).reshape(choice.shape)
+    place = jnp.sum(taken * choice, axis=-1).astype(jnp.int32)
+    fits = choice * (place < capacity)[..., None]
+    weights = jnp.einsum("blj,bljx,bljc->blxc", gates, fits, jax.nn.one_hot(place, capacity))
+
     of_row = jnp.maximum(tokens.sum(axis=1), 1.0)
-    share = first.sum(axis=1) / of_row[:, None]
+    share = choice[:, :, 0].sum(axis=1) / of_row[:, None]
     mean = (probabilities * tokens[..., None]).sum(axis=1) / of_row[:, None]
     z = jnp.square(jax.nn.logsumexp(scores, axis=-1)) * tokens
     return weights, {
         "load_balance": count * jnp.sum(share * mean, axis=-1),
         "router_z": z.sum(axis=1) / of_row,
-        "dropped": 1.0 - taken / (choices * of_row) - (tokens.sum(axis=1) == 0),
+        "dropped": (choice.sum(axis=(1, 2, 3)) - fits.sum(axis=(1, 2, 3))) / (choices * of_row),
     }
 
 

@@ -9,14 +9,14 @@ class Device:
 
     Args:
         flops: dense bfloat16 FLOP/s.
-        hbm_bytes: memory.
+        hbm_bytes: memory; None for GPUs, which come with more than one size.
         ici_bytes_per_second: what all links to neighbours in its slice can send; None where there
             are none, or it is not known.
         dcn_bytes_per_second: what can be sent to other slices.
     """
 
     flops: float
-    hbm_bytes: float
+    hbm_bytes: float | None = None
     ici_bytes_per_second: float | None = None
     dcn_bytes_per_second: float | None = None
 
@@ -26,16 +26,15 @@ GIB = 2.0**30
 # Rates are the makers': NVIDIA's data sheets and cloud.google.com/tpu/docs. Links of TPUs are
 # counted one way: 4 of 45 or 90 GB/s on a torus of two dimensions, 6 on one of three.
 DEVICES = {
-    "NVIDIA A100": Device(flops=312e12, hbm_bytes=80 * GIB),
-    "NVIDIA H100": Device(flops=989.4e12, hbm_bytes=80 * GIB),
-    "NVIDIA H100 PCIe": Device(flops=756e12, hbm_bytes=80 * GIB),
-    "NVIDIA H200": Device(flops=989.4e12, hbm_bytes=141e9),
-    # A core; the two of a chip share its memory and links.
+    "NVIDIA A100": Device(flops=312e12),
+    "NVIDIA H100": Device(flops=989.4e12),
+    "NVIDIA H100 PCIe": Device(flops=756e12),
+    "NVIDIA H200": Device(flops=989.4e12),
     "TPU v4": Device(
-        flops=137.5e12,
-        hbm_bytes=16 * GIB,
-        ici_bytes_per_second=3 * 45e9,
-        dcn_bytes_per_second=3.1e9,
+        flops=275e12,
+        hbm_bytes=32 * GIB,
+        ici_bytes_per_second=6 * 45e9,
+        dcn_bytes_per_second=6.25e9,
     ),
     "TPU v5": Device(
         flops=459e12,

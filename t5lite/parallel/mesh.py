@@ -51,7 +51,7 @@ class Mesh:
 
     Args:
         dcn: copies of the parameters, one in each slice, with a slow network between them that only
-            gradients cross; None for as many as the devices have slices.
+            gradients cross; None for as many as TPUs have slices, and 1 for all other devices.
         data: copies of the parameters in a slice, each working on its share of the batch.
         fsdp: shares of the batch among which parameters and optimizer state are split too.
         expert: shares of the batch among which the experts of a mixture are split.
@@ -61,7 +61,7 @@ class Mesh:
             split it, as in [('embed', ['fsdp', 'data']), ('vocab', None)].
 
     Raises:
-        UserError: for a size under 1, more than one of -1, or rules that collide.
+        UserError: for a size under 1, -1 for `dcn` or more than once, or rules that collide.
     """
 
     dcn: int | None = None
@@ -75,10 +75,10 @@ class Mesh:
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in MESH_AXES}
         given = [size for size in sizes.values() if size is not None]
-        if any(size < 1 and size != -1 for size in given) or given.count(-1) > 1:
+        if any(size < 1 and size != -1 for size in given) or given.count(-1) > 1 or self.dcn == -1:
             raise UserError(
-                "Mesh axes must be whole numbers > 0, at most one of them -1 for the rest, "
-                f"got {sizes}"
+                "Mesh axes must be whole numbers > 0, at most one of them -1 for the rest and not "
+                f"dcn, got {sizes}"
             )
         with_rules(self.rules)
 
@@ -113,14 +113,14 @@ def _slices(devices: Sequence[Any], wanted: int | None) -> list[list[Any]]:
     """Devices with a fast network between them; where none is told, equal parts in their order."""
     by_slice: dict[Any, list[Any]] = {}
     for device in devices:
-        by_slice.setdefault(getattr(device, "slice_index", None), []).append(device)
-    if wanted == -1:
-        wanted = None
-    if len(by_slice) > 1:
+        # GPUs have one too, but a node of them is no place that parameters must stay in.
+        index = getattr(device, "slice_index", None) if device.platform == "tpu" else None
+        by_slice.setdefault(index, []).append(device)
+    if len(by_slice) > 1 and wanted != 1:
         if wanted not in (None, len(by_slice)):
             raise UserError(
-                f"Mesh.dcn must be the number of slices ({len(by_slice)}), got {wanted}; leave it "
-                "unbound"
+                f"Mesh.dcn must be the number of slices ({len(by_slice)}), or 1 to split over all "
+                f"of them alike, got {wanted}; leave it unbound"
             )
         return list(by_slice.values())
     count = wanted or 1

@@ -17,34 +17,35 @@ ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PRO
 TIMEOUT = "T5LITE_START_TIMEOUT_SECONDS"
 # A process that says nothing for so long is taken for dead, and all end.
 HEARTBEAT_SECONDS = 30
+SAYS_WITHIN_SECONDS = 1.0
 
 
 def start_processes() -> None:
     """Joins this process with the others of its job, if its environment tells of any.
 
-    Call it before JAX has seen a device. Slurm, Open MPI, Kubernetes and Cloud TPU tell a process
-    who it is; by hand JAX_COORDINATOR_ADDRESS=HOST:PORT (of process 0), JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID do. Without any of them the process is on its own.
+    Call it before JAX has seen a device. Who it is a process is told by what JAX can read: Slurm,
+    Cloud TPU, and with further packages Open MPI and Kubernetes; or by hand, which goes first, with
+    JAX_COORDINATOR_ADDRESS=HOST:PORT (of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID. Without
+    any of them the process is on its own, as it is with JAX_NUM_PROCESSES=1.
 
     Raises:
-        UserError: where one of the three is missing or out of range, or a process does not come
-            within T5LITE_START_TIMEOUT_SECONDS (300 if not set).
+        UserError: where one of the three is missing or out of range, what tells of the processes
+            cannot be read, or one does not come within T5LITE_START_TIMEOUT_SECONDS (300 if not
+            set).
     """
     seconds = _whole_number(TIMEOUT, os.environ.get(TIMEOUT) or "300", least=1)
     if not os.environ.get(ADDRESS):
         # Set and empty it would pass for an address.
         os.environ.pop(ADDRESS, None)
-    found: Any = _by_hand(os.environ)
-    if found is None:
-        # NOTE: JAX tells who is where only while it connects, and ends the process with a stack
-        # trace where one is missing; this is what it asks.
-        from jax._src.clusters import ClusterEnv
-
-        found = ClusterEnv.auto_detect_unset_distributed_params(
-            *(None, None, None, None, None), seconds
-        )
+    if (os.environ.get(COUNT) or "") == "1":
+        return
+    found: Any = _by_hand(os.environ) or _detected(seconds)
     address, count, index, local_devices = found
-    if address is None or count is None or index is None or count == 1:
+    if count is None or index is None:
+        if address is not None:
+            raise UserError(f"{COUNT} and {INDEX} are needed besides {ADDRESS}")
+        return
+    if count == 1:
         return
     roll_call(address, count, index, seconds)
     jax.distributed.initialize(
@@ -55,6 +56,25 @@ def start_processes() -> None:
         initialization_timeout=seconds,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
+
+
+def _detected(seconds: int) -> Any:
+    """Address, count, index and local devices as JAX finds them, all None where it finds none."""
+    # NOTE: JAX tells who is where only while it connects, and ends the process with a stack trace
+    # where one is missing; this is what it asks.
+    from jax._src.clusters import ClusterEnv
+
+    given = os.environ.get(ADDRESS)
+    try:
+        return ClusterEnv.auto_detect_unset_distributed_params(
+            *(given, None, None, None, None), seconds
+        )
+    except (RuntimeError, ImportError, ValueError, KeyError, IndexError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"the processes of this job cannot be told: {reason}; set {ADDRESS}, {COUNT} and "
+            f"{INDEX}, or {COUNT}=1 to run alone"
+        ) from error
 
 
 def _by_hand(environment: Mapping[str, str]) -> tuple[str, int, int, None] | None:
@@ -127,14 +147,16 @@ def _call(port: int, count: int, deadline: float) -> str:
             )
         except OSError as error:
             raise UserError(
-                f"process 0 cannot listen at port {port}: {error.strerror}; set another {ADDRESS}"
+                f"process 0 cannot listen at port {port}: {error.strerror}; set another one in "
+                f"{ADDRESS}, or where that is not set in JAX_COORDINATOR_PORT"
             ) from error
         present: dict[int, socket.socket] = {}
         while len(present) < count - 1 and (left := deadline - time.monotonic()) > 0:
             listener.settimeout(left)
             with _until_too_late():
                 peer = stack.enter_context(listener.accept()[0])
-                peer.settimeout(max(deadline - time.monotonic(), 0.1))
+                # Who connects and says nothing is no process of the job, and must not hold up one.
+                peer.settimeout(SAYS_WITHIN_SECONDS)
                 said = peer.makefile("rb").readline(100).split()
                 if len(said) == 2 and said[0] == b"%d" % count and said[1].isdigit():
                     present[int(said[1])] = peer

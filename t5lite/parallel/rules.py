@@ -68,6 +68,10 @@ def with_rules(changes: Sequence[Any]) -> Rules:
             )
         name, given = pair
         check_choice("Mesh.rules: logical axis", name, rules)
+        if not isinstance(given, str | tuple | list | None):
+            raise UserError(
+                f"Mesh.rules: {name!r} needs a mesh axis, a list of them or None, got {given!r}"
+            )
         axes = (given,) if isinstance(given, str) else tuple(given or ())
         for axis in axes:
             check_choice(f"Mesh.rules: mesh axis of {name!r}", axis, MESH_AXES)

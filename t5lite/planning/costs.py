@@ -23,8 +23,8 @@ class Memory:
         inputs: the batch and the run's numbers, and what padding to tiles adds to all arguments.
         temporary: gradients, activations and all else that lives within a step.
         code: the program itself.
-        missing: what the device has too little; then `temporary` is what the compiler could say
-            of it, which may be without the rest.
+        missing: what the device has too little; then `temporary` is all that the compiler says is
+            needed besides parameters and optimizer.
     """
 
     params: int
@@ -118,20 +118,25 @@ def costs_of(
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needed, available = _out_of_memory(error)
-        short = max(needed + kept["params"] + kept["optimizer"] - available, 1)
-        memory = Memory(**kept, inputs=0, temporary=needed, code=0, missing=short)
+        rest = max(needed - kept["params"] - kept["optimizer"], 0)
+        missing = max(needed - available, 1)
+        memory = Memory(**kept, inputs=0, temporary=rest, code=0, missing=missing)
         return Costs(
             memory=memory, model_flops=model_flops, program_flops=None, collectives=(), program=None
         )
     sizes: Any = compiled.memory_analysis()
+    # Simulated devices have no memory but the host's.
+    on_host = 0 if sizes.host_argument_size_in_bytes else kept["host_optimizer"]
+    known = kept["params"] + kept["optimizer"] + on_host
     memory = Memory(
         **kept,
-        inputs=max(sizes.argument_size_in_bytes - kept["params"] - kept["optimizer"], 0),
+        inputs=max(sizes.argument_size_in_bytes - known, 0),
         temporary=sizes.temp_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
         code=sizes.generated_code_size_in_bytes,
     )
-    if device is not None and memory.total > device.hbm_bytes:
-        memory = dataclasses.replace(memory, missing=math.ceil(memory.total - device.hbm_bytes))
+    limit = math.inf if device is None else device.hbm_bytes or math.inf
+    if memory.total > limit:
+        memory = dataclasses.replace(memory, missing=math.ceil(memory.total - limit))
     program = Program(compiled.as_text() or "")
     return Costs(
         memory=memory,
@@ -176,13 +181,8 @@ def _out_of_memory(error: Exception) -> tuple[int, int]:
 def bound_of(costs: Costs, device: Device, mesh: Mapping[str, int]) -> Bound:
     """Returns the least time of a step that compiled, on devices of this kind."""
     assert costs.program_flops is not None
-    within = sum(c.sent_bytes for c in costs.collectives if "dcn" not in c.axes)
-    # Of what goes to all slices each device of a slice sends its share.
-    between = sum(
-        c.sent_bytes / math.prod(mesh[axis] for axis in c.axes if axis != "dcn")
-        for c in costs.collectives
-        if "dcn" in c.axes
-    )
+    parts = [_networks(made, mesh) for made in costs.collectives]
+    within, between = (sum(part[place] for part in parts) for place in (0, 1))
     compute = costs.program_flops / device.flops
     ici = within / device.ici_bytes_per_second if device.ici_bytes_per_second else 0.0
     dcn = between / device.dcn_bytes_per_second if device.dcn_bytes_per_second else 0.0
@@ -193,6 +193,24 @@ def bound_of(costs: Costs, device: Device, mesh: Mapping[str, int]) -> Bound:
         dcn_seconds=dcn,
         mfu_fraction=costs.model_flops / (slowest * device.flops),
     )
+
+
+def _networks(made: Collective, mesh: Mapping[str, int]) -> tuple[float, float]:
+    """Returns the least bytes that each device sends in its slice, and to other slices.
+
+    Among several slices the devices of each first share out the work, so that every device sends
+    only its part of what leaves the slice.
+    """
+    if "dcn" not in made.axes:
+        return made.sent_bytes, 0.0
+    if made.kind == "collective-permute":
+        return 0.0, made.sent_bytes
+    slices, rounds = mesh["dcn"], 2 if made.kind == "all-reduce" else 1
+    local = math.prod(mesh[axis] for axis in made.axes if axis != "dcn")
+    moved = rounds * made.payload_bytes * made.times
+    if made.kind == "all-to-all":
+        return moved * (local - 1) / local / slices, moved * (slices - 1) / slices
+    return moved * (local - 1) / local, moved * (slices - 1) / slices / local
 
 
 def by_kind_and_axis(collectives: tuple[Collective, ...]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"([a-z]+[0-9]*(?:e[0-9]m[0-9]\w*)?)\[([0-9,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|body|called_computations?)=\{?%?([\w.\-]+)")
-_BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16}
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +50,9 @@ class Collective:
     Args:
         kind: one of `COLLECTIVES`.
         axes: the mesh axes along which.
-        shape: what it gives on each device.
-        sent_bytes: by each device, in one step, in all the times that it runs.
+        shape: the largest of what it gives on each device.
+        payload_bytes: of the whole that is gathered, added up or exchanged, each time.
+        sent_bytes: by each device in one step, in all the times that it runs.
         times: how often it runs in a step.
     """
 
@@ -59,6 +60,7 @@ class Collective:
     axes: tuple[str, ...]
     dtype: str
     shape: tuple[int, ...]
+    payload_bytes: float
     sent_bytes: float
     times: int
 
@@ -69,6 +71,8 @@ class Program:
     def __init__(self, text: str) -> None:
         self.text = text
         self.computations: dict[str, dict[str, Instruction]] = {}
+        # Loops of which it cannot be read how often they turn; they count as one turn.
+        self.unread_loops: set[str] = set()
         # What each computation gives.
         self._roots: dict[str, Instruction] = {}
         computation, entry, instructions = "", "", {}
@@ -95,7 +99,8 @@ class Program:
                 inner = count
                 if instruction.operation == "while":
                     inner = count * self._trips(instruction, self.computations[name])
-                for called in _CALLED.findall(instruction.rest):
+                branches = re.findall(r"[\w.\-]+", "".join(_BRANCHES.findall(instruction.rest)))
+                for called in (*_CALLED.findall(instruction.rest), *branches):
                     # What a reduction applies to pairs of numbers costs nothing to speak of.
                     if called in self.computations and instruction.operation != "reduce":
                         visit(called, inner)
@@ -114,7 +119,8 @@ class Program:
             deeper = [i for c in compared for i in self.computations.get(c, {}).values()]
             compare = next((i for i in deeper if i.operation == "compare"), None)
         bounds = [n for i in condition.values() if (n := _constant(i)) is not None]
-        if compare is None or not bounds:
+        if compare is None or not bounds or "direction=LT" not in compare.rest:
+            self.unread_loops.add(loop.name)
             return 1
         counter = next((i for i in condition.values() if i.operation == "get-tuple-element"), None)
         if counter is None:
@@ -209,8 +215,8 @@ def byte_size(dtype: str, shape: tuple[int, ...]) -> float:
     (12.0, 4.0, 8.0)
     """
     digits = re.search(r"\d+", dtype)
-    bits = _BITS.get(dtype) or (int(digits.group()) if digits else 32)
-    return math.prod(shape) * bits / 8
+    # Only truth values have none, and take a byte.
+    return math.prod(shape) * (int(digits.group()) if digits else 8) / 8
 
 
 def _product_flops(instruction: Instruction, around: Mapping[str, Instruction]) -> int:
@@ -269,13 +275,13 @@ def _collective(
     kind = instruction.operation.removesuffix("-start")
     group = _group(instruction)
     axes = _axes_of(group, mesh)
-    count = math.prod(mesh[axis] for axis in axes)
+    count = len(group) or math.prod(mesh.values())
     given = instruction.shapes
     taken = [
         shape for name in instruction.operands if name in around for shape in around[name].shapes
     ]
-    # The start of an asynchronous one gives what it takes too.
-    if instruction.operation.endswith("-start") and len(given) > 1:
+    # The start of an asynchronous one gives what it takes too, but for that of an all-reduce.
+    if instruction.operation.endswith("-start") and kind != "all-reduce" and len(given) > 1:
         given = given[len(taken) : len(taken) * 2] or given[1:2]
     size = sum(byte_size(*shape) for shape in given)
     if kind == "reduce-scatter":
@@ -283,9 +289,8 @@ def _collective(
     share = 1.0 if kind == "collective-permute" else (count - 1) / max(count, 1)
     rounds = 2 if kind == "all-reduce" and not scattered else 1
     kind = "reduce-scatter" if scattered else kind
-    return Collective(
-        kind, axes, *max(given, key=lambda s: byte_size(*s)), rounds * size * share * times, times
-    )
+    largest = max(given, key=lambda shape: byte_size(*shape))
+    return Collective(kind, axes, *largest, size, rounds * size * share * times, times)
 
 
 def _group(instruction: Instruction) -> list[int]:

@@ -6,7 +6,7 @@ The estimates only order what is tried; what is reported of a choice is what its
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 from t5lite.core.errors import UserError
 from t5lite.models.architectures import Model
@@ -28,11 +28,11 @@ class Choice:
     """What `plan --suggest` varies, and its estimates.
 
     Args:
-        mesh: sizes of `fsdp` and `tensor`; `data` takes the rest.
+        mesh: sizes of all axes but `dcn`; `data` takes the rest.
         seconds, bytes: of a step, on a device, as estimated.
     """
 
-    mesh: tuple[tuple[str, int], ...]
+    mesh: Mapping[str, int]
     remat: str
     microbatches: int
     seconds: float
@@ -41,9 +41,9 @@ class Choice:
     @property
     def bindings(self) -> list[str]:
         """Flags without `--gin.`, which make it the run's."""
-        sizes = [f"Mesh.{axis}={size}" for axis, size in self.mesh]
+        sizes = [f"Mesh.{axis}={size}" for axis, size in self.mesh.items()]
         return [
-            *("Mesh.data=-1", *sizes, f"T5Config.remat={self.remat}"),
+            *(*sizes, f"T5Config.remat={self.remat}"),
             f"train.microbatches={self.microbatches}",
         ]
 
@@ -53,36 +53,49 @@ def choices(
     lengths: Mapping[str, int],
     *,
     batch_size: int,
-    num_devices: int,
-    num_slices: int,
-    state_bytes: float,
+    mesh: Mapping[str, int],
+    params_bytes: float,
+    optimizer_bytes: float,
     device: Device,
 ) -> list[Choice]:
-    """Returns all choices that divide what they split, the fastest by estimate first.
+    """Returns choices that divide what they split, powers of two, the fastest by estimate first.
 
     Args:
-        state_bytes: of parameters and optimizer state in all.
+        mesh: sizes of the run's own axes, of which `dcn`, `expert` and `sequence` stay.
+        params_bytes, optimizer_bytes: in all.
 
     Raises:
         UserError: where there is none.
     """
-    config, per_slice = model.config, num_devices // num_slices
+    config, fixed = model.config, mesh["expert"] * mesh["sequence"]
+    num_devices = math.prod(mesh.values())
+    per_slice = num_devices // mesh["dcn"] // fixed
     found = []
-    for tensor, fsdp in itertools.product(_divisors(per_slice), repeat=2):
+    for tensor, fsdp in itertools.product(_powers_that_divide(per_slice), repeat=2):
         shares = (config.num_heads, config.kv_heads, config.mlp_dim, config.vocab_size)
         if per_slice % (tensor * fsdp) or config.embed_dim % fsdp:
             continue
         if tensor > 16 or any(size % tensor for size in shares):
             continue
-        rows = batch_size * tensor / num_devices
-        for microbatches, remat in itertools.product(_powers(batch_size), REMAT):
+        rows = batch_size * tensor * mesh["sequence"] / num_devices
+        for microbatches, remat in itertools.product(_powers_that_divide(batch_size), REMAT):
             if (rows / microbatches) % 1:
                 continue
+            seconds, memory = _estimated(
+                *(model, lengths, rows, tensor, fsdp, microbatches, remat),
+                params_bytes=params_bytes,
+                optimizer_bytes=optimizer_bytes,
+                device=device,
+            )
+            sizes = {"data": -1, "fsdp": fsdp, "tensor": tensor}
+            kept = {axis: mesh[axis] for axis in ("expert", "sequence")}
             found.append(
-                _choice(
-                    *(model, lengths, rows, tensor, fsdp, microbatches, remat),
-                    state_bytes=state_bytes,
-                    device=device,
+                Choice(
+                    mesh=sizes | kept,
+                    remat=remat,
+                    microbatches=microbatches,
+                    seconds=seconds,
+                    bytes=memory,
                 )
             )
     if not found:
@@ -93,7 +106,7 @@ def choices(
     return sorted(found, key=lambda choice: (choice.seconds, choice.bytes))
 
 
-def _choice(
+def _estimated(
     model: Model,
     lengths: Mapping[str, int],
     rows: float,
@@ -102,9 +115,11 @@ def _choice(
     microbatches: int,
     remat: str,
     *,
-    state_bytes: float,
+    params_bytes: float,
+    optimizer_bytes: float,
     device: Device,
-) -> Choice:
+) -> tuple[float, float]:
+    """Returns seconds of a step and bytes on a device."""
     config = model.config
     again, kept = REMAT[remat]
     inputs, targets = (lengths.get(f"{side}_input_tokens", 0) for side in ("encoder", "decoder"))
@@ -123,50 +138,29 @@ def _choice(
         of_token += kept[3] * 2 * config.num_heads / tensor * (tokens + 0.5 * inputs)
         numbers += layers * tokens * at_once * of_token
     logits = 3 * 4 * at_once * (targets or inputs) * config.vocab_size / tensor
-    gradients = 4 * state_bytes / 12 / (fsdp * tensor)
-    memory = state_bytes / (fsdp * tensor) + gradients + 2 * numbers + logits
+    # Gradients are as large as the parameters.
+    kept_bytes = (2 * params_bytes + optimizer_bytes) / (fsdp * tensor)
+    memory = kept_bytes + 2 * numbers + logits
 
     flops = rows * train_flops(model, lengths) * (1 + again / 3) / tensor
     # Small products fill a device less well; a guess that keeps microbatches from being split on.
     compute = flops / device.flops * (1 + 0.02 * math.log2(microbatches) + 1 / max(at_once, 1) / 8)
-    params = state_bytes / 3
-    gathered = (3 * params / 2 * microbatches if fsdp > 1 else 0) / tensor
-    reduced = params / tensor * (2 if fsdp == 1 else 1)
+    gathered = (3 * params_bytes / 2 * microbatches if fsdp > 1 else 0) / tensor
+    reduced = params_bytes / tensor * (2 if fsdp == 1 else 1)
     passed = inputs * config.num_encoder_layers + 1.5 * targets * config.num_decoder_layers
     across = 8 * 2 * rows * passed * config.embed_dim * (tensor - 1) / tensor
     ici = device.ici_bytes_per_second or math.inf
-    return Choice(
-        mesh=(("fsdp", fsdp), ("tensor", tensor)),
-        remat=remat,
-        microbatches=microbatches,
-        seconds=max(compute, (gathered + reduced + across) / ici) + 0.1 * across / ici,
-        bytes=memory,
-    )
+    return max(compute, (gathered + reduced + across) / ici) + 0.1 * across / ici, memory
 
 
-def to_try(
-    found: Sequence[Choice], device: Device, *, most: int
-) -> Iterator[tuple[Choice, list[float]]]:
-    """Yields choices to compile, and a list to put into it what each one needed in bytes.
-
-    What the estimates were wrong by corrects those of the choices that are left.
-    """
-    left, factor = list(found), 1.0
-    for _ in range(most):
-        fitting = [choice for choice in left if choice.bytes * factor <= device.hbm_bytes]
-        if not fitting and not left:
-            return
-        choice = fitting[0] if fitting else min(left, key=lambda c: c.bytes)
-        left.remove(choice)
-        needed: list[float] = []
-        yield choice, needed
-        if needed:
-            factor = max(factor, needed[0] / choice.bytes)
+def take(left: list[Choice], device: Device, factor: float) -> Choice:
+    """Removes and returns the fastest choice that fits if all need `factor` times what is
+    estimated, or where none does the one that needs least."""
+    fitting = [c for c in left if c.bytes * factor <= (device.hbm_bytes or math.inf)]
+    choice = fitting[0] if fitting else min(left, key=lambda c: c.bytes)
+    left.remove(choice)
+    return choice
 
 
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0 and n & (n - 1) == 0]
-
-
-def _powers(limit: int) -> list[int]:
-    return [2**n for n in range(limit.bit_length()) if limit % 2**n == 0]
+def _powers_that_divide(number: int) -> list[int]:
+    return [2**n for n in range(number.bit_length()) if number % 2**n == 0]

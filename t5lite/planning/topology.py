@@ -1,6 +1,7 @@
 """Devices that are not there: those of a TPU slice by name, or simulated ones."""
 
 import importlib.util
+import math
 import os
 from typing import Any
 
@@ -8,7 +9,8 @@ import jax
 
 from t5lite.core.errors import UserError
 
-KINDS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
+# The dimensions of a slice, and the most chips that one has.
+KINDS = {"v4": (3, 4096), "v5e": (2, 256), "v5p": (3, 8960), "v6e": (2, 256), "tpu7x": (3, 9216)}
 EXAMPLES = "v5e:16x16, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4 or cpu:8"
 
 
@@ -37,6 +39,13 @@ def devices_of(topology: str, num_slices: int = 1) -> list[Any]:
             f"--topology must be one of {', '.join(KINDS)} with a shape, or cpu:N, such as "
             f"{EXAMPLES}, got {topology!r}"
         )
+    dimensions, most = KINDS[kind]
+    sizes = [int(size) if size.isdigit() else 0 for size in shape.split("x")]
+    if len(sizes) != dimensions or min(sizes) < 1 or math.prod(sizes) > most:
+        raise UserError(
+            f"--topology {kind} needs {dimensions} sizes with x between them, {most:,} chips at "
+            f"most, got {topology!r}; try {EXAMPLES}"
+        )
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             f"--topology {topology} needs the TPU compiler; install it with pip install libtpu "
@@ -52,9 +61,12 @@ def devices_of(topology: str, num_slices: int = 1) -> list[Any]:
         os.environ.setdefault(name, value)
     from jax.experimental import topologies
 
-    slices = {"num_slices": num_slices} if num_slices > 1 else {}
+    options: dict[str, Any] = {"num_slices": num_slices} if num_slices > 1 else {}
+    if kind == "v4":
+        # Both cores of a chip as one device, as JAX runs there.
+        options["chip_config_name"] = "megacore"
     try:
-        return list(topologies.get_topology_desc(topology, "tpu", **slices).devices)
+        return list(topologies.get_topology_desc(topology, "tpu", **options).devices)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0].partition(": ")[2]
         raise UserError(

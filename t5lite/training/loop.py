@@ -22,13 +22,12 @@ from t5lite.models.flops import train_flops
 from t5lite.models.losses import means
 from t5lite.parallel.dispatch import settle
 from t5lite.parallel.hardware import device_of
-from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
 from t5lite.training.checkpoints import FOLDER, Checkpoints, open_checkpoint
 from t5lite.training.feed import Feed
 from t5lite.training.metrics import MetricWriter, NoWriter
 from t5lite.training.partial_restore import as_table, restore_by_rules
-from t5lite.training.program import TrainProgram, train_program
+from t5lite.training.program import TrainProgram
 from t5lite.training.progress import Progress
 from t5lite.training.run import Run
 from t5lite.training.state import TrainState, initial_opt_state, initial_state
@@ -37,10 +36,11 @@ from t5lite.training.step import Sums
 Evaluate = Callable[[Any], dict[str, float]]
 
 
-def train(run: Run, mesh: DeviceMesh, *, evaluate: Evaluate, config_text: str) -> TrainState:
-    """Trains to `run.total_steps`, from the latest checkpoint in `run.model_dir` if there is one.
+def train(program: TrainProgram, *, evaluate: Evaluate, config_text: str) -> TrainState:
+    """Trains to `total_steps`, from the latest checkpoint in `model_dir` if there is one.
 
     Args:
+        program: of the run, from `train_program`.
         evaluate: from parameters to the scores of the run's evaluation split.
         config_text: what `config.gin` is to hold; written once the run is known to fit.
 
@@ -48,11 +48,10 @@ def train(run: Run, mesh: DeviceMesh, *, evaluate: Evaluate, config_text: str) -
         The state after the last step.
 
     Raises:
-        UserError: where the mesh does not divide the batch or a parameter, a checkpoint does not
-            fit, or the loss is no longer finite.
+        UserError: where a checkpoint does not fit, or the loss is no longer finite.
     """
+    run, mesh = program.run, program.mesh
     model_dir, first = pathlib.Path(run.model_dir), jax.process_index() == 0
-    program = train_program(run, mesh)
     sharding = batch_sharding(mesh, run.batch_size)
     rows, place = local_rows(sharding, run.batch_size), make_global(sharding, run.batch_size)
     with contextlib.ExitStack() as stack:

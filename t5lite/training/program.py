@@ -56,7 +56,9 @@ def train_program(run: Run, mesh: DeviceMesh) -> TrainProgram:
         UserError: where the mesh does not divide the batch, a microbatch, a row or a parameter.
     """
     sharding = batch_sharding(mesh, run.batch_size)
-    batch_sharding(mesh, run.batch_size // run.microbatches, owner="a microbatch")
+    batch_sharding(
+        mesh, run.batch_size // run.microbatches, owner="train.batch_size / train.microbatches"
+    )
     check_lengths(mesh, run.layout.lengths)
     with on_mesh(mesh):
         state, axes = abstract_state(

@@ -44,7 +44,8 @@ class Run:
         length_multiple: rows are as long as the longest example needs, and on to a multiple of this
             many tokens, as meshes that split rows and some kernels need.
         param_dtype: what parameters are kept in between steps, "float32", or "bfloat16" rounded
-            stochastically: half the memory, and still no update is lost on average.
+            stochastically, so that no update is lost on average. Within a step there is a float32
+            copy of each device's share.
         offload_optimizer: whether the optimizer's state is in the hosts' memory between updates.
         max_gradient_norm: gradients of a larger global norm are scaled down; None for no limit.
         train_split, eval_split: of the task's source.

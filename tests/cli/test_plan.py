@@ -24,7 +24,10 @@ def test_a_plan_for_simulated_devices_says_what_the_step_costs(t5lite):
     assert plan["held_whole"] == []
     kinds = {(row["kind"], *row["axes"]) for row in plan["collectives"]}
     assert {("all-gather", "fsdp"), ("all-reduce", "tensor")} <= kinds
+    # Of simulated devices nothing is known.
     assert plan["bound"] is None
+    assert plan["fits"] is None
+    assert plan["loops_not_read"] == 0
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,8 @@ def test_a_plan_for_simulated_devices_says_what_the_step_costs(t5lite):
         ([], "plan needs --topology"),
         (["--topology=v9:2x2"], "--topology must be one of v4, v5e"),
         (["--topology=cpu:0"], "--topology cpu:N needs a number of devices, got 'cpu:0'"),
+        (["--topology=v5e:16x16x16"], "--topology v5e needs 2 sizes with x between them, 256"),
+        (["--topology=v5p:0x4x4"], "--topology v5p needs 3 sizes with x between them, 8,960"),
         (["--topology=cpu:8", "--gin.Mesh.tensor=16"], "Mesh must use all 8 devices"),
         (["--topology=cpu:8", "--gin.Mesh.tensor=8"], "its axis 'heads' must be divisible"),
         (["--topology=cpu:8", "--suggest"], "--suggest needs devices of which it is known"),

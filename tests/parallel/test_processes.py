@@ -55,6 +55,21 @@ def test_what_is_no_process_of_the_job_is_not_counted(address):
         assert "process 1 of 2" in str(first.exception())
 
 
+def test_who_connects_and_says_nothing_holds_up_no_job(address):
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first = pool.submit(roll_call, address, 2, 0, 8.0)
+        host, port = address.split(":")
+        while True:
+            try:
+                silent = socket.create_connection((host, int(port)))
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.05)
+        second = pool.submit(roll_call, address, 2, 1, 8.0)
+        assert (first.exception(), second.exception()) == (None, None)
+        silent.close()
+
+
 def test_a_port_in_use_is_told(address):
     told = pytest.raises(UserError, match="process 0 cannot listen at port .* set another")
     with socket.create_server(("", int(address.split(":")[1]))), told:
@@ -66,6 +81,8 @@ def test_a_port_in_use_is_told(address):
     [
         ({"JAX_NUM_PROCESSES": "2"}, "JAX_COORDINATOR_ADDRESS is needed besides JAX_NUM"),
         ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_PROCESS_ID": "0"}, "JAX_NUM_PROCESSES is needed"),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_NUM_PROCESSES and JAX_PROCESS_ID are needed"),
+        ({"OMPI_MCA_orte_hnp_uri": "x"}, "the processes of this job cannot be told"),
         (
             {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_PROCESS_ID": "2", "JAX_NUM_PROCESSES": "2"},
             r"JAX_PROCESS_ID must be under JAX_NUM_PROCESSES \(2\), got 2",

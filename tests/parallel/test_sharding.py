@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec as P
 
 from t5lite.core.errors import UserError
 from t5lite.optimizers.adafactor import adafactor
-from t5lite.parallel.mesh import Mesh
+from t5lite.parallel.mesh import Mesh, _slices
 from t5lite.parallel.sharding import (
     batch_sharding,
     local_rows,
@@ -33,6 +33,7 @@ def test_one_axis_takes_the_rest():
         ({"tensor": 16}, "must use all 8 devices"),
         ({"fsdp": -1}, "at most one of them -1"),
         ({"fsdp": 0}, "must be whole numbers > 0"),
+        ({"dcn": -1, "data": 1}, "must be whole numbers > 0, at most one of them -1 .* not dcn"),
     ],
 )
 def test_sizes_that_do_not_make_a_mesh_are_refused(sizes, message):
@@ -106,3 +107,50 @@ def test_rows_become_a_global_array():
     placed = make_global(sharding, 8)({"x": values})["x"]
     assert placed.sharding.spec == P(("dcn", "data", "fsdp", "expert"))
     np.testing.assert_array_equal(placed, values)
+
+
+class Chip:
+    """A device that is not there."""
+
+    def __init__(self, number, slice_index, platform="tpu"):
+        self.id, self.slice_index, self.platform = number, slice_index, platform
+        self.process_index, self.device_kind = 0, "none"
+
+
+def test_tpus_have_a_copy_of_the_parameters_in_each_slice_unless_they_are_told_otherwise():
+    chips = [Chip(number, number % 2) for number in range(8)]
+    assert [len(part) for part in _slices(chips, None)] == [4, 4]
+    assert {chip.slice_index for chip in _slices(chips, None)[0]} == {0}
+    assert [len(part) for part in _slices(chips, 1)] == [8]
+    with pytest.raises(UserError, match=r"the number of slices \(2\), or 1 .* got 4"):
+        _slices(chips, 4)
+
+
+def test_nodes_of_gpus_are_no_slices_unless_they_are_told_so():
+    chips = [Chip(number, number // 4, "gpu") for number in range(8)]
+    assert [len(part) for part in _slices(chips, None)] == [8]
+    assert [len(part) for part in _slices(chips, 2)] == [4, 4]
+
+
+def test_rules_are_changed_by_name_and_refused_where_they_collide():
+    mesh = Mesh(fsdp=2, tensor=2, rules=[("embed", ["fsdp", "data"]), ("vocab", None)]).make()
+    assert sharding_of(("vocab", "embed"), (8, 8), mesh, owner="e").spec == P(
+        None, ("fsdp", "data")
+    )
+    for rules, message in (
+        ([("embd", "fsdp")], "did you mean 'embed'"),
+        ([("embed", "fdsp")], "did you mean 'fsdp'"),
+        ([("embed", 3)], "'embed' needs a mesh axis, a list of them or None, got 3"),
+        (["embed"], "must be pairs"),
+        ([("length", "tensor")], "mesh axis 'tensor' cannot split both 'length' and 'heads'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Mesh(rules=rules)
+
+
+def test_a_parameter_that_two_rules_split_alike_is_refused_by_its_name():
+    mesh = Mesh(tensor=2, rules=[("relpos_buckets", "tensor")]).make()
+    with pytest.raises(
+        UserError, match="bias: mesh axis 'tensor' cannot split both 'heads' and 'rel"
+    ):
+        sharding_of(("heads", "relpos_buckets"), (2, 32), mesh, owner="bias")

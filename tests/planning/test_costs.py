@@ -7,7 +7,7 @@ from t5lite.parallel.hardware import GIB, Device
 from t5lite.planning.costs import Costs, Memory, _out_of_memory, bound_of, by_kind_and_axis
 from t5lite.planning.program_text import Collective, Program
 from t5lite.planning.remedies import remedies
-from t5lite.planning.suggest import choices, to_try
+from t5lite.planning.suggest import choices, take
 from tests import small
 
 DEVICE = Device(
@@ -16,8 +16,8 @@ DEVICE = Device(
 LENGTHS = {"encoder_input_tokens": 512, "decoder_input_tokens": 128}
 
 
-def collective(axes, sent_bytes, kind="all-reduce"):
-    return Collective(kind, axes, "f32", (4,), sent_bytes, 3)
+def collective(axes, sent_bytes, kind="all-reduce", payload_bytes=0.0, times=3):
+    return Collective(kind, axes, "f32", (4,), payload_bytes, sent_bytes, times)
 
 
 def costs(collectives=(), **memory):
@@ -60,10 +60,17 @@ def test_the_bound_is_the_slowest_of_compute_and_both_networks():
     assert quiet.ici_seconds == pytest.approx(0.1)
     # What the model is for, over what the devices could do in that time.
     assert quiet.mfu_fraction == pytest.approx(50 / 60)
-    # Each of the four devices of a slice sends a quarter of it to the other slice.
-    far = bound_of(costs([collective(("dcn", "fsdp"), 8e9)]), DEVICE, mesh)
-    assert far.dcn_seconds == pytest.approx(8e9 / 4 / 2e9)
-    assert far.slowest == "network between slices"
+
+
+def test_what_crosses_slices_is_shared_out_among_the_devices_of_each():
+    mesh = {"dcn": 2, "fsdp": 4}
+    far = collective(("dcn", "fsdp"), 0.0, payload_bytes=8e9, times=1)
+    bound = bound_of(costs([far]), DEVICE, mesh)
+    # Added up within a slice, 3 / 4 sent; a quarter of it by each device to the other slice, half
+    # of that in each direction of two rounds; and 3 / 4 of it sent round the slice again.
+    assert bound.ici_seconds == pytest.approx(2 * 8e9 * 3 / 4 / 200e9)
+    assert bound.dcn_seconds == pytest.approx(2 * 8e9 / 2 / 4 / 2e9)
+    assert bound.slowest == "network between slices"
 
 
 def test_collectives_are_added_up_by_kind_and_axes():
@@ -84,20 +91,41 @@ def test_collectives_are_added_up_by_kind_and_axes():
 def test_remedies_begin_with_what_takes_most(memory, first):
     mesh = {"data": 4, "fsdp": 2, "tensor": 1}
     model = EncoderDecoder(small.config())
-    told = remedies(costs(**memory), model, mesh, rows=8, microbatches=1, param_dtype="float32")
+    told = remedies(
+        *(costs(**memory), model, mesh),
+        rows=8,
+        microbatches=1,
+        loss_chunks=1,
+        param_dtype="float32",
+    )
     assert told[0].startswith(first)
     assert all(line.startswith("--gin.") for line in told)
 
 
+def test_nothing_is_advised_that_is_done_or_does_not_divide():
+    told = remedies(
+        costs(params=10**10, host_optimizer=5),
+        EncoderDecoder(small.config(remat="full")),
+        {"data": 1, "fsdp": 8, "tensor": 1},
+        rows=6,
+        microbatches=2,
+        loss_chunks=8,
+        param_dtype="bfloat16",
+    )
+    assert told == []
+
+
 def found(**changes):
     model = EncoderDecoder(small.config(num_heads=4, embed_dim=64, mlp_dim=128))
-    arguments = {"batch_size": 64, "num_devices": 16, "num_slices": 1, "state_bytes": 1e6}
-    return choices(model, LENGTHS, device=DEVICE, **{**arguments, **changes})
+    mesh = dict.fromkeys(("dcn", "fsdp", "expert", "sequence", "tensor"), 1) | {"data": 16}
+    sizes = {"params_bytes": 1e6, "optimizer_bytes": 2e6}
+    arguments = {"batch_size": 64, "mesh": mesh, **sizes, **changes}
+    return choices(model, LENGTHS, device=DEVICE, **arguments)
 
 
 def test_choices_divide_heads_width_and_rows():
     for choice in found():
-        sizes = dict(choice.mesh)
+        sizes = choice.mesh
         assert 4 % sizes["tensor"] == 0
         assert 64 % sizes["fsdp"] == 0
         assert 16 % (sizes["tensor"] * sizes["fsdp"]) == 0
@@ -115,10 +143,12 @@ def test_no_choice_at_all_is_told():
 
 
 def test_what_needed_more_than_estimated_corrects_the_choices_that_are_left():
-    tried = []
-    every = found(state_bytes=20e9)
-    for choice, needed in to_try(every, DEVICE, most=3):
-        tried.append(choice)
-        needed.append(choice.bytes * 3)
-    assert tried[0].bytes <= DEVICE.hbm_bytes
-    assert all(choice.bytes * 3 <= DEVICE.hbm_bytes for choice in tried[1:])
+    left = found(params_bytes=7e9, optimizer_bytes=14e9)
+    count = len(left)
+    first, second = take(left, DEVICE, 1.0), take(left, DEVICE, 3.0)
+    assert first.bytes <= DEVICE.hbm_bytes < 3 * first.bytes
+    assert 3 * second.bytes <= DEVICE.hbm_bytes
+    assert len(left) == count - 2
+    # Where nothing fits, what needs least is the best guess.
+    least = min(choice.bytes for choice in left)
+    assert take(left, DEVICE, 1e9).bytes == least

@@ -24,10 +24,9 @@ def found(function):
     return held_whole(
         Program(text),
         params,
-        batch_size=40,
+        rows=40,
         lengths={"encoder_input_tokens": 5},
         embed_dim=16,
-        batch_shares=mesh.shares("batch"),
     )
 
 

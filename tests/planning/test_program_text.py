@@ -69,6 +69,36 @@ def test_devices_that_exchange_are_read_in_every_notation(text, group):
     assert _group(_parsed("x", f"f32[4] all-gather(%y), channel_id=1, {text}")) == group
 
 
+def test_an_asynchronous_all_reduce_counts_all_that_it_gives():
+    text = """ENTRY %main (a: f32[1000], b: f32[8]) -> f32[8] {
+  %a = f32[1000]{0} parameter(0)
+  %b = f32[8]{0} parameter(1)
+  %s = (f32[1000]{0}, f32[8]{0}) all-reduce-start(%a, %b), replica_groups=[1,8]<=[8], to_apply=%add
+  %d = (f32[1000]{0}, f32[8]{0}) all-reduce-done(%s)
+  ROOT %r = f32[8]{0} get-tuple-element(%d), index=1
+}
+"""
+    (made,) = Program(text).collectives({"data": 8})
+    assert made.payload_bytes == 4032
+    assert made.sent_bytes == 2 * 4032 * 7 / 8
+
+
+def test_groups_that_are_a_part_of_an_axis_count_as_what_they_are():
+    text = """ENTRY %main (a: f32[500]) -> f32[1000] {
+  %a = f32[500]{0} parameter(0)
+  ROOT %g = f32[1000]{0} all-gather(%a), channel_id=1, replica_groups=[4,2]<=[8], dimensions={0}
+}
+"""
+    (made,) = Program(text).collectives({"fsdp": 8})
+    assert made.sent_bytes == 4000 / 2
+
+
+def test_a_loop_that_cannot_be_read_is_told():
+    program = Program(LOOP.replace("direction=LT", "direction=NE"))
+    assert program.flops() == 2 * 4 * 8 * 8
+    assert program.unread_loops == {"l"}
+
+
 def compiled(function, mesh, *shapes_and_specs):
     arguments = [
         jax.ShapeDtypeStruct(shape, jnp.float32, sharding=jax.NamedSharding(mesh.devices, spec))

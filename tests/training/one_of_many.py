@@ -38,7 +38,8 @@ def main(action, text, data_dir, model_dir):
     )
     mesh = run.mesh.make()
     if action == "train":
-        state = train(run, mesh, evaluate=lambda params: small.NO_SCORES, config_text="")
+        program = train_program(run, mesh)
+        state = train(program, evaluate=lambda params: small.NO_SCORES, config_text="")
     else:
         checkpoints = Checkpoints(pathlib.Path(model_dir) / FOLDER, read_only=True)
         state = checkpoints.restore(4, train_program(run, mesh).state)

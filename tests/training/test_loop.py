@@ -14,18 +14,20 @@ from t5lite.parallel.mesh import Mesh
 from t5lite.training.checkpoints import Checkpoints
 from t5lite.training.loop import train
 from t5lite.training.metrics import read_metrics
+from t5lite.training.program import train_program
 from tests import small
 
 
 def go(run):
     mesh = run.mesh.make()
+    program = train_program(run, mesh)
     pathlib.Path(run.model_dir).mkdir(exist_ok=True)
     evaluate = make_evaluate(
         *(run.model, run.task, run.layout, run.loss, mesh),
         split=run.eval_split,
         batch_size=run.batch_size,
     )
-    return train(run, mesh, evaluate=evaluate, config_text="# all that was in force\n")
+    return train(program, evaluate=evaluate, config_text="# all that was in force\n")
 
 
 def losses(run, split="train"):
@@ -37,15 +39,23 @@ def assert_same(some, other):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(some), jax.device_get(other))
 
 
-@pytest.mark.parametrize("causal", [False, True], ids=["span_corruption", "causal"])
-def test_a_resumed_run_is_bitwise_the_uninterrupted_one(causal, make_run, tmp_path):
-    whole = make_run(tmp_path / "whole", causal=causal)
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"causal": True},
+        {"param_dtype": "bfloat16", "offload_optimizer": True, "mesh": Mesh(fsdp=2)},
+    ],
+    ids=["span_corruption", "causal", "bfloat16_and_offloaded"],
+)
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(choices, make_run, tmp_path):
+    whole = make_run(tmp_path / "whole", **choices)
     state = go(whole)
     parts = tmp_path / "parts"
     for steps in (2, 4, 6):
-        resumed_state = go(make_run(parts, causal=causal, total_steps=steps))
+        resumed_state = go(make_run(parts, **choices, total_steps=steps))
     assert_same(state, resumed_state)
-    resumed = losses(make_run(parts, causal=causal))
+    resumed = losses(make_run(parts, **choices))
     assert resumed == losses(whole)
     assert sorted(resumed) == [1, 2, 3, 4, 5, 6]
 

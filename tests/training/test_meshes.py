@@ -14,6 +14,7 @@ from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.parallel.mesh import Mesh
 from t5lite.parallel.rules import MESH_AXES
 from t5lite.parallel.sharding import batch_sharding, make_global, on_mesh
+from t5lite.planning.program_text import Program
 from t5lite.training.feed import Feed
 from t5lite.training.program import train_program
 from t5lite.training.state import initial_state
@@ -187,3 +188,26 @@ def test_the_program_is_as_long_for_48_layers_as_for_2(make_run, tmp_path):
         return len(text.splitlines())
 
     assert instructions(48) == instructions(2)
+
+
+def program_text(make_run, tmp_path, sizes, **choices):
+    run = make_run(tmp_path, **{"length_multiple": 8, "mesh": Mesh(**sizes), **choices})
+    program = train_program(run, run.mesh.make())
+    return program, Program(program.lower().compile().as_text())
+
+
+def test_the_logits_of_all_rows_are_never_there_where_they_are_made_in_chunks(make_run, tmp_path):
+    # Vocabulary 384, 8 places of a target, 8 rows on one of them.
+    for chunks, is_there in ((1, True), (4, False)):
+        loss = CrossEntropy(chunks=chunks)
+        _, text = program_text(make_run, tmp_path, {"data": 1, "fsdp": 8}, loss=loss)
+        assert (("f32", (1, 8, 384)) in text.shapes()) == is_there
+
+
+def test_only_gradients_cross_slices(make_run, tmp_path):
+    program, text = program_text(make_run, tmp_path, {"dcn": 2, "data": 1, "fsdp": 4})
+    crossing = [c for c in text.collectives(program.mesh.shape) if "dcn" in c.axes]
+    assert {c.kind for c in crossing} == {"all-reduce"}
+    # Each gradient once: at most as many bytes as there are parameters, and a few sums.
+    size = sum(leaf.size * 4 for leaf in jax.tree.leaves(program.state.params))
+    assert sum(c.payload_bytes * c.times for c in crossing) < 1.05 * size
