@@ -1,5 +1,8 @@
 import concurrent.futures
+import os
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -110,3 +113,39 @@ def test_a_process_that_is_told_half_of_what_it_needs_says_so(given, message, mo
 def test_a_process_that_is_told_nothing_is_on_its_own(monkeypatch):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "")
     start_processes()
+
+
+TELLS = """
+import jax
+from t5lite.parallel.processes import start_processes
+start_processes()
+print(jax.process_index(), jax.process_count())
+"""
+
+
+def test_slurm_tells_processes_who_they_are():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for index in range(2):
+        slurm = {
+            "SLURM_JOB_ID": "7",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(index),
+            "SLURM_LOCALID": str(index),
+            "SLURM_STEP_NODELIST": "127.0.0.1",
+            "SLURM_STEP_NUM_NODES": "1",
+            "JAX_COORDINATOR_PORT": str(port),
+        }
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", TELLS],
+                env={**os.environ, **slurm},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    told = [process.communicate(timeout=120) for process in processes]
+    assert [out.splitlines()[-1] for out, _ in told] == ["0 2", "1 2"], told
