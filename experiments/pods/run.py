@@ -12,6 +12,7 @@ from absl import app, flags
 RESULTS = flags.DEFINE_string("results", "experiments/pods/results.jsonl", "Lines are added here.")
 PARALLEL = flags.DEFINE_integer("parallel", 2, "Plans that are made at once.")
 ONLY = flags.DEFINE_string("only", "", "Only plans whose name holds this.")
+TABLE = flags.DEFINE_boolean("table", False, "Prints what is there as Markdown, and plans nothing.")
 
 # Shares of the parameters. On all of a large slice XLA adds up whole gradients on every device.
 MODELS = {
@@ -70,8 +71,39 @@ def make(name, model, slices, bindings):
     return line | json.loads(done.stdout)
 
 
+def table(lines):
+    """Prints a table of the plans, in their order, sizes of each device."""
+    print("| plan | fits | GB | TFLOP, of the formula | GB sent: in its slice, to others | least |")
+    print("|---|---|---|---|---|---|")
+    order = [name for name, *_ in plans()]
+    for line in sorted(lines, key=lambda line: order.index(line["plan"])):
+        if "error" in line:
+            print(f"| {line['plan']} | {line['error']} | | | | |")
+            continue
+        memory, bound = line["memory_bytes"], line["bound"]
+        size = f"{memory['total'] / 1e9:.1f} of {line['hbm_bytes'] / 1e9:.0f}"
+        if not line["fits"]:
+            print(
+                f"| {line['plan']} | no, {memory['missing'] / 1e9:.1f} GB missing | {size} | | | |"
+            )
+            continue
+        within, between = (
+            sum(c["sent_bytes"] for c in line["collectives"] if ("dcn" in c["axes"]) == across)
+            for across in (False, True)
+        )
+        ratio = line["program_flops"] / line["model_flops"]
+        print(
+            f"| {line['plan']} | yes | {size} | {line['program_flops'] / 1e12:.4g}, {ratio:.3f} | "
+            f"{within / 1e9:.1f}, {between / 1e9:.1f} | {bound['seconds']:.3g} s "
+            f"({bound['slowest']}), MFU {bound['mfu_fraction']:.0%} |"
+        )
+
+
 def main(_):
     path = pathlib.Path(RESULTS.value)
+    if TABLE.value:
+        table([json.loads(line) for line in path.open()])
+        return
     known = {json.loads(line)["plan"] for line in path.open()} if path.exists() else set()
     left = [p for p in plans() if p[0] not in known and ONLY.value in p[0]]
     with concurrent.futures.ThreadPoolExecutor(PARALLEL.value) as pool:

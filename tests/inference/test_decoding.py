@@ -1,0 +1,257 @@
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5lite.core.errors import UserError
+from t5lite.inference.beam_search import beam_search
+from t5lite.inference.decoding import Decoding, without_targets
+from t5lite.inference.filters import keep_top_k, keep_top_p
+from t5lite.inference.sampling import sample
+from t5lite.models.architectures import DecoderOnly, EncoderDecoder
+from tests import small
+from tests.models import reference
+
+EOS = 1
+# Few enough tokens that all targets of four can be written down.
+CONFIG = small.config(vocab_size=6, embed_dim=8)
+MODEL = EncoderDecoder(CONFIG)
+
+
+def params(sharpness=3.0):
+    made = small.params(MODEL)
+    # Or all tokens would be about as likely.
+    return jax.tree.map(lambda p: p * sharpness, made)
+
+
+def batch(rows=3):
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(2, 6, (rows, 5)).astype(np.int32)
+    return {"encoder_input_tokens": tokens, "encoder_segment_ids": np.ones_like(tokens)}
+
+
+@functools.cache
+def _jitted(search, decoding_names, length):
+    del decoding_names
+    return jax.jit(
+        lambda params, batch, decoding, **rest: search(
+            MODEL, params, batch, decoding, length=length, stop_ids=(EOS,), **rest
+        )
+    )
+
+
+def beams(decoding, length=4, given=None):
+    return _jitted(beam_search, "beams", length)(params(), given or batch(), decoding)
+
+
+def samples(decoding, length=4, given=None, seed=0):
+    given = given or batch()
+    keys = jax.random.split(jax.random.key(seed), len(given["encoder_input_tokens"]))
+    return _jitted(sample, "samples", length)(params(), given, decoding, keys=keys)
+
+
+def log_probability(row, target):
+    """Of a target, all of it read at once."""
+    given = {name: x[row : row + 1] for name, x in batch().items()}
+    tokens = np.array([[0, *target[:-1]]], np.int32)
+    given |= {"decoder_input_tokens": tokens, "decoder_segment_ids": np.ones_like(tokens)}
+    told = np.asarray(jax.nn.log_softmax(small.logits(MODEL, params(), given)), np.float64)[0]
+    return sum(told[place, token] for place, token in enumerate(target))
+
+
+@functools.cache
+def all_targets(row, length=4):
+    """Every target with its log-probability: those that end, and those as long as may be."""
+    targets = []
+    for size in range(1, length + 1):
+        for tokens in itertools.product(range(6), repeat=size):
+            if EOS not in tokens[:-1] and (tokens[-1] == EOS or size == length):
+                targets.append(tokens)
+    by_size = {size: [t for t in targets if len(t) == size] for size in range(1, length + 1)}
+    found = {}
+    for size, some in by_size.items():
+        tokens = np.array([[0, *t[:-1]] for t in some], np.int32)
+        given = {name: np.repeat(x[row : row + 1], len(some), 0) for name, x in batch().items()}
+        given |= {"decoder_input_tokens": tokens, "decoder_segment_ids": np.ones_like(tokens)}
+        told = np.asarray(jax.nn.log_softmax(small.logits(MODEL, params(), given)), np.float64)
+        sums = np.take_along_axis(told, np.array(some)[..., None], 2)[..., 0].sum(1)
+        found |= dict(zip(some, sums, strict=True))
+        assert size == len(some[0])
+    return found
+
+
+def stripped(tokens):
+    """Without the padding behind what stopped it."""
+    tokens = tokens.tolist()
+    return tuple(tokens[: tokens.index(EOS) + 1] if EOS in tokens else tokens)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 2.0])
+def test_a_beam_that_is_wide_enough_finds_the_best_of_all_targets(alpha):
+    made = beams(Decoding(num_beams=40, length_penalty=alpha))
+    for row in range(3):
+        ranked = sorted(
+            all_targets(row).items(), key=lambda pair: -pair[1] / ((5 + len(pair[0])) / 6) ** alpha
+        )
+        for place in range(5):
+            assert stripped(made.tokens[row, place]) == ranked[place][0]
+            assert float(made.log_probabilities[row, place]) == pytest.approx(
+                ranked[place][1], abs=1e-4
+            )
+
+
+def test_one_beam_is_greedy():
+    one = beams(Decoding(num_beams=1, length_penalty=0.0))
+    greedy = samples(Decoding())
+    np.testing.assert_array_equal(one.tokens, greedy.tokens)
+    np.testing.assert_allclose(one.log_probabilities, greedy.log_probabilities, rtol=1e-5)
+
+
+def test_greedy_takes_the_likeliest_token_each_time():
+    made = samples(Decoding())
+    for row in range(3):
+        target = stripped(made.tokens[row, 0])
+        for place, token in enumerate(target):
+            told = [log_probability(row, (*target[:place], other)) for other in range(6)]
+            assert token == int(np.argmax(told))
+
+
+def test_greedy_writes_the_likeliest_token_of_the_float64_reference_each_time():
+    model = EncoderDecoder(small.config())
+    weights, given = small.params(model, seed=3), without_targets(small.batch(3))
+    wide = reference.float64(weights)
+    # Any id may serve as the end; a frequent one makes rows end early.
+    free = greedy_by_hand(wide, given, 7, stop_id=-1)
+    stop_id = int(free[0, 3])
+    written = jax.jit(
+        lambda p, b: sample(
+            *(model, p, b, Decoding()),
+            length=7,
+            stop_ids=(stop_id,),
+            keys=jax.random.split(jax.random.key(0), 4),
+        )
+    )(weights, given).tokens[:, 0]
+    np.testing.assert_array_equal(written, greedy_by_hand(wide, given, 7, stop_id=stop_id))
+    assert (np.asarray(written)[0, 4:] == 0).all()
+
+
+def greedy_by_hand(weights, given, length, *, stop_id):
+    written = np.zeros((len(given["encoder_input_tokens"]), 0), np.int64)
+    for _ in range(length):
+        inputs = np.pad(written, ((0, 0), (1, 0)))
+        read = {"decoder_input_tokens": inputs, "decoder_segment_ids": np.ones_like(inputs)}
+        token = reference.logits(weights, {**given, **read})[:, -1].argmax(-1)
+        ended = (written == stop_id).any(axis=1)
+        written = np.column_stack([written, np.where(ended, 0, token)])
+    return written
+
+
+def test_scores_are_the_sums_of_what_a_whole_reading_gives():
+    made = samples(Decoding(temperature=1.0, num_samples=4))
+    for row, way in itertools.product(range(3), range(4)):
+        target = stripped(made.tokens[row, way])
+        expected = log_probability(row, target)
+        assert float(made.log_probabilities[row, way]) == pytest.approx(expected, abs=1e-4)
+    sums = np.asarray(made.log_probabilities)
+    assert (np.diff(sums, axis=1) <= 0).all()
+
+
+def test_samples_follow_the_softmax_with_top_k_and_top_p():
+    given = {name: np.repeat(x[:1], 2000, 0) for name, x in batch().items()}
+    decoding = Decoding(temperature=1.3, top_k=4, top_p=0.9)
+    drawn = np.asarray(samples(decoding, length=1, given=given).tokens)[:, 0, 0]
+    logits = np.array([log_probability(0, (token,)) for token in range(6)]) / 1.3
+    logits[np.argsort(-logits)[4:]] = -np.inf
+    expected = np.exp(logits) / np.exp(logits).sum()
+    order = np.argsort(-expected)
+    kept = order[: int((np.cumsum(expected[order]) < 0.9).sum()) + 1]
+    expected = np.where(np.isin(np.arange(6), kept), expected, 0.0)
+    expected /= expected.sum()
+    counts = np.bincount(drawn, minlength=6)
+    assert (counts[expected == 0] == 0).all()
+    seen = expected > 0
+    chi_squared = np.sum((counts - 2000 * expected)[seen] ** 2 / (2000 * expected[seen]))
+    # Of at most three degrees of freedom; larger once in ten thousand times. The seed is fixed.
+    assert chi_squared < 21.1
+
+
+def test_a_rows_samples_depend_on_its_own_key_alone():
+    given = batch()
+    keys = jax.random.split(jax.random.key(5), 3)
+    decoding = Decoding(temperature=1.0, num_samples=3)
+    run = _jitted(sample, "samples", 4)
+    whole = run(params(), given, decoding, keys=keys)
+    last = {name: x[2:] for name, x in given.items()}
+    alone = run(params(), last, decoding, keys=keys[2:])
+    np.testing.assert_array_equal(whole.tokens[2], alone.tokens[0])
+
+
+@pytest.mark.parametrize("search", [beams, samples])
+def test_targets_are_as_long_as_they_may_and_have_to_be(search):
+    beam = {"num_beams": 3} if search is beams else {"temperature": 2.0, "num_samples": 3}
+    numbers = {"min_length": jnp.array([0, 3, 0]), "max_length": jnp.array([4, 4, 2])}
+    made = search(Decoding(**beam, **numbers))
+    lengths = np.array([[len(stripped(t)) for t in row] for row in np.asarray(made.tokens)])
+    assert (lengths[1] > 3).all()
+    assert (np.asarray(made.tokens)[2, :, 2:] == 0).all()
+
+
+def test_what_is_given_is_read_first_wherever_it_stands_in_its_row():
+    prompts = np.array([[0, 0, 3], [0, 4, 5], [0, 0, 0]], np.int32)
+    segments = np.array([[0, 1, 1], [1, 1, 1], [0, 0, 1]], np.int32)
+    given = {**batch(), "decoder_input_tokens": prompts, "decoder_segment_ids": segments}
+    made = samples(Decoding(), given=given)
+    for row, start in enumerate([(3,), (4, 5), ()]):
+        best = stripped(made.tokens[row, 0])
+        told = [log_probability(row, (*start, token)) for token in range(6)]
+        assert best[0] == int(np.argmax(told))
+
+
+def test_a_decoder_alone_goes_on_from_its_prompt():
+    model = DecoderOnly(small.decoder_config(vocab_size=6, embed_dim=8))
+    weights = small.params(model)
+    prompt = {
+        "decoder_input_tokens": jnp.array([[0, 3, 4], [0, 0, 2]]),
+        "decoder_segment_ids": jnp.array([[1, 1, 1], [0, 1, 1]]),
+    }
+    made = jax.jit(
+        lambda p: beam_search(model, p, prompt, Decoding(num_beams=2), length=3, stop_ids=(EOS,))
+    )(weights)
+    tokens = np.array([[0, 3, 4, *made.tokens[0, 0, :2]]], np.int32)
+    given = {"decoder_input_tokens": tokens, "decoder_segment_ids": np.ones_like(tokens)}
+    told = np.asarray(jax.nn.log_softmax(small.logits(model, weights, given)))[0, 2:]
+    target = stripped(made.tokens[0, 0])
+    expected = sum(told[place, token] for place, token in enumerate(target))
+    assert float(made.log_probabilities[0, 0]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_filters_keep_what_sorting_keeps():
+    logits = jax.random.normal(jax.random.key(0), (50, 300)) * 4
+    ranks = np.argsort(np.argsort(-np.asarray(logits), axis=1), axis=1)
+    k = np.arange(50)
+    kept = np.isfinite(keep_top_k(logits, jnp.asarray(k)))
+    np.testing.assert_array_equal(kept, np.where(k[:, None] > 0, ranks < k[:, None], True))
+    p = np.linspace(0.02, 0.99, 50).astype(np.float32)
+    probabilities = np.asarray(jax.nn.softmax(logits), np.float64)
+    before = -np.sort(-probabilities, axis=1).cumsum(axis=1)
+    needed = (before < p[:, None]).sum(axis=1) + 1
+    kept = np.isfinite(keep_top_p(logits, jnp.asarray(p))).sum(axis=1)
+    np.testing.assert_array_equal(kept, needed)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"num_beams": 0}, "num_beams must be at least 1"),
+        ({"num_beams": 2, "temperature": 1.0}, "goes with neither"),
+        ({"num_samples": 2}, "num_samples over 1 needs Decoding.temperature"),
+        ({"temperature": 0.0}, "temperature must be over 0"),
+        ({"top_p": 0.0}, r"top_p must be in \(0, 1\]"),
+    ],
+)
+def test_choices_that_cannot_be_are_refused(choices, message):
+    with pytest.raises(UserError, match=message):
+        Decoding(**choices)
