@@ -129,7 +129,8 @@ def suggest(
         raise UserError(
             f"--suggest needs devices of which it is known what they can do, got {topology}"
         )
-    mesh = run.mesh.make(devices)
+    # What the run says of the axes that are to be found does not matter.
+    mesh = dataclasses.replace(run.mesh, data=-1, fsdp=1, tensor=1).make(devices)
     shapes = jax.eval_shape(
         lambda: initial_state(
             run.model, as_inputs(run.hyperparameters), param_axes(run.model), run.param_dtype
