@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from t5lite.core.numbers import Number
-from t5lite.models.config import ACTIVATIONS, T5Config
+from t5lite.models.config import T5Config
+from t5lite.models.feedforward import activated
 from t5lite.models.initializers import Scaled
 from t5lite.models.layers import Dropout, Linear
 
@@ -108,17 +109,14 @@ class Experts(nn.Module):
         )
         for name, value in told.items():
             self.sow(COLLECTION, name, value)
-        init, names = Scaled(1.0, "truncated_normal"), config.mlp_activations
+        init = Scaled(1.0, "truncated_normal")
         sent = _sent(jnp.einsum("blxc,ble->xbce", (weights > 0).astype(x.dtype), x))
-        branches = []
-        for index, activation in enumerate(names):
-            name = "wi" if len(names) == 1 else f"wi_{index}"
-            wide = Linear(
-                *("xbce,xef->xbcf", (experts, embed, mlp), ("experts", "embed", "mlp"), init),
-                name=name,
-            )
-            branches.append(ACTIVATIONS[activation](wide(sent)))
-        hidden = Dropout(name="dropout")(math.prod(branches[1:], start=branches[0]), dropout_rate)
+
+        def wide(name: str) -> Linear:
+            shape, axes = (experts, embed, mlp), ("experts", "embed", "mlp")
+            return Linear("xbce,xef->xbcf", shape, axes, init, name=name)
+
+        hidden = Dropout(name="dropout")(activated(config, sent, wide), dropout_rate)
         hidden = nn.with_logical_constraint(hidden, ("experts", "expert_batch", None, "mlp"))
         narrow = Linear(
             *("xbcf,xfe->xbce", (experts, mlp, embed), ("experts", "mlp", "embed"), init), name="wo"

@@ -1,6 +1,7 @@
 """T5's feed-forward layer, plain (relu) or gated (gelu times linear)."""
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 from jaxtyping import Array, Bool, Float
@@ -9,6 +10,18 @@ from t5lite.core.numbers import Number
 from t5lite.models.config import ACTIVATIONS, T5Config
 from t5lite.models.initializers import Scaled
 from t5lite.models.layers import Dropout, Linear
+
+
+def activated(
+    config: T5Config, x: Float[Array, "..."], wide: Callable[[str], Linear]
+) -> Float[Array, "..."]:
+    """Returns the product of `x` widened once for each activation, by the map that `wide` makes."""
+    names = config.mlp_activations
+    made = [
+        ACTIVATIONS[activation](wide("wi" if len(names) == 1 else f"wi_{index}")(x))
+        for index, activation in enumerate(names)
+    ]
+    return math.prod(made[1:], start=made[0])
 
 
 class FeedForward(nn.Module):
@@ -29,15 +42,12 @@ class FeedForward(nn.Module):
     ) -> Float[Array, "b l e"]:
         config = self.config
         init = Scaled(1.0, "truncated_normal")
-        names = config.mlp_activations
-        branches = []
-        for index, activation in enumerate(names):
-            name = "wi" if len(names) == 1 else f"wi_{index}"
-            wide = Linear(
-                "ble,ef->blf", (config.embed_dim, config.mlp_dim), ("embed", "mlp"), init, name=name
-            )(x)
-            branches.append(ACTIVATIONS[activation](wide))
-        hidden = Dropout(name="dropout")(math.prod(branches[1:], start=branches[0]), dropout_rate)
+
+        def wide(name: str) -> Linear:
+            shape = (config.embed_dim, config.mlp_dim)
+            return Linear("ble,ef->blf", shape, ("embed", "mlp"), init, name=name)
+
+        hidden = Dropout(name="dropout")(activated(config, x, wide), dropout_rate)
         hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
         return Linear(
             "blf,fe->ble", (config.mlp_dim, config.embed_dim), ("mlp", "embed"), init, name="wo"
