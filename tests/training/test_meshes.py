@@ -204,6 +204,10 @@ def test_the_logits_of_all_rows_are_never_there_where_they_are_made_in_chunks(ma
         assert (("f32", (1, 8, 384)) in text.shapes()) == is_there
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 11),
+    reason="XLA of jax 0.10 sends the gradients of looked-up embeddings across slices, too",
+)
 def test_only_gradients_cross_slices(make_run, tmp_path):
     program, text = program_text(make_run, tmp_path, {"dcn": 2, "data": 1, "fsdp": 4})
     crossing = [c for c in text.collectives(program.mesh.shape) if "dcn" in c.axes]
