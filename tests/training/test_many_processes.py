@@ -86,7 +86,7 @@ def test_four_processes_train_as_one(of_four, of_one):
     assert_same_losses(of_four[0], of_one)
 
 
-@pytest.mark.parametrize("count", [1, 2, 8])
+@pytest.mark.parametrize("count", [1, 2, pytest.param(8, marks=pytest.mark.slow)])
 def test_what_four_processes_saved_any_number_restores(count, in_processes, of_four):
     model_dir, state = of_four
     assert in_processes(count, "restore", model_dir) == state

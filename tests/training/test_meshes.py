@@ -95,7 +95,14 @@ def test_each_axis_alone_trains_as_one_device(axis, assert_trains_as_one):
     assert_trains_as_one({"data": 1, axis: 4})
 
 
-@pytest.mark.parametrize("pair", [*itertools.combinations(MESH_AXES, 2)], ids="-".join)
+PAIRS = [
+    # Copies of the parameters are the same to a step whichever axis they are along.
+    pytest.param(pair, marks=[pytest.mark.slow] if {"dcn", "data"} & set(pair) else [])
+    for pair in itertools.combinations(MESH_AXES, 2)
+]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_axes_in_pairs_train_as_one_device(pair, assert_trains_as_one):
     assert_trains_as_one({"data": 1} | dict.fromkeys(pair, 2))
 
