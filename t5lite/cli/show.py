@@ -11,9 +11,8 @@ from t5lite.data.statistics import unigram_entropy
 from t5lite.data.stream import eval_batches
 from t5lite.data.task import Task
 from t5lite.data.vocabularies import Vocabulary
-from t5lite.inference.decoding import Decoding, without_targets
 from t5lite.inference.evaluate import make_evaluate
-from t5lite.inference.sampling import sample
+from t5lite.inference.sampling import greedy
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly
 from t5lite.objectives.span_corruption import SpanCorruption, fill_spans
 from t5lite.parallel.mesh import DeviceMesh
@@ -58,15 +57,9 @@ def show_examples(run: Run, mesh: DeviceMesh, params: Any) -> None:
     sharding = batch_sharding(mesh, run.batch_size)
     rows, place = local_rows(sharding, run.batch_size), make_global(sharding, run.batch_size)
     batch = next(eval_batches(task, split, run.layout, rows=rows, batch_size=run.batch_size))
-    keys = jax.random.split(jax.random.key(0), run.batch_size)
     write = jax.jit(
         lambda params, batch: (
-            sample(
-                *(model, params, without_targets(batch), Decoding()),
-                length=length,
-                stop_ids=(task.vocabulary.eos_id,),
-                keys=keys,
-            ).tokens[:, 0],
+            greedy(model, params, batch, length=length, stop_ids=(task.vocabulary.eos_id,)),
             batch["encoder_input_tokens"],
             batch["decoder_target_tokens"],
         ),

@@ -15,8 +15,7 @@ from t5lite.data.features import Layout
 from t5lite.data.mixture import Mixture
 from t5lite.data.stream import eval_batches
 from t5lite.data.task import Task
-from t5lite.inference.decoding import Decoding, without_targets
-from t5lite.inference.sampling import sample
+from t5lite.inference.sampling import greedy
 from t5lite.models.architectures import Batch, EncoderDecoder, Model, targets_of, writing_side
 from t5lite.models.batch_loss import batch_loss
 from t5lite.models.losses import CrossEntropy, means
@@ -100,21 +99,13 @@ def make_evaluate(
     @functools.cache
     def writer(length: int) -> Any:
         assert isinstance(model, EncoderDecoder)
-        stop_ids, keys = (task.vocabulary.eos_id,), jax.random.split(jax.random.key(0), batch_size)
-
-        def write(params: Any, batch: Batch) -> tuple[Any, ...]:
-            given = without_targets(batch)
-            written = sample(
-                *(model, params, given, Decoding()), length=length, stop_ids=stop_ids, keys=keys
-            )
-            return (
-                written.tokens[:, 0],
+        stop_ids = (task.vocabulary.eos_id,)
+        return jax.jit(
+            lambda params, batch: (
+                greedy(model, params, batch, length=length, stop_ids=stop_ids),
                 batch["decoder_target_tokens"],
                 batch["decoder_segment_ids"],
-            )
-
-        return jax.jit(
-            write,
+            ),
             out_shardings=jax.NamedSharding(mesh.devices, jax.P()),
         )
 

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from t5lite.core.lazy import by_name
 from t5lite.core.numbers import Number
+from t5lite.core.parts import sum_over_parts
 from t5lite.models.architectures import Batch, Model, targets_of
 from t5lite.models.experts import COLLECTION
 from t5lite.models.losses import CrossEntropy
@@ -89,10 +90,5 @@ def _by_chunks(sums_of: Any, chunks: int, *arrays: Array) -> Sums:
         parts = padded.reshape(x.shape[0], -1, chunks, *x.shape[2:])
         return jnp.moveaxis(parts, 2, 0)
 
-    def add(total: Sums, part: tuple[Array, ...]) -> tuple[Sums, None]:
-        return jax.tree.map(jnp.add, total, jax.checkpoint(sums_of)(*part)), None
-
-    parts = tuple(map(split, arrays))
-    shapes = jax.eval_shape(sums_of, *(part[0] for part in parts))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.scan(add, zeros, parts)[0]
+    summed: Sums = sum_over_parts(jax.checkpoint(sums_of), tuple(map(split, arrays)))
+    return summed

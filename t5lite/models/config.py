@@ -33,8 +33,8 @@ ENCODER_ATTENTION = ("full", "local", "transient_global")
 # The name of what a product with a parameter gives, for the policies below.
 LINEAR = "linear"
 
-# What the forward pass of a layer keeps for the backward pass; "none" keeps all. "attention" is
-# no policy of the layer: attention alone computes its weights again.
+# What the forward pass of a layer keeps for the backward pass, from all of it to least.
+# "attention" is no policy of the layer: attention alone computes its weights again.
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "none": None,
     "attention": None,

@@ -34,8 +34,7 @@ class Instruction:
     @property
     def shapes(self) -> list[tuple[str, tuple[int, ...]]]:
         """Dtype and sizes of the array, or of those of the tuple, that it gives."""
-        found = _ARRAY.findall(self.type)
-        return [(dtype, tuple(int(n) for n in dims.split(",") if n)) for dtype, dims in found]
+        return list(map(_dtype_and_sizes, _ARRAY.findall(self.type)))
 
     def attribute(self, name: str) -> str:
         """Returns `name=VALUE` of what stands behind the operands, "" if it is not there."""
@@ -166,8 +165,11 @@ class Program:
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yields dtype and sizes of every array that the program speaks of."""
-        for dtype, dims in set(_ARRAY.findall(self.text)):
-            yield dtype, tuple(int(n) for n in dims.split(",") if n)
+        yield from map(_dtype_and_sizes, set(_ARRAY.findall(self.text)))
+
+
+def _dtype_and_sizes(found: tuple[str, str]) -> tuple[str, tuple[int, ...]]:
+    return found[0], tuple(_numbers(found[1]))
 
 
 def _parsed(name: str, text: str) -> Instruction:

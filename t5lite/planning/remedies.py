@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 
 from t5lite.models.architectures import Model
+from t5lite.models.config import REMAT_POLICIES
 from t5lite.planning.costs import Costs
-
-# From what keeps most to what keeps least.
-REMAT = ("none", "attention", "minimal", "full")
 
 
 def remedies(
@@ -49,8 +47,9 @@ def remedies(
             "--gin.train.param_dtype=bfloat16 halves what is kept of the parameters "
             f"({memory.params / 1e9:.1f} GB)"
         )
-    if config.remat != REMAT[-1]:
-        stronger = REMAT[REMAT.index(config.remat) + 1]
+    policies = list(REMAT_POLICIES)
+    if config.remat != policies[-1]:
+        stronger = policies[policies.index(config.remat) + 1]
         for_rest.append(f"--gin.T5Config.remat={stronger} keeps fewer activations")
     if rows % (2 * microbatches) == 0:
         for_rest.append(

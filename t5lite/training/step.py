@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from t5lite.core.parts import sum_over_parts
 from t5lite.core.streams import stream
 from t5lite.models.architectures import Batch, Model
 from t5lite.models.batch_loss import batch_loss
@@ -56,17 +57,11 @@ def make_train_step(
         if microbatches == 1:
             return gradient(params, batch, hyper, key)
 
-        def add_part(total: Any, part: tuple[Array, Batch]) -> tuple[Any, None]:
-            index, rows = part
-            made = gradient(params, rows, hyper, stream(key, "microbatch", index))
-            return jax.tree.map(jnp.add, total, made), None
+        def of_part(index: Array, rows: Batch) -> tuple[Any, Sums]:
+            return gradient(params, rows, hyper, stream(key, "microbatch", index))
 
         parts = (jnp.arange(microbatches), jax.tree.map(_split_rows, batch))
-        shapes = jax.eval_shape(
-            gradient, params, jax.tree.map(lambda x: x[0], parts[1]), hyper, key
-        )
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        total, _ = jax.lax.scan(add_part, zeros, parts)
+        total: tuple[Any, Sums] = sum_over_parts(of_part, parts)
         return total
 
     def _split_rows(x: Array) -> Array:
