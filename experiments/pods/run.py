@@ -94,7 +94,7 @@ def table(lines):
         ratio = line["program_flops"] / line["model_flops"]
         print(
             f"| {line['plan']} | yes | {size} | {line['program_flops'] / 1e12:.4g}, {ratio:.3f} | "
-            f"{within / 1e9:.1f}, {between / 1e9:.1f} | {bound['seconds']:.3g} s "
+            f"{within / 1e9:.1f}, {between / 1e9:.3f} | {bound['seconds']:.3g} s "
             f"({bound['slowest']}), MFU {bound['mfu_fraction']:.0%} |"
         )
 

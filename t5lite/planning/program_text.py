@@ -148,13 +148,17 @@ class Program:
         NOTE: TPU programs spread one collective over fusions, and turns of a loop, that have other
         work to do; each repeats it, all have its channel in common, and the one that runs least
         tells how often it is done. They also say all-reduce where a reduce-scatter is meant: in a
-        computation by that name, which keeps its share only.
+        computation by that name, which keeps its share only. Between slices they send to the
+        hosts, which do the rest.
         """
         seen: dict[object, Collective] = {}
         for name, instructions in self.computations.items():
             times = self.times[name]
             for instruction in instructions.values():
                 kind = instruction.operation.removesuffix("-start")
+                if kind == "send" and times and _between_slices(instruction):
+                    made = _exchange_of_slices(instruction, mesh, times)
+                    seen[instruction.attribute("channel_id")] = made
                 if kind in COLLECTIVES and times:
                     scattered = kind == "all-reduce" and "all-reduce-scatter" in name
                     made = _collective(instruction, instructions, mesh, times, scattered)
@@ -293,6 +297,24 @@ def _collective(
     kind = "reduce-scatter" if scattered else kind
     largest = max(given, key=lambda shape: byte_size(*shape))
     return Collective(kind, axes, *largest, size, rounds * size * share * times, times)
+
+
+def _between_slices(instruction: Instruction) -> str:
+    """Which collective a send to the host is a part of, "" for none; such as "ALL_REDUCE"."""
+    found = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.rest)
+    return found.group(1) if found else ""
+
+
+def _exchange_of_slices(
+    instruction: Instruction, mesh: Mapping[str, int], times: int
+) -> Collective:
+    kind = _between_slices(instruction).lower().replace("_", "-")
+    # What is sent, and a number and a token that belong to the sending.
+    dtype, shape = instruction.shapes[0]
+    size, slices = byte_size(dtype, shape), mesh["dcn"]
+    # Added up in two rounds, in each of which a slice sends all but its own share.
+    sent = 2 * size * (slices - 1) / slices if kind == "all-reduce" else size * (slices - 1)
+    return Collective(kind, ("dcn",), dtype, shape, size, sent * times, times)
 
 
 def _group(instruction: Instruction) -> list[int]:

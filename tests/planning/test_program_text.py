@@ -132,3 +132,21 @@ def test_a_collective_in_a_loop_counts_as_often_as_the_loop_turns():
     assert [(c.axes, c.times) for c in gathers] == [(("fsdp",), 6)]
     assert gathers[0].sent_bytes == 6 * 16 * 16 * 4 * 7 / 8
     assert program.flops() == 6 * 2 * 1 * 16 * 16
+
+
+BETWEEN_SLICES = """ENTRY %main (a: f32[8,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0} parameter(0)
+  %t = token[] after-all()
+  %s = (f32[8,128]{1,0}, u32[]{:S(2)}, token[]) send(%a, %t), channel_id=3, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %o = (f32[2]{0}, u32[], token[]) send(%a, %t), channel_id=4, is_host_transfer=true
+  ROOT %r = f32[8,128]{1,0} add(%a, %a)
+}
+"""
+
+
+def test_what_slices_of_tpus_send_through_their_hosts_is_counted():
+    (found,) = Program(BETWEEN_SLICES).collectives({"dcn": 4, "fsdp": 4})
+    assert (found.kind, found.axes, found.times) == ("all-reduce", ("dcn",), 1)
+    # Two rounds, in each of which a slice sends all but its own quarter.
+    assert found.sent_bytes == 2 * 8 * 128 * 4 * 3 / 4
