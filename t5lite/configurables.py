@@ -23,6 +23,7 @@ from gin import config as gin_internals
 
 import t5lite
 from t5lite.core.errors import UserError, suggestion
+from t5lite.inference.decoding import Decoding
 from t5lite.models.losses import CrossEntropy
 from t5lite.parallel.mesh import Mesh
 from t5lite.public_names import ROOTS, TABLE
@@ -108,7 +109,7 @@ def _builder(name: str, target: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # Classes whose instances are defaults of others.
-_PARTS = {CrossEntropy: "CrossEntropy", Mesh: "Mesh"}
+_PARTS = {CrossEntropy: "CrossEntropy", Decoding: "Decoding", Mesh: "Mesh"}
 
 
 def _check_type(owner: str, value: Any, hint: Any) -> None:

@@ -16,7 +16,9 @@ from t5lite.data.sources import TfdsSource
 from t5lite.data.task import Task
 from t5lite.data.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5lite.data.vocabulary_training import VocabularyTraining
+from t5lite.inference.decoding import Decoding
 from t5lite.inference.evaluate import Evaluation
+from t5lite.inference.requests import Inference
 from t5lite.interop.conversion import Conversion
 from t5lite.models.architectures import Classes, DecoderOnly, EncoderDecoder, EncoderOnly
 from t5lite.models.config import T5Config
@@ -103,6 +105,7 @@ ROOTS: Mapping[str, Callable[..., Any]] = {
     "train": Run,
     "evaluate": Evaluation,
     "vocab": VocabularyTraining,
+    "infer": Inference,
     "convert": Conversion,
 }
 
@@ -114,6 +117,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "Classes": Classes,
     "T5Config": T5Config,
     "CrossEntropy": CrossEntropy,
+    "Decoding": Decoding,
     "Task": Task,
     "Mixture": Mixture,
     "TfdsSource": TfdsSource,

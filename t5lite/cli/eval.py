@@ -1,88 +1,135 @@
 """`t5lite eval`."""
 
-import contextlib
+import dataclasses
 import json
 import pathlib
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import rich.console
 import rich.table
+from jax.experimental import multihost_utils
 
 from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
+from t5lite.cli.selection import Chosen, chosen_checkpoints, open_run
 from t5lite.core.errors import UserError
-from t5lite.inference.evaluate import make_evaluate
+from t5lite.inference.evaluate import Evaluate, Evaluation, make_evaluate
+from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.processes import start_processes
-from t5lite.parallel.sharding import on_mesh
-from t5lite.training.checkpoints import FOLDER, Checkpoints, open_checkpoint
+from t5lite.training.checkpoints import Checkpoints
 from t5lite.training.run import Run
-from t5lite.training.state import abstract_state
+from t5lite.training.state import abstract_params
+
+# How often a folder that is watched is looked at.
+WATCH_SECONDS = 5.0
 
 
 def run(flags: Any, bindings: Sequence[str]) -> None:
-    """Scores checkpoints on a split, prints a table and appends to `MODEL_DIR/eval/SPLIT.jsonl`."""
+    """Scores checkpoints on a split, prints tables and appends to `MODEL_DIR/eval/SPLIT.jsonl`."""
     quiet_libraries()
-    run, evaluation = configurables.load(
+    trained, evaluation = configurables.load(
         flags.gin_file, bindings, flags.gin_search_paths, "train", "evaluate"
     )
-    split = evaluation.split or run.eval_split
-    batch_size = evaluation.batch_size or run.batch_size
     start_processes()
-    mesh = run.mesh.make()
-    evaluate = make_evaluate(
-        run.model, run.task, run.layout, run.loss, mesh, split=split, batch_size=batch_size
-    )
-    with on_mesh(mesh):
-        shapes, _ = abstract_state(run.model, run.hyperparameters, mesh)
-    results = []
-    with _checkpoints(run, flags.checkpoint) as (checkpoints, steps):
-        for step in steps:
-            scores = evaluate(checkpoints.restore_params(step, shapes.params))
-            results.append(
-                {"checkpoint": checkpoints.path(step), "step": step, "split": split, **scores}
-            )
-    if jax.process_index() == 0:
-        if flags.json:
-            print(json.dumps(results))
-        else:
-            _print_table(results)
-        _write(pathlib.Path(run.model_dir) / "eval" / f"{split}.jsonl", results)
-
-
-@contextlib.contextmanager
-def _checkpoints(run: Run, which: str) -> Iterator[tuple[Checkpoints, list[int]]]:
-    if "/" in which:
-        with open_checkpoint(which) as (checkpoints, step):
-            yield checkpoints, [step]
+    mesh = trained.mesh.make()
+    run, evaluate = evaluation_of(trained, evaluation, mesh)
+    shapes = abstract_params(run.model, mesh)
+    if flags.watch:
+        _watch(run, evaluate, shapes, flags)
         return
-    folder = pathlib.Path(run.model_dir) / FOLDER
-    found = []
-    if folder.is_dir():
-        checkpoints = Checkpoints(folder, read_only=True)
-        found = checkpoints.steps()
-    if not found:
-        raise UserError(f"{run.model_dir} holds no checkpoint; train it first, or use --checkpoint")
-    with contextlib.closing(checkpoints):
-        if which in ("latest", "all"):
-            yield checkpoints, found[-1:] if which == "latest" else found
-            return
-        wanted = which.split(",")
-        for name in wanted:
-            if not (name.isdigit() and int(name) in found):
-                have = ", ".join(map(str, found))
-                raise UserError(f"{run.model_dir} holds no checkpoint {name!r}; it has {have}")
-        yield checkpoints, [int(name) for name in wanted]
+    with chosen_checkpoints(run.model_dir, flags.checkpoint, flags.average) as chosen:
+        results = [_result(run, one, evaluate(one.params(shapes))) for one in chosen]
+    _tell(run, results, as_json=flags.json)
 
 
-def _write(path: pathlib.Path, results: list[dict[str, Any]]) -> None:
+def evaluation_of(run: Run, evaluation: Evaluation, mesh: DeviceMesh) -> tuple[Run, Evaluate]:
+    """Returns the run with the task and split that are to be scored, and what scores them."""
+    run = dataclasses.replace(
+        run,
+        task=evaluation.task or run.task,
+        eval_split=evaluation.split or run.eval_split,
+    )
+    evaluate = make_evaluate(
+        *(run.model, run.task, run.layout, run.loss, mesh),
+        split=run.eval_split,
+        # As many rows as are trained on at a time: what fits there fits here.
+        batch_size=evaluation.batch_size or run.batch_size // run.microbatches,
+        decoding=evaluation.decoding,
+    )
+    return run, evaluate
+
+
+def _result(run: Run, chosen: Chosen, scores: dict[str, float]) -> dict[str, Any]:
+    averaged = {"averaged_steps": list(chosen.steps)} if len(chosen.steps) > 1 else {}
+    place = {"checkpoint": chosen.path, "step": chosen.step, "split": run.eval_split}
+    return {**place, **averaged, **scores}
+
+
+def _tell(run: Run, results: list[dict[str, Any]], *, as_json: bool) -> None:
+    """Prints results and appends them to the run's record, in the first process."""
+    if jax.process_index() > 0:
+        return
+    if as_json:
+        print(json.dumps(results), flush=True)
+    else:
+        _print_tables(results)
+    path = _record(run)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.writelines(json.dumps(result) + "\n" for result in results)
 
 
-# What the table shows of a result, narrow enough for 80 columns, and how.
+def _record(run: Run) -> pathlib.Path:
+    return pathlib.Path(run.model_dir) / "eval" / f"{run.eval_split}.jsonl"
+
+
+def _watch(run: Run, evaluate: Evaluate, shapes: Any, flags: Any) -> None:
+    """Scores every checkpoint of the run once, as they come, until that of its last step."""
+    if flags.checkpoint != "latest" or flags.average != 1:
+        raise UserError("--watch goes with neither --checkpoint nor --average")
+    pathlib.Path(run.model_dir, "checkpoints").mkdir(parents=True, exist_ok=True)
+    console = rich.console.Console(stderr=True, quiet=jax.process_index() > 0, highlight=False)
+    done = _recorded(run)
+    with open_run(run.model_dir) as checkpoints:
+        for step in _new_steps(checkpoints, done, last=run.total_steps):
+            chosen = Chosen(checkpoints, (step,))
+            try:
+                params = chosen.params(shapes)
+            except UserError:
+                if pathlib.Path(chosen.path).exists():
+                    raise
+                # The run keeps only so many.
+                console.print(f"step {step} was deleted before it was scored", markup=False)
+                continue
+            _tell(run, [_result(run, chosen, evaluate(params))], as_json=flags.json)
+
+
+def _recorded(run: Run) -> set[int]:
+    """Returns the steps that the run's record has scores of."""
+    path = _record(run)
+    if not path.exists():
+        return set()
+    results = [json.loads(line) for line in path.read_text().splitlines()]
+    return {result["step"] for result in results if "averaged_steps" not in result}
+
+
+def _new_steps(checkpoints: Checkpoints, done: set[int], *, last: int) -> Iterator[int]:
+    """Yields the steps of checkpoints as they appear, the same in all processes."""
+    while last not in done:
+        waiting = [step for step in checkpoints.reload() if step not in done]
+        step = int(multihost_utils.broadcast_one_to_all(np.int32(waiting[0] if waiting else -1)))
+        if step < 0:
+            time.sleep(WATCH_SECONDS)
+            continue
+        done.add(step)
+        yield step
+
+
+# What the first table shows of a result, narrow enough for 80 columns, and how.
 COLUMNS = {
     "step": ("step", "d"),
     "loss_nats_per_token": ("loss", ".4f"),
@@ -94,10 +141,26 @@ COLUMNS = {
 }
 
 
-def _print_table(results: list[dict[str, Any]]) -> None:
+def _print_tables(results: list[dict[str, Any]]) -> None:
+    """Prints what all tasks have in one table, and all other scores in another."""
+    console = rich.console.Console()
     table = rich.table.Table(title=f"{results[0]['split']}, losses in nats per token", box=None)
     for title, _ in COLUMNS.values():
         table.add_column(title, justify="right", no_wrap=True)
     for result in results:
         table.add_row(*(format(result[name], form) for name, (_, form) in COLUMNS.items()))
-    rich.console.Console().print(table)
+    console.print(table)
+    others = [
+        name
+        for name, value in results[0].items()
+        if isinstance(value, float) and name not in COLUMNS
+    ]
+    # Wide enough for every name: a terminal may wrap lines, but nothing is left out.
+    console.width = max(console.width, 180)
+    rest = rich.table.Table(box=None)
+    rest.add_column("score", no_wrap=True)
+    for result in results:
+        rest.add_column(f"step {result['step']}", justify="right", no_wrap=True)
+    for name in others:
+        rest.add_row(name, *(format(result[name], ".5g") for result in results))
+    console.print(rest)

@@ -11,6 +11,7 @@ from absl import flags
 COMMANDS = {
     "train": "train from a run file; resumes by itself from what is in MODEL_DIR",
     "eval": "score one, several or all checkpoints of a run on a whole split",
+    "infer": "write targets for, or score, the objects of a file with any checkpoint",
     "plan": "compile a run's step for a TPU slice or a simulated mesh: memory, FLOPs, traffic",
     "convert": "convert a checkpoint from or to Hugging Face, or from T5X",
     "inspect": "print the model: every parameter, where it lives and how it begins; FLOPs",
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         from t5lite.core.errors import suggestion
 
         _fail(f"there is no command {command!r}; {suggestion(command, COMMANDS)}")
+    # Steps and metrics of the user's own are looked for beside the files that name them.
+    sys.path.append(os.getcwd())
     # Quiet before JAX is loaded; a user's own choice stands.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     bindings = [a[len("--gin.") :] for a in arguments if a.startswith("--gin.")]
@@ -70,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words and not actions:
         _fail(f"{command} takes flags only, got {words[0]!r}")
     has_checkpoint = command == "inspect" and values.checkpoint
-    if not values.gin_file and command != "convert" and not has_checkpoint:
+    if not values.gin_file and command not in ("convert", "infer") and not has_checkpoint:
         run_file = "vocab" if command == "vocab" else "quickstart"
         _fail(f"{command} needs a run file; try --gin_file=gin/run/{run_file}.gin")
     from t5lite.core.errors import UserError
@@ -110,12 +113,40 @@ def _flags(command: str) -> flags.FlagValues:
         )
     if command == "plan":
         _define_plan_flags(values)
-    if command == "eval":
+    if command in ("eval", "infer"):
         flags.DEFINE_string(
             "checkpoint",
             "latest",
-            "Which: latest (the default), all, steps such as 1000,2000, or a folder such as "
-            "DIR/checkpoints/1000.",
+            "Which: latest (the default), best, all, steps such as 1000,2000, or a folder: a "
+            "MODEL_DIR, for its latest, or DIR/checkpoints/1000.",
+            flag_values=values,
+        )
+        flags.DEFINE_integer(
+            "average",
+            1,
+            "The mean of the parameters of so many checkpoints that end with it.",
+            lower_bound=1,
+            flag_values=values,
+        )
+    if command == "infer":
+        for name, text in {
+            "input": "Objects with a field `inputs` (and `targets` to score) in .jsonl, or lines "
+            "in .txt.",
+            "output": "A .jsonl file that is not there yet: the objects with their results.",
+        }.items():
+            flags.DEFINE_string(name, None, text, flag_values=values)
+        flags.DEFINE_enum(
+            "mode",
+            "predict",
+            ["predict", "score"],
+            "Whether targets are written, or given ones scored.",
+            flag_values=values,
+        )
+    if command == "eval":
+        flags.DEFINE_boolean(
+            "watch",
+            False,
+            "Scores every checkpoint of MODEL_DIR once, as they come, until the run's last step.",
             flag_values=values,
         )
     if command == "convert":

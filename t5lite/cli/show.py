@@ -1,5 +1,6 @@
 """What a trained model makes of a few examples, for a person to read."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -8,15 +9,15 @@ import rich.console
 import rich.text
 
 from t5lite.data.statistics import unigram_entropy
-from t5lite.data.stream import eval_batches
+from t5lite.data.stream import eval_examples
 from t5lite.data.task import Task
 from t5lite.data.vocabularies import Vocabulary
+from t5lite.inference.decoding import Decoding
 from t5lite.inference.evaluate import make_evaluate
-from t5lite.inference.sampling import greedy
+from t5lite.inference.predict import Prompt, make_predict
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly
 from t5lite.objectives.span_corruption import SpanCorruption, fill_spans
 from t5lite.parallel.mesh import DeviceMesh
-from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
 from t5lite.training.run import Run
 
 
@@ -53,25 +54,19 @@ def show_examples(run: Run, mesh: DeviceMesh, params: Any) -> None:
         and isinstance(task.objective, SpanCorruption)
     ):
         return
-    model, length = run.model, task.objective.targets_length
-    sharding = batch_sharding(mesh, run.batch_size)
-    rows, place = local_rows(sharding, run.batch_size), make_global(sharding, run.batch_size)
-    batch = next(eval_batches(task, split, run.layout, rows=rows, batch_size=run.batch_size))
-    write = jax.jit(
-        lambda params, batch: (
-            greedy(model, params, batch, length=length, stop_ids=(task.vocabulary.eos_id,)),
-            batch["encoder_input_tokens"],
-            batch["decoder_target_tokens"],
-        ),
-        out_shardings=jax.NamedSharding(mesh.devices, jax.P()),
+    examples = list(itertools.islice(eval_examples(task, split), run.show_examples))
+    predict = make_predict(
+        *(run.model, mesh, Decoding()),
+        stop_ids=(task.vocabulary.eos_id,),
+        targets_length=task.objective.targets_length,
+        # No more rows than are trained on at a time, and as many as the mesh divides.
+        batch_size=run.batch_size // run.microbatches,
     )
-    # Written token by token, so there is no length to split.
-    with on_mesh(mesh.without("length")):
-        predicted, inputs, targets = jax.device_get(write(params, place(batch)))
-    for row in range(min(run.show_examples, len(predicted))):
-        console.print(f"\nexample {row + 1}: spans in brackets", style="bold")
-        console.print("  model: ", _filled(inputs[row], predicted[row], task.vocabulary))
-        console.print("  text:  ", _filled(inputs[row], targets[row], task.vocabulary))
+    written = predict(params, [Prompt(inputs=example["inputs"]) for example in examples])
+    for number, (example, (best, *_)) in enumerate(zip(examples, written, strict=True), start=1):
+        console.print(f"\nexample {number}: spans in brackets", style="bold")
+        console.print("  model: ", _filled(example["inputs"], best.tokens, task.vocabulary))
+        console.print("  text:  ", _filled(example["inputs"], example["targets"], task.vocabulary))
 
 
 def _filled(inputs: np.ndarray, targets: np.ndarray, vocabulary: Vocabulary) -> rich.text.Text:

@@ -1,13 +1,14 @@
 """`t5lite train`."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from t5lite import configurables
+from t5lite.cli.eval import evaluation_of
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.show import show_examples
-from t5lite.inference.evaluate import make_evaluate
 from t5lite.parallel.processes import start_processes
 from t5lite.training.loop import train
 from t5lite.training.program import train_program
@@ -16,17 +17,15 @@ from t5lite.training.program import train_program
 def run(flags: Any, bindings: Sequence[str]) -> None:
     """Builds the run from gin, trains, and shows examples if asked to."""
     quiet_libraries()
-    (run,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "train")
+    run, evaluation = configurables.load(
+        flags.gin_file, bindings, flags.gin_search_paths, "train", "evaluate"
+    )
+    run = dataclasses.replace(run, eval_split=evaluation.split or run.eval_split)
     start_processes()
     mesh = run.mesh.make()
     program = train_program(run, mesh)
     pathlib.Path(run.model_dir).mkdir(parents=True, exist_ok=True)
-    evaluate = make_evaluate(
-        *(run.model, run.task, run.layout, run.loss, mesh),
-        split=run.eval_split,
-        # As many rows as are trained on at a time: what fits there fits here.
-        batch_size=run.batch_size // run.microbatches,
-    )
+    _, evaluate = evaluation_of(run, evaluation, mesh)
     config_text = configurables.resolved_text()
     state = train(program, evaluate=evaluate, config_text=config_text)
     if run.show_examples:

@@ -8,8 +8,9 @@ import hashlib
 import inspect
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+from t5lite.core.errors import UserError
 from t5lite.data.named import named
 
 Record = dict[str, str]
@@ -83,6 +84,35 @@ def preprocessor(name: str) -> Preprocessor:
         UserError: where there is no such step.
     """
     return named("Task.preprocessors", name, PREPROCESSORS)
+
+
+def changed(owner: str, steps: Sequence[str], record: Record, number: int) -> Record | None:
+    """Returns the record after all steps, None where one leaves it out.
+
+    Args:
+        owner: who names the steps.
+        number: of the record, for an error.
+
+    Raises:
+        UserError: where a step of the user's own fails.
+    """
+    after: Record | None = record
+    for name in steps:
+        if after is None:
+            break
+        try:
+            after = preprocessor(name)(after)
+        # Whatever the user's own step raises.
+        except Exception as error:
+            raise UserError(
+                f"{owner}: {name!r} failed on record {number}: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(after, dict | None):
+            raise UserError(
+                f"{owner}: {name!r} must return the fields of a record or None, got "
+                f"{type(after).__name__}"
+            )
+    return after
 
 
 def version(name: str) -> str:

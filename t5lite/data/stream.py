@@ -243,22 +243,11 @@ def _interleave(parts: Sequence[np.ndarray]) -> np.ndarray:
     return whole
 
 
-def eval_batches(
-    task: Task, split: str, layout: Layout, *, rows: Sequence[int], batch_size: int
-) -> Iterator[Features]:
-    """Yields this process's rows of one pass over a split, in order, the same at every call.
-
-    No text is left out and none comes twice: the last example is as long as what is left, and
-    the last batch is filled up with rows of padding, which count for nothing. Nothing is packed.
-    """
-    examples = eval_examples(task, split)
-    while batch := list(itertools.islice(examples, batch_size)):
-        mine = [[batch[row]] if row < len(batch) else [] for row in rows]
-        yield batch_of(layout, mine)
-
-
 def eval_examples(task: Task, split: str) -> Iterator[Example]:
-    """Yields the examples of one pass over a split, in order, the same at every call."""
+    """Yields the examples of one pass over a split, in order, the same at every call.
+
+    No text is left out and none comes twice: the last example is as long as what is left.
+    """
     records = task.tokens(split)
 
     def order(document: int) -> int | None:

@@ -25,9 +25,14 @@ class Task:
             pairs; None for one that takes running text.
         targets: a template for the target of a pair, or for the running text.
         preprocessors: steps that change records, by name; see `data.preprocessors`.
-        metrics: of what the model writes for the inputs, by name; see `data.metrics`. Evaluation
-            writes only for tasks that name some.
-        postprocessors: steps that change targets and what was written before metrics see them.
+        metrics: of what the model predicts for the inputs, by name; see `data.metrics`. Evaluation
+            predicts only for tasks that name some.
+        postprocessors: steps that change answers and predictions before metrics see them.
+        references: for pairs, the field whose text is the right answer for metrics, or a JSON
+            list of all of them; None for the target.
+        choices: for pairs, the texts of which the likeliest is predicted, or the field that holds
+            a JSON list of them; None for writing freely.
+        category: for pairs, a field; evaluation also tells the scores of each of its values.
         join_documents: running text is read across records without a mark between them and cut
             to the length that the objective takes, as T5's pre-training does. False: an
             example never holds text of two records; long ones make several.
@@ -47,6 +52,9 @@ class Task:
     preprocessors: Sequence[str] = ()
     metrics: Sequence[str] = ()
     postprocessors: Sequence[str] = ()
+    references: str | None = None
+    choices: str | Sequence[str] | None = None
+    category: str | None = None
     join_documents: bool = True
     token_cache: str | None = None
 
@@ -60,6 +68,11 @@ class Task:
         for name in self.preprocessors:
             preprocessors.preprocessor(name)
         self.score([], [])
+        for field in ("references", "choices", "category"):
+            if getattr(self, field) is not None and not self.takes_pairs:
+                raise UserError(f"Task.{field} is for pairs, got {kind}, which takes running text")
+        if self.choices is not None and not self.metrics:
+            raise UserError("Task.choices is for metrics; name some in Task.metrics")
         for owner, template in self._templates.items():
             if not templates.fields_of(owner, template):
                 raise UserError(f"{owner} must name a field, as in {{text}}, got {template!r}")
@@ -102,15 +115,18 @@ class Task:
         texts, steps = tuple(self._templates.values()), tuple(self.preprocessors)
         return Tokenized(records, texts, steps, self.vocabulary)
 
-    def score(self, targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-        """Returns the scores of what was written for a split, in the order of its targets."""
+    def score(
+        self, answers: Sequence[Sequence[str]], predictions: Sequence[str]
+    ) -> dict[str, float]:
+        """Returns the scores of what was predicted, given the right answers of each."""
         steps = [named("Task.postprocessors", n, metrics.TEXT_STEPS) for n in self.postprocessors]
-        chosen = [named("Task.metrics", name, metrics.METRICS) for name in self.metrics]
+        chosen = [metrics.metric(name) for name in self.metrics]
         for step in steps:
-            targets, predictions = list(map(step, targets)), list(map(step, predictions))
+            answers = [list(map(step, right)) for right in answers]
+            predictions = list(map(step, predictions))
         scores: dict[str, float] = {}
-        for metric in chosen if targets else []:
-            scores |= metric(targets, predictions)
+        for metric in chosen if answers else []:
+            scores |= metric(answers, predictions)
         return scores
 
     def identity(self, split: str) -> dict[str, str]:

@@ -11,7 +11,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from t5lite.core.errors import UserError
 from t5lite.core.examples import Tokens
 from t5lite.data import building, preprocessors, templates, vocabularies
 from t5lite.data.array_records import ArrayRecords
@@ -54,31 +53,11 @@ class Tokenized:
         steps = [preprocessors.version(step) for step in self.steps]
         return f"{self.records.fingerprint}, {', '.join(map(repr, self.texts))} {steps}".strip()
 
-    @functools.cached_property
-    def _steps(self) -> list[tuple[str, preprocessors.Preprocessor]]:
-        return [(step, preprocessors.preprocessor(step)) for step in self.steps]
-
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[Tokens, ...]:
-        record: dict[str, str] | None = self.records[index]
-        for name, step in self._steps:
-            if record is None:
-                break
-            try:
-                record = step(record)
-            # Whatever the user's own step raises.
-            except Exception as error:
-                raise UserError(
-                    f"Task.preprocessors: {name!r} failed on record {index}: "
-                    f"{type(error).__name__}: {error}"
-                ) from error
-            if not isinstance(record, dict | None):
-                raise UserError(
-                    f"Task.preprocessors: {name!r} must return the fields of a record or None, got "
-                    f"{type(record).__name__}"
-                )
+        record = preprocessors.changed("Task.preprocessors", self.steps, self.records[index], index)
         if record is None:
             return ()
         return tuple(self.vocabulary.encode(templates.fill(text, record)) for text in self.texts)

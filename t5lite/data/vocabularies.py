@@ -53,6 +53,10 @@ class Vocabulary(abc.ABC):
     def word_starts(self, ids: Int[np.ndarray, "length"]) -> Int[np.ndarray, "words"]:
         """Returns the places at which words begin, words being what spaces separate."""
 
+    def num_bytes(self, ids: Int[np.ndarray, "length"]) -> int:
+        """Returns the UTF-8 bytes of the text of ids; special ids and sentinels have none."""
+        return len(self.decode_pieces(ids[self.is_text(ids)]).encode())
+
     @property
     def fingerprint(self) -> str:
         """The same for vocabularies that encode alike, wherever their files are."""
@@ -126,6 +130,10 @@ class ByteVocabulary(Vocabulary):
         spaces = np.array([byte + NUM_SPECIAL for byte in b" \t\n\r\f\v"])
         is_space = np.isin(ids, spaces)
         return np.flatnonzero(~is_space & np.append(True, is_space)[: len(ids)])
+
+    def num_bytes(self, ids: Int[np.ndarray, "length"]) -> int:
+        # Half a character counts as what it is.
+        return int(self.is_text(ids).sum())
 
     def decode_pieces(self, ids: Int[np.ndarray, "length"]) -> str:
         return bytes((ids[ids >= NUM_SPECIAL] - NUM_SPECIAL).tolist()).decode(errors="replace")

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 import grain
 
 from t5lite.core.errors import UserError
-from t5lite.data import templates
+from t5lite.data import preprocessors, templates
 from t5lite.data.formats import cut
 from t5lite.data.sources import Source
 
-MODEL_TYPES = ("unigram", "bpe")
+MODEL_TYPES = ("unigram", "bpe", "char", "word")
 
 # SentencePiece leaves out longer sentences without a word.
 MAX_SENTENCE_BYTES = 4096
@@ -27,9 +27,11 @@ class VocabularyTraining:
         source, split: where the text is.
         output: the file to write; it must end in .model and must not be there.
         size: pieces, without sentinels: those are added where the vocabulary is used, by
-            `SentencePieceVocabulary.num_sentinels`.
+            `SentencePieceVocabulary.num_sentinels`. Of "char" and "word" it is the most there are.
+        preprocessors: as in `Task`.
         text: a template for the text of a record.
-        model_type: "unigram", as T5's, or "bpe".
+        model_type: "unigram", as T5's, or "bpe"; "char" has a piece for each character, "word" for
+            each word of the text.
         byte_fallback: characters without a piece become their bytes instead of unknown.
         user_symbols: texts that are one piece each, such as "[NLU]".
         character_coverage: share of the text's characters that get pieces of their own.
@@ -43,6 +45,7 @@ class VocabularyTraining:
     output: str
     size: int = 32000
     split: str = "train"
+    preprocessors: Sequence[str] = ()
     text: str = "{text}"
     model_type: str = "unigram"
     byte_fallback: bool = True
@@ -62,6 +65,8 @@ class VocabularyTraining:
         for name in ("size", "max_lines"):
             if not 1 <= getattr(self, name) < 2**31:
                 raise UserError(f"vocab.{name} must be in [1, 2**31), got {getattr(self, name)}")
+        for step in self.preprocessors:
+            preprocessors.preprocessor(step)
         if not templates.fields_of("vocab.text", self.text):
             raise UserError(f"vocab.text must name a field, as in {{text}}, got {self.text!r}")
 
@@ -94,6 +99,8 @@ def train_vocabulary(training: VocabularyTraining, *, on_line: Callable[[], None
             sentence_iterator=lines(),
             model_writer=model,
             vocab_size=training.size,
+            # Of the others just this size is asked for.
+            hard_vocab_limit=training.model_type in ("unigram", "bpe"),
             model_type=training.model_type,
             byte_fallback=training.byte_fallback,
             user_defined_symbols=list(training.user_symbols),
@@ -119,12 +126,18 @@ def train_vocabulary(training: VocabularyTraining, *, on_line: Callable[[], None
 def _lines(training: VocabularyTraining) -> Iterator[str]:
     """Yields the lines of the records, these in an order that mixes the whole split."""
     records = training.source.records(training.split)
-    templates.check_fields("vocab.text", training.text, records.fields)
+    if not training.preprocessors:
+        templates.check_fields("vocab.text", training.text, records.fields)
     for position in range(len(records)):
         number = grain.experimental.index_shuffle(
             position, max_index=len(records) - 1, seed=0, rounds=4
         )
-        for line in templates.fill(training.text, records[int(number)]).splitlines():
+        record = preprocessors.changed(
+            "vocab.preprocessors", training.preprocessors, records[int(number)], int(number)
+        )
+        if record is None:
+            continue
+        for line in templates.fill(training.text, record).splitlines():
             for piece in cut(line, MAX_SENTENCE_BYTES - 1):
                 if piece.strip():
                     yield piece

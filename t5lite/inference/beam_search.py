@@ -1,11 +1,11 @@
 """Beam search: the likeliest targets of those that a few sequences at a time lead to."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Int
 
 from t5lite.inference.decoding import (
     Decoding,
@@ -33,6 +33,25 @@ def length_penalty(tokens: Array, alpha: Any) -> Array:
     return ((5.0 + tokens) / 6.0) ** alpha
 
 
+class Beams(NamedTuple):
+    """The k beams of one group in each row. `ranks` are `sums` less what diversity costs."""
+
+    is_open: Bool[Array, "b"]
+    ranks: Float[Array, "b k"]
+    sums: Float[Array, "b k"]
+    tokens: Int[Array, "b k l"]
+    done_scores: Float[Array, "b k"]
+    done_sums: Float[Array, "b k"]
+    done_tokens: Int[Array, "b k l"]
+
+
+class Limits(NamedTuple):
+    """What targets are ended and ranked by: numbers, one for each row."""
+
+    most: Float[Array, "b 1"]
+    alpha: Float[Array, "b 1"]
+
+
 def beam_search(
     model: Writer,
     params: Any,
@@ -44,9 +63,9 @@ def beam_search(
 ) -> Written:
     """Returns `num_beams` targets of each row, the best first; meant to be compiled.
 
-    Each step looks at the 2 * num_beams best continuations of all beams: those of the first
-    num_beams that end are finished, the best that don't go on. A row is done when what is not
-    finished cannot become better than the worst of num_beams finished ones.
+    Each step looks at the 2 k best continuations of the k beams of a group: those of the first k
+    that end are finished, the best that don't go on. A group is done when what is not finished
+    cannot become better than the worst of k finished ones.
 
     Args:
         batch: see `decoding.read_prompt`.
@@ -54,65 +73,105 @@ def beam_search(
         stop_ids: tokens that end a target.
 
     Source: google-research/t5x@main:t5x/decoding.py, beam_search.
-    Differs from it in that an end among the second num_beams continuations finishes nothing, as in
+    Differs from it in that an end among the second k continuations finishes nothing, as in
     `transformers`.
     """
-    count = decoding.num_beams
+    count, groups = decoding.num_beams, decoding.num_beam_groups
     logits, cache = read_prompt(model, params, batch, length=length)
     rows, vocab = logits.shape
     logits, cache = jnp.repeat(logits, count, axis=0), repeated(cache, count)
-    least, alpha, most = (
-        jnp.broadcast_to(jnp.asarray(number, jnp.float32), (rows,))[:, None]
-        for number in (
-            decoding.min_length,
-            decoding.length_penalty,
-            length if decoding.max_length is None else decoding.max_length,
-        )
-    )
-    most = jnp.minimum(most, length)
 
-    def take(x: Array, index: Array) -> Array:
-        return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)
+    def each_row(number: Any) -> Float[Array, "b 1"]:
+        return jnp.broadcast_to(jnp.asarray(number, jnp.float32), (rows,))[:, None]
+
+    least, penalty = each_row(decoding.min_length), each_row(decoding.diversity_penalty)
+    most = each_row(length if decoding.max_length is None else decoding.max_length)
+    limits = Limits(jnp.minimum(most, length), each_row(decoding.length_penalty))
 
     def go_on(carry: Any) -> Array:
-        return (carry[0] < length) & jnp.any(carry[1])
+        place, _, beams, _ = carry
+        return (place < length) & jnp.any(jnp.stack([group.is_open for group in beams]))
 
     def step(carry: Any) -> Any:
-        place, is_open, logits, live, live_tokens, done, done_sums, done_tokens, cache = carry
-        log_probabilities = jax.nn.log_softmax(logits, axis=-1).reshape(rows, count, vocab)
+        place, logits, beams, cache = carry
+        told = jax.nn.log_softmax(logits, axis=-1).reshape(rows, count, vocab)
         early = jnp.broadcast_to(place < least, (rows, count))
-        allowed = without(log_probabilities, stop_ids, early)
-        sums, index = jax.lax.top_k(
-            (live[..., None] + allowed).reshape(rows, count * vocab), 2 * count
-        )
-        beam, token = index // vocab, (index % vocab).astype(jnp.int32)
-        tokens = take(live_tokens, beam).at[:, :, place].set(token)
-        ends = is_any_of(token, stop_ids) | (place + 1 >= most)
-
-        counted = ends & (jnp.arange(2 * count) < count)[None] & is_open[:, None]
-        scores = jnp.where(counted, sums / length_penalty(place + 1, alpha), NEVER)
-        done, best = jax.lax.top_k(jnp.concatenate([done, scores], axis=1), count)
-        done_sums = take(jnp.concatenate([done_sums, sums], axis=1), best)
-        done_tokens = take(jnp.concatenate([done_tokens, tokens], axis=1), best)
-
-        live, kept = jax.lax.top_k(jnp.where(ends, NEVER, sums), count)
-        live_tokens = take(tokens, kept)
-        came_from = take(beam, kept) + jnp.arange(rows)[:, None] * count
-        # Sums only fall, so nothing becomes better than now, and as long as may be.
-        hope = live[:, 0] / length_penalty(most[:, 0], alpha[:, 0])
-        is_open = is_open & (hope > jnp.min(done, axis=1))
+        told = without(told, stop_ids, early)
+        taken = jnp.zeros((rows, vocab))
+        after: list[Beams] = []
+        tokens: list[Array] = []
+        origins: list[Array] = []
+        for group, of_group in zip(beams, jnp.split(told, groups, axis=1), strict=True):
+            group, token, origin = _advance(
+                group, of_group, penalty * taken, place, limits, stop_ids
+            )
+            after.append(group)
+            tokens.append(token)
+            origins.append(origin + len(origins) * (count // groups))
+            if len(after) < groups:
+                taken = taken + jax.nn.one_hot(token, vocab).sum(axis=1)
+        came_from = jnp.concatenate(origins, axis=1) + jnp.arange(rows)[:, None] * count
         cache = of_rows(cache, came_from.reshape(-1))
-        logits, cache = read_on(model, params, take(token, kept).reshape(-1), cache)
-        return (
-            *(place + 1, is_open, logits, live, live_tokens),
-            *(done, done_sums, done_tokens, cache),
-        )
+        token = jnp.concatenate(tokens, axis=1)
+        logits, cache = read_on(model, params, token.reshape(-1), cache)
+        return place + 1, logits, tuple(after), cache
 
-    empty = jnp.zeros((rows, count, length), jnp.int32)
-    never = jnp.full((rows, count), NEVER)
-    start = (
-        *(jnp.zeros([], jnp.int32), jnp.ones(rows, bool), logits),
-        *(never.at[:, 0].set(0.0), empty, never, never, empty, cache),
+    first = _first_beams(rows, count // groups, length)
+    start = (jnp.zeros([], jnp.int32), logits, (first,) * groups, cache)
+    _, _, beams, _ = jax.lax.while_loop(go_on, step, start)
+    tokens, sums, scores = (
+        jnp.concatenate([getattr(group, f"done_{name}") for group in beams], axis=1)
+        for name in ("tokens", "sums", "scores")
     )
-    *_, scores, sums, tokens, _ = jax.lax.while_loop(go_on, step, start)
-    return Written(tokens, sums, scores)
+    scores, order = jax.lax.top_k(scores, count)
+    return Written(_take(tokens, order), _take(sums, order), scores)
+
+
+def _first_beams(rows: int, count: int, length: int) -> Beams:
+    """One beam without tokens; the others are too unlikely ever to be looked at."""
+    never = jnp.full((rows, count), NEVER)
+    none, empty = never.at[:, 0].set(0.0), jnp.zeros((rows, count, length), jnp.int32)
+    return Beams(jnp.ones(rows, bool), none, none, empty, never, never, empty)
+
+
+def _advance(
+    beams: Beams,
+    told: Float[Array, "b k v"],
+    costs: Float[Array, "b v"],
+    place: Int[Array, ""],
+    limits: Limits,
+    stop_ids: Sequence[int],
+) -> tuple[Beams, Int[Array, "b k"], Int[Array, "b k"]]:
+    """Returns the beams with one more token, these tokens, and which beam each goes on from.
+
+    Args:
+        told: log-probabilities of the next token.
+        costs: what diversity takes from them.
+    """
+    rows, count, vocab = told.shape
+    ranks = beams.ranks[..., None] + told - costs[:, None]
+    ranks, index = jax.lax.top_k(ranks.reshape(rows, count * vocab), 2 * count)
+    beam, token = index // vocab, (index % vocab).astype(jnp.int32)
+    sums = _take(beams.sums, beam) + _take(told.reshape(rows, count * vocab), index)
+    tokens = _take(beams.tokens, beam).at[:, :, place].set(token)
+    ends = is_any_of(token, stop_ids) | (place + 1 >= limits.most)
+
+    counted = ends & (jnp.arange(2 * count) < count)[None] & beams.is_open[:, None]
+    scores = jnp.where(counted, ranks / length_penalty(place + 1, limits.alpha), NEVER)
+    done, best = jax.lax.top_k(jnp.concatenate([beams.done_scores, scores], axis=1), count)
+    done_sums = _take(jnp.concatenate([beams.done_sums, sums], axis=1), best)
+    done_tokens = _take(jnp.concatenate([beams.done_tokens, tokens], axis=1), best)
+
+    ranks, kept = jax.lax.top_k(jnp.where(ends, NEVER, ranks), count)
+    # Sums only fall, so nothing becomes better than now, and as long as may be.
+    hope = ranks[:, 0] / length_penalty(limits.most, limits.alpha)[:, 0]
+    is_open = beams.is_open & (hope > jnp.min(done, axis=1))
+    after = Beams(
+        *(is_open, ranks, _take(sums, kept), _take(tokens, kept)),
+        *(done, done_sums, done_tokens),
+    )
+    return after, _take(token, kept), _take(beam, kept)
+
+
+def _take(x: Array, index: Int[Array, "b n"]) -> Array:
+    return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)

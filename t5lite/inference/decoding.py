@@ -22,6 +22,10 @@ class Decoding:
 
     Args:
         num_beams: sequences that beam search keeps; 1 for none.
+        num_beam_groups: beams in so many groups of the same size, each searched in turn; of a
+            token that groups before have just taken, `diversity_penalty` is subtracted for every
+            beam that took it.
+        diversity_penalty: in nats.
         length_penalty: beams are ranked by the sum of log-probabilities over
             ((5 + tokens) / 6) ** length_penalty; 0 ranks by the sum alone.
         temperature: None takes the likeliest token each time; else logits are divided by it, and
@@ -31,11 +35,15 @@ class Decoding:
         num_samples: sampled targets of each input.
         min_length: tokens before which no target ends.
         max_length: tokens at most; None for as many as there is room for.
+        stop_ids: tokens that end a target, besides the end of a sequence.
 
-    Source: google-research/t5x@main:t5x/decoding.py for the length penalty and its default.
+    Source: google-research/t5x@main:t5x/decoding.py for the length penalty and its default;
+    Vijayakumar et al., Diverse Beam Search, for groups.
     """
 
     num_beams: int = static(default=1)
+    num_beam_groups: int = static(default=1)
+    diversity_penalty: Number = 0.0
     length_penalty: Number = 0.6
     temperature: Number | None = None
     top_k: Number = 0
@@ -43,10 +51,13 @@ class Decoding:
     num_samples: int = static(default=1)
     min_length: Number = 0
     max_length: Number | None = None
+    stop_ids: Sequence[int] = static(default=())
 
     def __post_init__(self) -> None:
         for name, rule, holds in (
             ("num_beams", "at least 1", lambda n: n >= 1),
+            ("num_beam_groups", "at least 1", lambda n: n >= 1),
+            ("diversity_penalty", "at least 0", lambda p: p >= 0),
             ("num_samples", "at least 1", lambda n: n >= 1),
             ("length_penalty", "at least 0", lambda a: a >= 0),
             ("temperature", "over 0", lambda t: t > 0),
@@ -56,6 +67,13 @@ class Decoding:
             ("max_length", "at least 1", lambda n: n >= 1),
         ):
             check_number(f"Decoding.{name}", getattr(self, name), rule, holds)
+        # Part of the program, so of a kind that has a hash.
+        object.__setattr__(self, "stop_ids", tuple(self.stop_ids))
+        if self.num_beams % self.num_beam_groups:
+            raise UserError(
+                f"Decoding.num_beams must be divisible by Decoding.num_beam_groups "
+                f"({self.num_beam_groups}), got {self.num_beams}"
+            )
         if self.num_beams > 1 and (self.temperature is not None or self.num_samples > 1):
             raise UserError(
                 "Decoding.num_beams over 1 goes with neither Decoding.temperature nor "
@@ -65,6 +83,11 @@ class Decoding:
             raise UserError(
                 f"Decoding.num_samples over 1 needs Decoding.temperature, got {self.num_samples}"
             )
+
+    @property
+    def num_targets(self) -> int:
+        """Targets that are written for each row."""
+        return max(self.num_beams, self.num_samples)
 
 
 class Written(NamedTuple):
@@ -78,11 +101,6 @@ class Written(NamedTuple):
     tokens: Int[Array, "b n l"]
     log_probabilities: Float[Array, "b n"]
     scores: Float[Array, "b n"]
-
-
-def without_targets(batch: Batch) -> Batch:
-    """Returns what an encoder-decoder is given of a batch to write the targets itself."""
-    return {name: array for name, array in batch.items() if name.startswith("encoder_")}
 
 
 def read_prompt(

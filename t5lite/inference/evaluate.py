@@ -1,22 +1,26 @@
-"""Teacher-forced scores of a whole split: loss, perplexity and accuracy."""
+"""Scores of a whole split: of its targets as they are, and of what the model predicts itself."""
 
 import dataclasses
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from t5lite.core.errors import UserError
+from t5lite.core.examples import Example
 from t5lite.core.numbers import as_inputs, check_number
-from t5lite.data.features import Layout
+from t5lite.data.features import Layout, batch_of
 from t5lite.data.mixture import Mixture
-from t5lite.data.stream import eval_batches
+from t5lite.data.questions import Question, questions
 from t5lite.data.task import Task
-from t5lite.inference.sampling import greedy
-from t5lite.models.architectures import Batch, EncoderDecoder, Model, targets_of, writing_side
+from t5lite.inference.decoding import Decoding
+from t5lite.inference.predict import Prompt, make_predict
+from t5lite.inference.score import make_score
+from t5lite.models.architectures import Batch, EncoderOnly, Model, targets_of, writing_side
 from t5lite.models.batch_loss import batch_loss
 from t5lite.models.losses import CrossEntropy, means
 from t5lite.parallel.dispatch import settle
@@ -24,20 +28,26 @@ from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, check_lengths, local_rows, make_global, on_mesh
 
 Evaluate = Callable[[Any], dict[str, float]]
-Sums = dict[str, Any]
+# By name, a number for each example.
+Sums = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What `t5lite eval` scores; None takes the run's own value.
+    """What `t5lite eval` scores, and training where it evaluates; None takes the run's own value.
 
     Args:
+        task: a task, or a mixture of several, with the run's vocabulary and objectives no longer
+            than the run's.
         split: of the task's source.
-        batch_size: rows scored at a time.
+        batch_size: rows scored, and targets written, at a time.
+        decoding: how targets are written for tasks that name metrics.
     """
 
+    task: Task | Mixture | None = None
     split: str | None = None
     batch_size: int | None = None
+    decoding: Decoding = Decoding()
 
     def __post_init__(self) -> None:
         if self.batch_size is not None:
@@ -53,15 +63,19 @@ def make_evaluate(
     *,
     split: str,
     batch_size: int,
+    decoding: Decoding = Decoding(),  # noqa: B008  # frozen
     counted: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Evaluate:
     """Returns a function from parameters to the scores of all of `split`.
 
     Every target of the split counts once, whatever the batch size and the mesh. The scores are
     `loss_nats_per_token` (with z-loss and smoothing), `cross_entropy_nats_per_token`, `perplexity`
-    (its exponential), `accuracy_fraction`, `target_tokens` and `examples`. Of a mixture they are
-    those of all tasks together, and once more of each, named `TASK/SCORE`. Where a task names
-    metrics, its targets are written greedily, and the metrics' scores are among its own.
+    (its exponential), `bits_per_byte` (all nats of the targets over the UTF-8 bytes of their text),
+    `accuracy_fraction` (of tokens), `sequence_accuracy_fraction` (of targets with all tokens
+    right), `target_tokens` and `examples`. Where a task names metrics, targets are written, or
+    chosen, and the metrics' scores are there too; where it names a category, all once more for
+    each, named `FIELD=VALUE/SCORE`. Of a mixture they are those of all tasks together, and once
+    more of each task, named `TASK/SCORE`.
 
     Args:
         counted: from target tokens to which of them count; None for all.
@@ -76,72 +90,122 @@ def make_evaluate(
     check_lengths(mesh, layout.lengths)
     rows, place = local_rows(sharding, batch_size), make_global(sharding, batch_size)
 
+    @functools.partial(jax.jit, out_shardings=jax.NamedSharding(mesh.devices, jax.P()))
     def eval_step(params: Any, loss: CrossEntropy, batch: Batch) -> dict[str, jax.Array]:
-        sums, (_, weights) = batch_loss(model, params, batch, loss), targets_of(batch)
-        return {**sums, "examples": (weights > 0).any(axis=1).sum().astype(float)}
+        return batch_loss(model, params, batch, loss, by_row=True)
 
-    compiled = jax.jit(eval_step)
+    def sums_of(params: Any, examples: Sequence[Example]) -> dict[str, jax.Array]:
+        some = [[examples[row]] if row < len(examples) else [] for row in rows]
+        batch = batch_of(layout, some)
+        if counted is not None:
+            targets, weights = targets_of(batch)
+            name = f"{writing_side(batch)}_loss_weights"
+            batch = {**batch, name: weights * counted(targets)}
+        return eval_step(params, as_inputs(loss), place(batch))
 
-    def sums_of(params: Any, part: Task) -> list[Sums]:
+    predict_all = _make_predict_all(model, mesh, task, decoding, batch_size)
+    has_text = not isinstance(model, EncoderOnly) or model.classes is None
+
+    def scores_of(params: Any, part: Task) -> tuple[Sums, dict[str, float]]:
+        """Returns the sums of every example, and the scores of the whole and of categories."""
+        waiting = questions(part, split)
         sums: list[dict[str, jax.Array]] = []
-        for batch in eval_batches(part, split, layout, rows=rows, batch_size=batch_size):
-            if counted is not None:
-                targets, weights = targets_of(batch)
-                name = f"{writing_side(batch)}_loss_weights"
-                batch = {**batch, name: weights * counted(targets)}
-            sums.append(compiled(params, as_inputs(loss), place(batch)))
+        num_bytes: list[int] = []
+        categories: list[str] = []
+        # Only what metrics need stays in memory.
+        asked: list[Question] = []
+        while some := list(itertools.islice(waiting, batch_size)):
+            examples = [question.example for question in some]
+            with on_mesh(mesh):
+                sums.append(sums_of(params, examples))
             settle(sums, mesh)
+            if has_text:
+                num_bytes += [part.vocabulary.num_bytes(each["targets"]) for each in examples]
+            categories += [question.category or "" for question in some]
+            asked += some if part.metrics else []
         if not sums:
             raise UserError(f"split {split!r} of task {part.name!r} holds no example to score")
-        fetched: list[Sums] = jax.device_get(sums)
-        return fetched
-
-    @functools.cache
-    def writer(length: int) -> Any:
-        assert isinstance(model, EncoderDecoder)
-        stop_ids = (task.vocabulary.eos_id,)
-        return jax.jit(
-            lambda params, batch: (
-                greedy(model, params, batch, length=length, stop_ids=stop_ids),
-                batch["decoder_target_tokens"],
-                batch["decoder_segment_ids"],
-            ),
-            out_shardings=jax.NamedSharding(mesh.devices, jax.P()),
-        )
-
-    def texts_of(params: Any, part: Task) -> tuple[list[str], list[str]]:
-        targets: list[str] = []
-        predictions: list[str] = []
-        if part.metrics:
-            write, decode = writer(part.objective.targets_length), part.vocabulary.decode
-            for batch in eval_batches(part, split, layout, rows=rows, batch_size=batch_size):
-                written, wanted, segments = jax.device_get(write(params, place(batch)))
-                used = (segments > 0).any(axis=1)
-                targets += [decode(ids[ids > 0]) for ids in wanted[used]]
-                predictions += [decode(ids[ids > 0]) for ids in written[used]]
-        return targets, predictions
+        fetched, count = jax.device_get(sums), len(categories)
+        of_each = {
+            name: np.concatenate([each[name] for each in fetched])[:count] for name in fetched[0]
+        }
+        of_each["bytes"] = np.array(num_bytes or [0] * count)
+        predictions = predict_all(params, part, asked)
+        among = {"": np.arange(count)}
+        for name in sorted(set(categories)) if part.category is not None else ():
+            among[f"{part.category}={name}/"] = np.flatnonzero(np.array(categories) == name)
+        scores: dict[str, float] = {}
+        for prefix, numbers in among.items():
+            made = _scores({name: values[numbers] for name, values in of_each.items()})
+            if predictions:
+                answers = [asked[number].answers for number in numbers]
+                made |= part.score(answers, [predictions[number] for number in numbers])
+            scores |= {f"{prefix}{name}": value for name, value in made.items()}
+        return of_each, scores
 
     def evaluate(params: Any) -> dict[str, float]:
-        with on_mesh(mesh):
-            parts = {part.name: sums_of(params, part) for part in task.tasks}
-        # Written token by token, so there is no length to split.
-        with on_mesh(mesh.without("length")):
-            written = {part.name: part.score(*texts_of(params, part)) for part in task.tasks}
-        scores = _scores([sums for part in parts.values() for sums in part])
+        parts = {part.name: scores_of(params, part) for part in task.tasks}
         if len(parts) == 1:
-            return {**scores, **written[task.tasks[0].name]}
-        for name, sums in parts.items():
-            of_task = {**_scores(sums), **written[name]}
+            return parts[task.tasks[0].name][1]
+        every = [sums for sums, _ in parts.values()]
+        scores = _scores({name: np.concatenate([s[name] for s in every]) for name in every[0]})
+        for name, (_, of_task) in parts.items():
             scores |= {f"{name}/{score}": value for score, value in of_task.items()}
         return scores
 
     return evaluate
 
 
-def _scores(sums: list[Sums]) -> dict[str, float]:
-    scores = means(sums)
+def _make_predict_all(
+    model: Model, mesh: DeviceMesh, task: Task | Mixture, decoding: Decoding, batch_size: int
+) -> Callable[[Any, Task, Sequence[Question]], list[str]]:
+    """Returns what predicts the answers of questions, by choice or by writing."""
+
+    @functools.cache
+    def writer(length: int) -> Any:
+        assert not isinstance(model, EncoderOnly)
+        stops = (task.vocabulary.eos_id,)
+        return make_predict(
+            *(model, mesh, decoding), stop_ids=stops, targets_length=length, batch_size=batch_size
+        )
+
+    @functools.cache
+    def scorer() -> Any:
+        assert not isinstance(model, EncoderOnly)
+        return make_score(model, mesh, batch_size=batch_size)
+
+    def predict_all(params: Any, part: Task, asked: Sequence[Question]) -> list[str]:
+        if not asked:
+            return []
+        if part.choices is not None:
+            examples = [example for question in asked for _, example in question.choices]
+            scores = iter(scorer()(params, examples))
+            return [
+                max((next(scores).score, -n, text) for n, (text, _) in enumerate(q.choices))[2]
+                for q in asked
+            ]
+        prompts = [
+            Prompt(inputs=question.example["inputs"], number=number)
+            for number, question in enumerate(asked)
+        ]
+        written = writer(part.objective.targets_length)(params, prompts)
+        return [part.vocabulary.decode(best.tokens) for best, *_ in written]
+
+    return predict_all
+
+
+def _scores(sums: Sums) -> dict[str, float]:
+    """Returns what numbers of some examples amount to."""
+    has_targets = sums["tokens"] > 0
+    examples = float(has_targets.sum())
+    right = float((has_targets & (sums["correct"] == sums["tokens"])).sum())
+    total = {name: math.fsum(values.tolist()) for name, values in sums.items()}
+    scores = means([total])
+    bits = total["cross_entropy"] / math.log(2)
     return {
         **scores,
         "perplexity": math.exp(min(scores["cross_entropy_nats_per_token"], 700.0)),
-        "examples": math.fsum(float(s["examples"]) for s in sums),
+        **({"bits_per_byte": bits / total["bytes"]} if total["bytes"] else {}),
+        "sequence_accuracy_fraction": right / max(examples, 1.0),
+        "examples": examples,
     }

@@ -17,7 +17,6 @@ from t5lite.inference.decoding import (
     read_prompt,
     repeated,
     without,
-    without_targets,
 )
 from t5lite.inference.filters import keep_top_k, keep_top_p
 from t5lite.models.architectures import Batch
@@ -81,19 +80,6 @@ def sample(
     tokens = jnp.take_along_axis(tokens, order[..., None], axis=1)
     total = jnp.take_along_axis(total, order, axis=1)
     return Written(tokens, total, total)
-
-
-def greedy(
-    model: Writer, params: Any, batch: Batch, *, length: int, stop_ids: Sequence[int]
-) -> Int[Array, "b l"]:
-    """Returns for the inputs of each row the likeliest token each time, and padding (0) behind."""
-    given = without_targets(batch)
-    # Nothing is drawn.
-    keys = jax.random.split(jax.random.key(0), batch["encoder_segment_ids"].shape[0])
-    written = sample(
-        *(model, params, given, Decoding()), length=length, stop_ids=stop_ids, keys=keys
-    )
-    return written.tokens[:, 0]
 
 
 def _chosen(

@@ -13,7 +13,7 @@ from t5lite.models.architectures import Batch, Model, targets_of
 from t5lite.models.experts import COLLECTION
 from t5lite.models.losses import CrossEntropy
 
-Sums = dict[str, Float[Array, ""]]
+Sums = dict[str, Float[Array, "..."]]
 
 
 def batch_loss(
@@ -24,6 +24,7 @@ def batch_loss(
     *,
     dropout_rate: Number | None = None,
     key: Key[Array, ""] | None = None,
+    by_row: bool = False,
 ) -> Sums:
     """Returns `CrossEntropy.sums` of the batch; with experts also what `route` tells of each row.
 
@@ -33,6 +34,7 @@ def batch_loss(
 
     Args:
         key: of dropout; needed where there is a rate.
+        by_row: whether the sums are those of each row.
     """
     variables, rngs = {"params": params}, None if key is None else {"dropout": key}
     has_experts = model.config.num_experts is not None
@@ -49,13 +51,13 @@ def batch_loss(
 
     def sums_of(x: Float[Array, "b l e"], targets: Int[Array, "b l"], weights: Any) -> Sums:
         logits: Any = model.apply(variables, x, method="logits")
-        return loss.sums(logits, targets, weights)
+        return loss.sums(logits, targets, weights, by_row=by_row)
 
     sums = _by_chunks(sums_of, loss.chunks, hidden, targets, weights)
     if has_experts:
         of_row = jnp.sum(weights, axis=1, dtype=jnp.float32)
         experts = {
-            name: jnp.sum(jnp.concatenate(leaves) * of_row[None])
+            name: jnp.sum(jnp.concatenate(leaves) * of_row[None], 0 if by_row else None)
             for name, leaves in _gathered(told[COLLECTION]).items()
         }
         layers = model.config.num_encoder_layers + model.config.num_decoder_layers

@@ -49,8 +49,10 @@ class CrossEntropy:
         logits: Float[Array, "b l v"],
         targets: Int[Array, "b l"],
         weights: Int[Array, "b l"] | Float[Array, "b l"],
-    ) -> dict[str, Float[Array, ""]]:
-        """Returns sums over the tokens of a batch, each token times its weight.
+        *,
+        by_row: bool = False,
+    ) -> dict[str, Float[Array, "..."]]:
+        """Returns sums over the tokens of a batch, or of each of its rows, times their weights.
 
         Returns:
             loss: what is trained on, `cross_entropy` smoothed, plus `z_loss`, in nats.
@@ -79,12 +81,13 @@ class CrossEntropy:
         )
         z_loss = self.z_loss * jnp.square(log_normaliser)
         correct = jnp.argmax(logits, axis=-1) == targets
+        axis = 1 if by_row else None
         return {
-            "loss": jnp.sum((smoothed + z_loss) * weights),
-            "cross_entropy": jnp.sum(cross_entropy * weights),
-            "z_loss": jnp.sum(z_loss * weights),
-            "correct": jnp.sum(correct * weights),
-            "tokens": jnp.sum(weights),
+            "loss": jnp.sum((smoothed + z_loss) * weights, axis),
+            "cross_entropy": jnp.sum(cross_entropy * weights, axis),
+            "z_loss": jnp.sum(z_loss * weights, axis),
+            "correct": jnp.sum(correct * weights, axis),
+            "tokens": jnp.sum(weights, axis),
         }
 
 

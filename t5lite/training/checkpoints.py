@@ -5,14 +5,16 @@
 
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
 
 from t5lite.core.errors import UserError
 from t5lite.core.lazy import by_name
@@ -28,6 +30,7 @@ class Checkpoints:
         directory: the folder; created unless `read_only`.
         keep: how many of the latest are kept; None for all.
         keep_every_steps: those at multiples of it are kept for ever.
+        keep_best: whether the one with the highest `rank` is kept too.
         handlers: Orbax's, for the items of a checkpoint; None for its usual ones.
         asynchronous: whether training goes on while a checkpoint is written.
     """
@@ -38,30 +41,55 @@ class Checkpoints:
         *,
         keep: int | None = None,
         keep_every_steps: int | None = None,
+        keep_best: bool = False,
         read_only: bool = False,
         handlers: Mapping[str, Any] | None = None,
         asynchronous: bool = True,
     ) -> None:
+        kept: list[Any] = [policies.LatestN(keep)]
+        if keep_every_steps is not None:
+            kept.append(policies.EveryNSteps(keep_every_steps))
+        if keep_best:
+            kept.append(_Best(self))
         options = ocp.CheckpointManagerOptions(
             enable_async_checkpointing=asynchronous,
-            max_to_keep=keep,
-            keep_period=keep_every_steps,
+            preservation_policy=policies.AnyPreservationPolicy(kept),
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
         )
-        self._directory = directory.absolute()
+        self.directory = directory.absolute()
+        self._ranks: dict[int, float | None] = {}
         own = {"state": ocp.PyTreeCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(
-            self._directory, options=options, item_handlers=dict(handlers or own)
+            self.directory, options=options, item_handlers=dict(handlers or own)
         )
 
     def steps(self) -> list[int]:
         """Returns the steps of all complete checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
+    def reload(self) -> list[int]:
+        """Looks again which there are, and returns their steps."""
+        self._manager.reload()
+        return self.steps()
+
+    def best(self) -> int | None:
+        """Returns the step with the highest rank, the latest of several; None where none has any.
+
+        A checkpoint's rank is what was saved as `rank` with it.
+        """
+        ranks = {step: self._rank(step) for step in self.steps()}
+        ranked = [(rank, step) for step, rank in ranks.items() if rank is not None]
+        return max(ranked)[1] if ranked else None
+
+    def _rank(self, step: int) -> float | None:
+        if step not in self._ranks:
+            self._ranks[step] = self.about(step).get("rank")
+        return self._ranks[step]
+
     def path(self, step: int) -> str:
         """Returns the folder of one checkpoint."""
-        return str(self._directory / str(step))
+        return str(self.directory / str(step))
 
     def save(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
         """Copies the state and writes it while training goes on.
@@ -72,6 +100,7 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state), about=ocp.args.JsonSave(dict(about))
         )
+        self._ranks[step] = about.get("rank")
         # Asked beforehand, because a write that fails half-way prints pages of tracebacks.
         self.check_room(state)
         with self._write_errors():
@@ -80,10 +109,10 @@ class Checkpoints:
     def check_room(self, state: Any) -> None:
         """Raises a UserError where the disk has no room for one checkpoint of `state`."""
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-        free = shutil.disk_usage(self._directory).free
+        free = shutil.disk_usage(self.directory).free
         if free < size:
             raise UserError(
-                f"a checkpoint needs {size:,} bytes, but {self._directory} has {free:,} left; "
+                f"a checkpoint needs {size:,} bytes, but {self.directory} has {free:,} left; "
                 "those that are there are whole: make room and start again to go on"
             )
 
@@ -110,6 +139,18 @@ class Checkpoints:
         """
         self._check_shapes(step, {"params": params})
         return self.restore_part(step, {"params": params})["params"]
+
+    def restore_average(self, steps: Sequence[int], params: Any) -> Any:
+        """Returns the mean of the parameters of some steps, placed as the abstract `params` say.
+
+        Two sets of parameters are in memory at a time.
+        """
+        add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
+        total = self.restore_params(steps[0], params)
+        for step in steps[1:]:
+            total = add(total, self.restore_params(step, params))
+        divide = jax.jit(lambda a, n: jax.tree.map(lambda x: x / n, a), donate_argnums=0)
+        return divide(total, np.float32(len(steps)))
 
     def restore_part(self, step: int, item: Any) -> Any:
         """Returns the arrays of `step` that the abstract `item` has, and no others."""
@@ -191,9 +232,22 @@ class Checkpoints:
             full = "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
             reason = "the disk is full" if full else str(error).splitlines()[0]
             raise UserError(
-                f"a checkpoint could not be written in {self._directory}: {reason}; those before "
+                f"a checkpoint could not be written in {self.directory}: {reason}; those before "
                 "it are whole; make room and start again to go on from the latest"
             ) from error
+
+
+class _Best:
+    """Orbax's policy that keeps the checkpoint with the highest rank."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Says of each checkpoint, among all there are, whether it is to be kept."""
+        del context
+        best = self._checkpoints.best()
+        return [each.step == best for each in checkpoints]
 
 
 def _shapes(tree: Any, roots: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

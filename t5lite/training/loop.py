@@ -54,6 +54,7 @@ def train(program: TrainProgram, *, evaluate: Evaluate, config_text: str) -> Tra
     model_dir, first = pathlib.Path(run.model_dir), jax.process_index() == 0
     sharding = batch_sharding(mesh, run.batch_size)
     rows, place = local_rows(sharding, run.batch_size), make_global(sharding, run.batch_size)
+    ranked = bool(run.keep_highest or run.keep_lowest)
     with contextlib.ExitStack() as stack:
         stack.enter_context(on_mesh(mesh))
         checkpoints = stack.enter_context(
@@ -62,6 +63,7 @@ def train(program: TrainProgram, *, evaluate: Evaluate, config_text: str) -> Tra
                     model_dir / FOLDER,
                     keep=run.keep_checkpoints,
                     keep_every_steps=run.keep_every_steps,
+                    keep_best=ranked,
                 )
             )
         )
@@ -87,10 +89,12 @@ def train(program: TrainProgram, *, evaluate: Evaluate, config_text: str) -> Tra
         compiled = program.lower().compile()
         meter = Meter(run, compile_seconds=time.perf_counter() - started)
 
-        def score(step: int) -> None:
+        def score(step: int) -> float | None:
             scores = evaluate(state.params)
+            rank = run.rank(scores)
             writer.write(step, run.eval_split, scores)
             progress.score(step, run.eval_split, scores)
+            return rank
 
         if is_new:
             score(first_step)
@@ -101,7 +105,9 @@ def train(program: TrainProgram, *, evaluate: Evaluate, config_text: str) -> Tra
             meter.sums.append(sums)
             settle(meter.sums, mesh)
             progress.advance(step)
+            scoring = due(step, every=run.eval_every_steps, last=run.total_steps)
             saving = due(step, every=run.checkpoint_every_steps, last=run.total_steps)
+            saving = saving or (scoring and ranked)
             if saving or due(step, every=run.log_every_steps):
                 metrics = meter.read()
                 # The gradient too: it is what the next loss would show.
@@ -114,11 +120,11 @@ def train(program: TrainProgram, *, evaluate: Evaluate, config_text: str) -> Tra
                 writer.write(step, "train", metrics)
                 progress.report(step, metrics)
             with meter.paused():
-                if due(step, every=run.eval_every_steps, last=run.total_steps):
-                    score(step)
+                rank = score(step) if scoring else None
                 # Last: all that is told of a step is written before there is a checkpoint of it.
                 if saving:
-                    checkpoints.save(step, state, {**about(run), "data": feed.state()})
+                    told = {**about(run), "rank": rank, "data": feed.state()}
+                    checkpoints.save(step, state, told)
     return state
 
 

@@ -14,6 +14,8 @@ COMMON = (
     "z_loss_nats_per_token",
     "perplexity",
     "accuracy_fraction",
+    "sequence_accuracy_fraction",
+    "bits_per_byte",
     "target_tokens",
     "examples",
 )

@@ -1,13 +1,14 @@
 """A training run as the user describes it: every choice, checked before anything starts."""
 
 import dataclasses
+import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from t5lite.core.errors import UserError, check_choice
+from t5lite.core.errors import UserError, check_choice, suggestion
 from t5lite.core.numbers import Number, check_number
 from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, EncoderLayout, Layout
 from t5lite.data.mixture import Mixture
@@ -55,6 +56,9 @@ class Run:
         checkpoint_every_steps: how often a checkpoint is saved; the last step always is.
         keep_checkpoints: how many of the latest are kept.
         keep_every_steps: checkpoints at multiples of this are kept for ever; None for none.
+        keep_highest, keep_lowest: a score such as "exact_match_fraction", of which the checkpoint
+            with the best value is kept too; one is saved with every evaluation. At most one of
+            both.
         initial_checkpoint: a `checkpoints/STEP` folder whose parameters a new run starts from.
         restore_rules: where the model is not the checkpoint's, which parameters come from where:
             a list of ('map', PATTERN, NAME), ('fresh', PATTERN), ('grow', PATTERN), ('layers',
@@ -92,6 +96,8 @@ class Run:
     checkpoint_every_steps: int = 1000
     keep_checkpoints: int = 3
     keep_every_steps: int | None = None
+    keep_highest: str | None = None
+    keep_lowest: str | None = None
     initial_checkpoint: str | None = None
     restore_rules: Sequence[Any] = ()
     restore_optimizer: bool = False
@@ -128,6 +134,11 @@ class Run:
                 f"train.batch_size must be divisible by train.microbatches ({self.microbatches}), "
                 f"got {self.batch_size}"
             )
+        if self.keep_highest is not None and self.keep_lowest is not None:
+            raise UserError(
+                "train.keep_highest and train.keep_lowest cannot both be there, got "
+                f"{self.keep_highest!r} and {self.keep_lowest!r}"
+            )
         check_choice("train.param_dtype", self.param_dtype, DTYPES)
         check_rules(self.restore_rules)
         if self.initial_checkpoint is None and (self.restore_rules or self.restore_optimizer):
@@ -154,15 +165,29 @@ class Run:
         for task in self.task.tasks:
             model, objective = type(self.model).__name__, type(task.objective).__name__
             _check_place_by_place(self.model, task.objective)
-            if task.metrics and not isinstance(self.model, EncoderDecoder):
-                raise UserError(
-                    f"Task.metrics of {task.name!r} need an EncoderDecoder to write, got {model}"
-                )
             if isinstance(self.model, EncoderDecoder) and task.objective.inputs_length == 0:
                 raise UserError(
                     f"{model} cannot train on {objective}: it makes no inputs; use DecoderOnly or "
                     "another objective"
                 )
+
+    def rank(self, scores: Mapping[str, float]) -> float | None:
+        """Returns what a checkpoint with these scores is ranked by, if at all.
+
+        Raises:
+            UserError: where the score that `keep_highest` or `keep_lowest` names is not there.
+        """
+        name = self.keep_highest or self.keep_lowest
+        if name is None:
+            return None
+        if name not in scores:
+            owner = "train.keep_highest" if self.keep_highest else "train.keep_lowest"
+            raise UserError(
+                f"{owner} must be a score of the evaluation, got {name!r}; "
+                f"{suggestion(name, scores)}"
+            )
+        value = scores[name] if self.keep_highest else -scores[name]
+        return value if math.isfinite(value) else None
 
     @property
     def stream_seed(self) -> int:

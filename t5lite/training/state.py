@@ -38,6 +38,19 @@ def param_axes(model: Model) -> Any:
     return logical_axes(jax.eval_shape(lambda: init(model, jax.random.key(0))))
 
 
+def abstract_params(model: Model, mesh: DeviceMesh) -> Any:
+    """Returns shapes, dtypes and shardings of the parameters.
+
+    Raises:
+        UserError: where the mesh does not divide an axis that it splits.
+    """
+    shapes = jax.eval_shape(lambda: nn.unbox(init(model, jax.random.key(0))))
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        *(shapes, tree_shardings(shapes, param_axes(model), mesh)),
+    )
+
+
 def initial_state(
     model: Model, hyper: Hyperparameters, axes: Any, param_dtype: str = "float32"
 ) -> TrainState:

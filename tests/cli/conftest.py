@@ -11,13 +11,13 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 @pytest.fixture
 def t5lite(data_dir):
     """Runs a command in the checkout; its data sets are those of the session."""
-    environment = {**os.environ, "TFDS_DATA_DIR": data_dir, "COLUMNS": "200"}
+    usual = {**os.environ, "TFDS_DATA_DIR": data_dir, "COLUMNS": "200"}
 
-    def start(*arguments, **options):
+    def start(*arguments, environment=None, **options):
         return subprocess.Popen(
             [sys.executable, "-m", "t5lite", *arguments],
             cwd=ROOT,
-            env=environment,
+            env={**usual, **(environment or {})},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,8 +1,16 @@
+import json
+import math
+
+import numpy as np
 import pytest
 
-from t5lite.data.features import EncoderDecoderLayout
+from t5lite.core.errors import UserError
+from t5lite.data.features import DecoderLayout, EncoderDecoderLayout
+from t5lite.data.file_source import FileSource
 from t5lite.data.task import Task
+from t5lite.inference.decoding import Decoding
 from t5lite.inference.evaluate import make_evaluate
+from t5lite.inference.predict import Prompt, make_predict
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from t5lite.models.losses import CrossEntropy
 from t5lite.objectives.supervised import Supervised
@@ -68,10 +76,13 @@ def test_scores_do_not_depend_on_batch_or_mesh(causal, text_file, data_dir):
 SEEN = []
 
 
-def remember(targets, predictions):
+def remember(answers, predictions):
     """A metric of one's own."""
-    SEEN.append((list(targets), list(predictions)))
-    return {"same_fraction": sum(map(str.__eq__, targets, predictions)) / len(targets)}
+    SEEN.append((list(answers), list(predictions)))
+    return {
+        "same_fraction": sum(p in a for a, p in zip(answers, predictions, strict=True))
+        / len(answers)
+    }
 
 
 def test_metrics_see_every_target_once_and_what_was_written(text_file, data_dir):
@@ -97,11 +108,127 @@ def test_metrics_see_every_target_once_and_what_was_written(text_file, data_dir)
         scores = evaluate(params)
         assert {"same_fraction", "word_f1_fraction", "perplexity"} < scores.keys()
     records = source.records("validation")
-    wanted = [records[n]["text"][:11] for n in range(len(records))]
-    (targets, predictions), (targets_again, predictions_again) = SEEN
-    assert targets == targets_again == wanted
+    wanted = [[records[n]["text"]] for n in range(len(records))]
+    (answers, predictions), (answers_again, predictions_again) = SEEN
+    assert answers == answers_again == wanted
     assert predictions == predictions_again
-    assert len(predictions) == len(targets)
+    assert len(predictions) == len(answers)
+
+
+def of_pairs(folder, data_dir, records, **choices):
+    """A task of the records, each an object of texts."""
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    source = FileSource(
+        files={"validation": str(path)}, fields=tuple(records[0]), data_dir=data_dir
+    )
+    return Task(
+        source=source,
+        vocabulary=small.ByteVocabulary(),
+        objective=Supervised(inputs_length=16, targets_length=8),
+        **{"inputs": "{question}", "targets": "{answer}", **choices},
+    )
+
+
+def scores_of(task, mesh=Mesh(data=8), batch_size=8, model=None):  # noqa: B008
+    model = model or EncoderDecoder(small.config())
+    layout = (
+        EncoderDecoderLayout(16, 8)
+        if isinstance(model, EncoderDecoder)
+        else DecoderLayout(24, has_inputs=True)
+    )
+    evaluate = make_evaluate(
+        *(model, task, layout, CrossEntropy(), mesh.make()),
+        split="validation",
+        batch_size=batch_size,
+    )
+    return evaluate(small.params(model))
+
+
+WORDS = ["red", "green", "blue", "black"]
+
+
+def test_the_likeliest_of_the_choices_is_predicted(tmp_path, data_dir):
+    losses = []
+    for word in WORDS:
+        only = of_pairs(tmp_path, data_dir, [{"question": "colour 3", "answer": word}])
+        made = scores_of(only)
+        losses.append(made["cross_entropy_nats_per_token"] * made["target_tokens"])
+    best = WORDS[losses.index(min(losses))]
+    for word in WORDS:
+        records = [{"question": "colour 3", "answer": word}]
+        made = of_pairs(tmp_path, data_dir, records, choices=WORDS, metrics=["exact_match"])
+        assert scores_of(made)["exact_match_fraction"] == float(word == best)
+
+
+def test_choices_and_right_answers_may_be_lists_in_fields(tmp_path, data_dir):
+    records = [
+        {"question": "q", "answer": "none", "right": ["yes", "no"], "options": ["yes", "no"]},
+        {"question": "q", "answer": "none", "right": ["maybe"], "options": ["yes", "no"]},
+    ]
+    task = of_pairs(
+        *(tmp_path, data_dir, records),
+        references="right",
+        choices="options",
+        metrics=["exact_match"],
+    )
+    assert scores_of(task)["exact_match_fraction"] == 0.5
+
+
+def test_scores_of_categories_add_up_to_those_of_the_whole(tmp_path, data_dir):
+    records = [
+        {"question": f"word {n}", "answer": "ab" * (n % 3 + 1), "lang": "ende"[n % 2 * 2 :][:2]}
+        for n in range(13)
+    ]
+    task = of_pairs(tmp_path, data_dir, records, category="lang", metrics=["word_f1"])
+    made = scores_of(task)
+    parts = [f"lang={name}/" for name in ("de", "en")]
+    for name in ("target_tokens", "examples"):
+        assert sum(made[part + name] for part in parts) == made[name]
+    for name in ("cross_entropy_nats_per_token", "accuracy_fraction"):
+        of_parts = [made[part + name] * made[part + "target_tokens"] for part in parts]
+        assert sum(of_parts) / made["target_tokens"] == pytest.approx(made[name])
+    assert {part + "word_f1_fraction" for part in parts} < made.keys()
+
+
+def test_bits_per_byte_and_whole_sequences_are_what_they_say(tmp_path, data_dir):
+    # Every byte is a token, and every target has one more, its end.
+    records = [{"question": "q", "answer": "grün"}, {"question": "q", "answer": "rot"}]
+    made = scores_of(of_pairs(tmp_path, data_dir, records))
+    nats = made["cross_entropy_nats_per_token"] * made["target_tokens"]
+    assert made["target_tokens"] == 5 + 3 + 2
+    assert made["bits_per_byte"] == pytest.approx(nats / math.log(2) / 8)
+    assert made["sequence_accuracy_fraction"] == 0.0
+
+
+def test_a_decoder_alone_writes_answers_too(tmp_path, data_dir):
+    records = [{"question": f"word {n}", "answer": "ab"} for n in range(5)]
+    task = of_pairs(tmp_path, data_dir, records, metrics=["tests.inference.test_evaluate:remember"])
+    model = DecoderOnly(small.decoder_config())
+    scores_of(task, model=model)
+    predict = make_predict(
+        *(model, Mesh().make(), Decoding()), stop_ids=(1,), targets_length=8, batch_size=8
+    )
+    inputs = [np.append(task.vocabulary.encode(record["question"]), 1) for record in records]
+    prompts = [Prompt(inputs=ids.astype(np.int32)) for ids in inputs]
+    written = predict(small.params(model), prompts)
+    assert SEEN[-1][1] == [task.vocabulary.decode(best.tokens) for best, *_ in written]
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"category": "land"}, "Task.category names the field 'land'; did you mean 'lang'"),
+        ({"references": "right"}, "Task.references names the field 'right'"),
+        ({"choices": ["a"], "metrics": []}, "Task.choices is for metrics"),
+        ({"choices": "lang"}, "field 'lang' of record 0 must be a JSON list of texts"),
+    ],
+)
+def test_fields_that_do_not_fit_are_refused(choices, message, tmp_path, data_dir):
+    records = [{"question": "q", "answer": "a", "lang": "[3]"}]
+    choices = {"metrics": ["exact_match"], **choices}
+    with pytest.raises(UserError, match=message):
+        scores_of(of_pairs(tmp_path, data_dir, records, **choices))
 
 
 def shout(record):

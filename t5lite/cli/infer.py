@@ -1,0 +1,202 @@
+"""`t5lite infer`."""
+
+import dataclasses
+import datetime
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import rich.console
+import rich.progress
+
+from t5lite import configurables
+from t5lite.cli.quiet import quiet_libraries
+from t5lite.cli.selection import Chosen, chosen_checkpoints
+from t5lite.core.errors import UserError
+from t5lite.data import vocabularies
+from t5lite.data.vocabularies import Vocabulary
+from t5lite.inference.answers import Answer, Reader, predicted, scored
+from t5lite.inference.decoding import Writer
+from t5lite.inference.infer import Output, check_free, infer
+from t5lite.inference.predict import make_predict
+from t5lite.inference.requests import Inference, fingerprint, read_requests
+from t5lite.inference.score import make_score
+from t5lite.models.architectures import EncoderOnly, Model
+from t5lite.models.description import model_of
+from t5lite.parallel.mesh import DeviceMesh
+from t5lite.parallel.processes import start_processes
+from t5lite.training.run import Run
+from t5lite.training.state import abstract_params
+
+
+def run(flags: Any, bindings: Sequence[str]) -> None:
+    """Writes targets for all objects of a file, or scores those that it has."""
+    quiet_libraries()
+    for name in ("input", "output"):
+        if getattr(flags, name) is None:
+            raise UserError(f"infer needs --{name}=FILE")
+    path = pathlib.Path(flags.output).expanduser()
+    check_free(path)
+    trained: Run | None = None
+    if flags.gin_file:
+        trained, inference = configurables.load(
+            flags.gin_file, bindings, flags.gin_search_paths, "train", "infer"
+        )
+    elif flags.checkpoint == "latest":
+        raise UserError("infer needs --checkpoint=FOLDER, or the --gin_file of a run")
+    else:
+        (inference,) = configurables.load([], bindings, flags.gin_search_paths, "infer")
+    start_processes()
+    model_dir = None if trained is None else trained.model_dir
+    with chosen_checkpoints(model_dir, flags.checkpoint, flags.average) as chosen:
+        if len(chosen) != 1:
+            raise UserError(f"infer takes one checkpoint, got {len(chosen)}")
+        model, vocabulary = _model_and_vocabulary(trained, chosen[0])
+        reader = Reader(
+            vocabulary,
+            inference.inputs_length or _longest(trained, "inputs_length", 512),
+            inference.targets_length or _longest(trained, "targets_length", 128),
+            end_inputs=inference.end_inputs,
+        )
+        total = _check_all(flags, inference, reader)
+        settings = dataclasses.asdict(inference)
+        # Of these nothing depends on more than rounding.
+        del settings["mesh"], settings["batch_size"]
+        identity = {
+            "input": fingerprint(flags.input),
+            "mode": flags.mode,
+            "checkpoint": [chosen[0].path, list(chosen[0].steps)],
+            "settings": {**settings, "lengths": reader.lengths},
+        }
+        mesh = inference.mesh.make()
+        answer = _answering(flags.mode, model, vocabulary, mesh, inference, reader)
+        output = Output(path, identity)
+        params = chosen[0].params(abstract_params(model, mesh))
+    requests = (each for each in read_requests(flags.input, inference, flags.mode) if each)
+    with _Told(total, output.done) as told:
+        infer(
+            *(requests, output, lambda some, first: answer(params, some, first)),
+            chunk_size=inference.chunk_size,
+            on_done=told.on_done,
+        )
+        told.say(f"{total:,} results in {flags.output}")
+
+
+def _model_and_vocabulary(trained: Run | None, chosen: Chosen) -> tuple[Writer, Vocabulary]:
+    """Returns those of the run or, where there is none, what the checkpoint says of itself."""
+    if trained is not None:
+        model: Model = trained.model
+        vocabulary = trained.task.vocabulary
+    else:
+        about = chosen.about()
+        model = model_of(about, chosen.path)
+        # What convert writes names its files from the folder that it writes.
+        folder = pathlib.Path(chosen.path).parent.parent
+        vocabulary = vocabularies.from_description(about["vocabulary"], folder)
+    if isinstance(model, EncoderOnly):
+        raise UserError("infer needs a model with a decoder, got EncoderOnly; see t5lite eval")
+    return model, vocabulary
+
+
+def _longest(trained: Run | None, name: str, otherwise: int) -> int:
+    """Returns the longest of the run's examples."""
+    if trained is None:
+        return otherwise
+    return max(getattr(task.objective, name) for task in trained.task.tasks) or otherwise
+
+
+def _check_all(flags: Any, inference: Inference, reader: Reader) -> int:
+    """Reads all requests once, says what is to be known of them, and returns how many there are.
+
+    Raises:
+        UserError: where one cannot be answered.
+    """
+    total, empty = 0, 0
+    for request in read_requests(flags.input, inference, flags.mode):
+        if request is None:
+            empty += 1
+            continue
+        total += 1
+        try:
+            reader.check(request)
+        except UserError as error:
+            raise UserError(f"{flags.input}: object {total}: {error}") from error
+    if total == 0:
+        raise UserError(f"--input={flags.input} holds nothing to work on")
+    inputs, targets = reader.lengths
+    if reader.num_cut and inference.too_long == "refuse":
+        raise UserError(
+            f"{flags.input}: {reader.num_cut:,} of {total:,} objects are longer than {inputs} "
+            f"tokens of inputs or {targets} of targets; infer.too_long = 'cut' cuts them, "
+            "infer.inputs_length and infer.targets_length make room"
+        )
+    if jax.process_index() == 0 and empty:
+        print(f"{empty:,} empty lines are left out", file=sys.stderr)
+    if jax.process_index() == 0 and reader.num_cut:
+        longer = f"longer than {inputs} tokens of inputs or {targets} of targets"
+        print(f"{reader.num_cut:,} of {total:,} objects are {longer}: cut", file=sys.stderr)
+    return total
+
+
+def _answering(
+    mode: str,
+    model: Writer,
+    vocabulary: Vocabulary,
+    mesh: DeviceMesh,
+    inference: Inference,
+    reader: Reader,
+) -> Answer:
+    if mode == "score":
+        score = make_score(model, mesh, batch_size=inference.batch_size)
+        return scored(score, reader)
+    predict = make_predict(
+        *(model, mesh, inference.decoding),
+        stop_ids=(vocabulary.eos_id,),
+        targets_length=reader.lengths[1],
+        batch_size=inference.batch_size,
+        seed=inference.seed,
+    )
+    return predicted(predict, reader, vocabulary, num_best=inference.num_best)
+
+
+class _Told:
+    """Shows how many results are there: a bar on a terminal, lines elsewhere."""
+
+    def __init__(self, total: int, done: int) -> None:
+        shown = jax.process_index() == 0
+        self._console = rich.console.Console(
+            stderr=True, quiet=not shown, highlight=False, soft_wrap=True
+        )
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.completed:,}/{task.total:,}"),
+            rich.progress.BarColumn(bar_width=None),
+            rich.progress.TimeRemainingColumn(),
+            console=self._console,
+            disable=not (shown and self._console.is_terminal),
+        )
+        self._task = self._bar.add_task("", total=total, completed=done)
+        self._total, self._first, self._started = total, done, time.perf_counter()
+        if done:
+            self.say(f"going on behind {done:,} results that are there")
+
+    def __enter__(self) -> "_Told":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        self._console.print(text, markup=False)
+
+    def on_done(self, done: int) -> None:
+        """Tells that so many are there."""
+        self._bar.update(self._task, completed=done)
+        if self._bar.disable:
+            rate = (done - self._first) / (time.perf_counter() - self._started)
+            left = datetime.timedelta(seconds=round((self._total - done) / rate))
+            self.say(f"{done:,}/{self._total:,}  {rate:,.1f} a second  {left} left")

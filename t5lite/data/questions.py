@@ -1,0 +1,94 @@
+"""What evaluation asks a model: examples with their right answers."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+from t5lite.core.errors import UserError, suggestion
+from t5lite.core.examples import Example, PairObjective, Tokens
+from t5lite.data import preprocessors, templates
+from t5lite.data.stream import eval_examples
+from t5lite.data.task import Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+    """One example of a split.
+
+    Args:
+        answers: the right ones.
+        choices: what is to be chosen from; none for writing freely. With the targets that each
+            makes.
+        category: what `Task.category` says of it.
+    """
+
+    example: Example
+    answers: Sequence[str]
+    choices: Sequence[tuple[str, Example]] = ()
+    category: str | None = None
+
+
+def questions(task: Task, split: str) -> Iterator[Question]:
+    """Yields those of one pass over a split, in order, the same at every call.
+
+    Raises:
+        UserError: where a field is not there, or not what it should be.
+    """
+    if not task.takes_pairs:
+        for example in eval_examples(task, split):
+            answer = task.vocabulary.decode(example["targets"])
+            yield Question(example=example, answers=[answer])
+        return
+    assert task.inputs is not None
+    objective, vocabulary = cast(PairObjective, task.objective), task.vocabulary
+    records = task.source.records(split)
+    for number in range(len(records)):
+        steps = task.preprocessors
+        record = preprocessors.changed("Task.preprocessors", steps, records[number], number)
+        if record is None:
+            continue
+        inputs = vocabulary.encode(templates.fill(task.inputs, record))
+
+        def example_of(text: str, inputs: Tokens = inputs) -> Example:
+            return objective.from_pair(inputs, vocabulary.encode(text), vocabulary)
+
+        target = templates.fill(task.targets, record)
+        answers: Sequence[str] = [target]
+        if task.references is not None:
+            answers = _texts_of("Task.references", record, task.references, number)
+        choices: Sequence[str] = ()
+        if isinstance(task.choices, str):
+            choices = _texts_of("Task.choices", record, task.choices, number)
+        elif task.choices is not None:
+            choices = task.choices
+        category = task.category and _field("Task.category", record, task.category)
+        yield Question(
+            example=example_of(target),
+            answers=answers,
+            choices=[(choice, example_of(choice)) for choice in choices],
+            category=category,
+        )
+
+
+def _field(owner: str, record: Mapping[str, str], name: str) -> str:
+    if name not in record:
+        raise UserError(f"{owner} names the field {name!r}; {suggestion(name, record)}")
+    return record[name]
+
+
+def _texts_of(owner: str, record: Mapping[str, str], name: str, number: int) -> list[str]:
+    """Returns the texts of a field that holds a JSON list of them, or one text."""
+    text = _field(owner, record, name)
+    if not text.lstrip().startswith("["):
+        return [text]
+    try:
+        texts = json.loads(text)
+    except ValueError:
+        # A text that begins with a bracket.
+        return [text]
+    if not texts or not all(isinstance(each, str) for each in texts):
+        raise UserError(
+            f"{owner}: field {name!r} of record {number} must be a JSON list of texts, got {text}"
+        )
+    return list(texts)

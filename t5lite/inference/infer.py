@@ -1,0 +1,125 @@
+"""Results for the objects of a file, in their order, in a file that no kill can spoil.
+
+What is done stands in OUTPUT.partial, beside what it is done of; only the whole gets the name that
+was asked for.
+"""
+
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from t5lite.core.errors import UserError
+from t5lite.core.files import write_whole
+from t5lite.inference.requests import Request
+
+
+def check_free(path: pathlib.Path) -> None:
+    """Raises a UserError where results cannot go to `path`."""
+    if path.exists():
+        raise UserError(f"--output={path} is there already; name another, or remove it")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--output={path} must be in a folder that is there")
+
+
+class Output:
+    """The file of results, gone on with where an earlier attempt stopped.
+
+    Args:
+        path: of the whole; it must not be there.
+        identity: of the work. What is there of another is not touched.
+
+    Raises:
+        UserError: where the whole, or a part of other work, is there already.
+    """
+
+    def __init__(self, path: pathlib.Path, identity: Mapping[str, Any]) -> None:
+        self._path, self._is_first = path, jax.process_index() == 0
+        self._partial = path.with_name(f"{path.name}.partial")
+        self._identity = path.with_name(f"{path.name}.partial.json")
+        check_free(path)
+        mine = json.loads(json.dumps(identity))
+        if self._identity.exists():
+            theirs = json.loads(self._identity.read_text())
+            for name in {**theirs, **mine}:
+                if theirs.get(name) != mine.get(name):
+                    raise UserError(
+                        f"{self._partial} was begun with {name} {theirs.get(name)}, got "
+                        f"{mine.get(name)}; remove it, or name another --output"
+                    )
+        elif self._partial.exists():
+            raise UserError(f"{self._partial} is there already and not of this work; remove it")
+        elif self._is_first:
+            write_whole(self._identity, json.dumps(mine))
+        done = self._begin() if self._is_first else 0
+        # How many results are there: as the first process, which writes them, has it.
+        self.done = int(multihost_utils.broadcast_one_to_all(np.int64(done)))
+
+    def _begin(self) -> int:
+        """Drops a line that was cut off, and returns how many there are."""
+        self._partial.touch()
+        with self._partial.open("rb+") as file:
+            lines, end = 0, 0
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                lines, end = lines + 1, end + len(line)
+            file.truncate(end)
+        return lines
+
+    def write(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Appends results; when it returns they are on the disk."""
+        if not self._is_first:
+            return
+        with self._partial.open("a") as file:
+            file.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in results)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self) -> None:
+        """Gives the whole its name."""
+        if self._is_first:
+            self._partial.replace(self._path)
+            self._identity.unlink()
+
+
+def infer(
+    requests: Iterator[Request],
+    output: Output,
+    answer: Callable[[Sequence[Request], int], list[dict[str, Any]]],
+    *,
+    chunk_size: int,
+    on_done: Callable[[int], None],
+) -> None:
+    """Writes for every request what was given with what `answer` adds, in order.
+
+    Chunks begin at the same requests whenever it is started, so that an attempt that was killed
+    gives what an undisturbed one would have.
+
+    Args:
+        answer: from requests, and the number of the first of them, to what is added to each.
+        on_done: called with the number of results that are there.
+    """
+    # A chunk of which only a part was written is worked on as a whole once more.
+    for number, chunk in enumerate(_chunks(requests, chunk_size)):
+        first, behind = number * chunk_size, number * chunk_size + len(chunk)
+        if behind <= output.done:
+            continue
+        results = [
+            {**request.given, **added}
+            for request, added in zip(chunk, answer(chunk, first), strict=True)
+        ]
+        output.write(results[max(output.done - first, 0) :])
+        on_done(behind)
+    output.finish()
+
+
+def _chunks(requests: Iterator[Request], size: int) -> Iterator[list[Request]]:
+    while chunk := list(itertools.islice(requests, size)):
+        yield chunk

@@ -1,0 +1,72 @@
+"""Log-likelihoods of given targets."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from t5lite.core.examples import Example
+from t5lite.core.numbers import as_inputs
+from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, Layout, batch_of
+from t5lite.inference.buckets import batches_by_length, bucket
+from t5lite.inference.decoding import Writer
+from t5lite.models.architectures import Batch, EncoderDecoder
+from t5lite.models.batch_loss import batch_loss
+from t5lite.models.losses import CrossEntropy
+from t5lite.parallel.mesh import DeviceMesh
+from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
+
+
+class Likelihood(NamedTuple):
+    """`score` is the log-probability of all `target_tokens` of a target, in nats."""
+
+    score: float
+    target_tokens: int
+
+
+# From parameters and examples to the likelihood of each one's targets.
+Score = Callable[[Any, Sequence[Example]], list[Likelihood]]
+
+
+def make_score(model: Writer, mesh: DeviceMesh, *, batch_size: int) -> Score:
+    """Returns a function that scores the targets of examples, given their inputs.
+
+    Raises:
+        UserError: where the mesh does not divide the batch.
+    """
+    mesh = mesh.without("length")
+    sharding = batch_sharding(mesh, batch_size, owner="batch_size of scoring")
+    place, mine = make_global(sharding, batch_size), local_rows(sharding, batch_size)
+
+    @functools.partial(jax.jit, out_shardings=jax.NamedSharding(mesh.devices, jax.P()))
+    def sums_of(params: Any, loss: CrossEntropy, batch: Batch) -> Any:
+        sums = batch_loss(model, params, batch, loss, by_row=True)
+        return sums["cross_entropy"], sums["tokens"]
+
+    def score(params: Any, examples: Sequence[Example]) -> list[Likelihood]:
+        found = [Likelihood(0.0, 0)] * len(examples)
+        sizes = [(len(example["targets"]), len(example["inputs"])) for example in examples]
+        with on_mesh(mesh):
+            for indices in batches_by_length(sizes, batch_size):
+                rows = [[examples[index]] for index in indices]
+                rows += [[]] * (batch_size - len(rows))
+                layout = _layout_of(model, [sizes[index] for index in indices])
+                batch = batch_of(layout, [rows[row] for row in mine])
+                cross_entropy, tokens = jax.device_get(
+                    sums_of(params, as_inputs(CrossEntropy()), place(batch))
+                )
+                for row, index in enumerate(indices):
+                    found[index] = Likelihood(-float(cross_entropy[row]), int(tokens[row]))
+        return found
+
+    return score
+
+
+def _layout_of(model: Writer, sizes: Sequence[tuple[int, int]]) -> Layout:
+    """Returns a layout with room for the targets and inputs of each of some examples."""
+    if isinstance(model, EncoderDecoder):
+        targets, inputs = np.max(sizes, axis=0).tolist()
+        return EncoderDecoderLayout(bucket(inputs), bucket(targets))
+    return DecoderLayout(bucket(max(map(sum, sizes))), has_inputs=True)

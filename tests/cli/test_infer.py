@@ -1,0 +1,231 @@
+"""Whole processes that restore what another has trained."""
+
+import json
+import shutil
+import signal
+import socket
+import time
+import types
+
+import jax
+import pytest
+
+from t5lite.cli import eval as eval_command
+from t5lite.core.errors import UserError
+from t5lite.training.checkpoints import open_checkpoint
+from tests import small
+from tests.cli.test_commands import SMALL
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("infer")
+
+
+@pytest.fixture
+def trained(folder, t5lite):
+    """A run of six steps with the checkpoints 2, 4 and 6, each scored; trained once."""
+    run = folder / "run"
+    if not run.exists():
+        code, _, err = t5lite(
+            *("train", *SMALL, f"--gin.MODEL_DIR={run}", "--gin.train.show_examples=0"),
+            *("--gin.train.checkpoint_every_steps=2", "--gin.train.eval_every_steps=2"),
+            "--gin.train.keep_lowest=cross_entropy_nats_per_token",
+        )
+        assert code == 0, err
+    return run
+
+
+def objects(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def asked(folder):
+    path = folder / "asked.jsonl"
+    lines = [{"id": n, "inputs": "word " * (n % 7) + f"<extra_id_0> {n}"} for n in range(60)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_results_come_in_order_whatever_is_killed(t5lite, trained, asked, tmp_path):
+    def command(name):
+        return [
+            *("infer", f"--checkpoint={trained}", f"--input={asked}"),
+            *(f"--output={tmp_path / name}", "--gin.infer.chunk_size=8"),
+            *("--gin.infer.batch_size=8", "--gin.infer.targets_length=12"),
+            *("--gin.Decoding.temperature=1.0", "--gin.infer.inputs_length=16"),
+        ]
+
+    code, _, err = t5lite(*command("whole.jsonl"))
+    assert code == 0, err
+    assert "60 results in" in err
+    assert "33 of 60 objects are longer than 16 tokens of inputs or 12 of targets: cut" in err
+    partial = tmp_path / "killed.jsonl.partial"
+    for lines in (8, 24, 48):
+        process = t5lite.start(*command("killed.jsonl"))
+        while process.poll() is None:
+            if partial.exists() and partial.read_text().count("\n") >= lines:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.002)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    code, _, err = t5lite(*command("killed.jsonl"))
+    assert code == 0, err
+    assert "going on behind" in err
+    whole = objects(tmp_path / "whole.jsonl")
+    assert objects(tmp_path / "killed.jsonl") == whole
+    assert [line["id"] for line in whole] == list(range(60))
+    assert all(line["score"] < 0 for line in whole)
+
+
+def test_two_processes_share_the_work(t5lite, trained, asked, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+
+    def command(name):
+        return [
+            *("infer", f"--checkpoint={trained}", f"--input={asked}", "--mode=predict"),
+            *(f"--output={tmp_path / name}", "--gin.infer.targets_length=8"),
+        ]
+
+    code, _, err = t5lite(*command("one.jsonl"))
+    assert code == 0, err
+    together = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
+    processes = [
+        t5lite.start(*command("two.jsonl"), environment={**together, "JAX_PROCESS_ID": str(n)})
+        for n in range(2)
+    ]
+    for process in processes:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    one, two = objects(tmp_path / "one.jsonl"), objects(tmp_path / "two.jsonl")
+    assert [line["prediction"] for line in one] == [line["prediction"] for line in two]
+    for a, b in zip(one, two, strict=True):
+        assert a["score"] == pytest.approx(b["score"], abs=1e-4)
+
+
+def test_targets_that_are_given_are_scored_as_eval_does(t5lite, trained, tmp_path):
+    given = tmp_path / "in.jsonl"
+    given.write_text(json.dumps({"inputs": "a b", "targets": "<extra_id_0> c"}) + "\n")
+    code, _, err = t5lite(
+        *("infer", f"--gin_file={trained}/config.gin", "--mode=score", "--checkpoint=2"),
+        *(f"--input={given}", f"--output={tmp_path / 'out.jsonl'}"),
+    )
+    assert code == 0, err
+    (result,) = objects(tmp_path / "out.jsonl")
+    # A sentinel, two bytes and the end.
+    assert result["target_tokens"] == 4
+    assert result["score"] < 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output=x.jsonl"], "infer needs --input=FILE"),
+        (["--input=ASKED", "--output=ASKED"], "is there already; name another"),
+        (["--input=ASKED", "--output=nowhere/x"], "must be in a folder that is there"),
+        (["--input=ASKED", "--output=OUT"], "infer needs --checkpoint=FOLDER"),
+        (["--input=ASKED", "--output=OUT", "--checkpoint=no"], "checkpoint 'no' is not there"),
+        (["--input=gone.txt", "--output=OUT", "--checkpoint=RUN"], "gone.txt"),
+        (
+            *(["--input=ASKED", "--output=OUT", "--checkpoint=RUN", "--average=9"],),
+            "--average=9 needs so many checkpoints up to step 6, got 3",
+        ),
+        (
+            [
+                *("--input=ASKED", "--output=OUT", "--checkpoint=RUN"),
+                *("--gin.infer.too_long=refuse", "--gin.infer.inputs_length=9"),
+            ],
+            "objects are longer than 9 tokens of inputs",
+        ),
+        (
+            ["--input=ASKED", "--output=OUT", "--checkpoint=RUN", "--gin.Decoding.beams=3"],
+            "Decoding has no parameter 'beams'; did you mean 'num_beams'",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(
+    arguments, message, t5lite, trained, asked, tmp_path
+):
+    names = {"ASKED": asked, "OUT": tmp_path / "out.jsonl", "RUN": trained}
+    for name, path in names.items():
+        arguments = [argument.replace(name, str(path)) for argument in arguments]
+    before = asked.read_text()
+    code, _, err = t5lite("infer", *arguments)
+    assert code == 2
+    assert message in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert asked.read_text() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eval_takes_the_best_and_the_average(t5lite, trained):
+    results = []
+    for flags in (["--checkpoint=all"], ["--checkpoint=best"], ["--average=3"]):
+        code, out, err = t5lite("eval", f"--gin_file={trained}/config.gin", "--json", *flags)
+        assert code == 0, err
+        results.append(json.loads(out))
+    every, (best,), (averaged,) = results
+    assert best == min(every, key=lambda result: result["cross_entropy_nats_per_token"])
+    assert averaged["averaged_steps"] == [2, 4, 6]
+    losses = [result["cross_entropy_nats_per_token"] for result in every]
+    assert averaged["cross_entropy_nats_per_token"] not in losses
+    assert averaged["cross_entropy_nats_per_token"] < max(losses)
+
+
+def test_a_watched_run_is_scored_once_a_checkpoint(t5lite, tmp_path):
+    run = tmp_path / "run"
+    arguments = [*SMALL, f"--gin.MODEL_DIR={run}", "--gin.train.show_examples=0"]
+    watcher = t5lite.start("eval", *arguments, "--watch", "--json")
+    code, _, err = t5lite("train", *arguments)
+    assert code == 0, err
+    out, err = watcher.communicate(timeout=200)
+    assert watcher.returncode == 0, err
+    steps = [result["step"] for line in out.splitlines() for result in json.loads(line)]
+    assert steps == [3, 6]
+    code, out, err = t5lite("eval", *arguments, "--watch", "--json")
+    assert (code, out) == (0, ""), err
+    assert len(objects(run / "eval" / "validation.jsonl")) == 2
+
+
+def test_a_checkpoint_that_is_deleted_while_others_are_scored_is_passed_over(
+    trained, text_file, data_dir, tmp_path, capsys, monkeypatch
+):
+    run_dir = tmp_path / "run"
+    shutil.copytree(trained, run_dir)
+    shutil.rmtree(run_dir / "eval", ignore_errors=True)
+    run = small.run(text_file, data_dir, run_dir, total_steps=6)
+    flags = types.SimpleNamespace(checkpoint="latest", average=1, json=True)
+
+    def evaluate(params):
+        return {"loss_nats_per_token": 1.0}
+
+    read = eval_command.Chosen.params
+
+    def read_late(chosen, shapes):
+        # Between the look at the folder and the reading the run makes room.
+        if chosen.step == 4:
+            shutil.rmtree(chosen.path)
+        return read(chosen, shapes)
+
+    monkeypatch.setattr(eval_command.Chosen, "params", read_late)
+
+    with open_checkpoint(str(run_dir / "checkpoints" / "2")) as (checkpoints, step):
+        shapes = checkpoints.metadata(step)["params"]
+    eval_command._watch(run, evaluate, as_arrays(shapes), flags)
+    told = [result["step"] for result in objects(run_dir / "eval" / "validation.jsonl")]
+    assert told == [2, 6]
+    assert "step 4 was deleted before it was scored" in capsys.readouterr().err
+    flags.average = 2
+    with pytest.raises(UserError, match="--watch goes with neither"):
+        eval_command._watch(run, evaluate, shapes, flags)
+
+
+def as_arrays(metadata):
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(tuple(x.shape), x.dtype, sharding=one), metadata
+    )
