@@ -11,13 +11,13 @@ from t5lite.inference.decoding import (
     Decoding,
     Writer,
     Written,
+    going_on_from,
     is_any_of,
-    of_rows,
     read_on,
     read_prompt,
-    repeated,
     without,
 )
+from t5lite.inference.highest import top_k
 from t5lite.models.architectures import Batch
 
 # Below every score there is, and finite, so that sums of it are no NaN.
@@ -77,9 +77,8 @@ def beam_search(
     `transformers`.
     """
     count, groups = decoding.num_beams, decoding.num_beam_groups
-    logits, cache = read_prompt(model, params, batch, length=length)
-    rows, vocab = logits.shape
-    logits, cache = jnp.repeat(logits, count, axis=0), repeated(cache, count)
+    logits, ways = read_prompt(model, params, batch, ways=count, length=length)
+    rows, _, vocab = logits.shape
 
     def each_row(number: Any) -> Float[Array, "b 1"]:
         return jnp.broadcast_to(jnp.asarray(number, jnp.float32), (rows,))[:, None]
@@ -88,13 +87,9 @@ def beam_search(
     most = each_row(length if decoding.max_length is None else decoding.max_length)
     limits = Limits(jnp.minimum(most, length), each_row(decoding.length_penalty))
 
-    def go_on(carry: Any) -> Array:
-        place, _, beams, _ = carry
-        return (place < length) & jnp.any(jnp.stack([group.is_open for group in beams]))
-
-    def step(carry: Any) -> Any:
-        place, logits, beams, cache = carry
-        told = jax.nn.log_softmax(logits, axis=-1).reshape(rows, count, vocab)
+    def choose(place: Array, logits: Array, beams: Sequence[Beams]) -> Any:
+        """Returns the beams with one more token, these tokens, and what each goes on from."""
+        told = jax.nn.log_softmax(logits, axis=-1)
         early = jnp.broadcast_to(place < least, (rows, count))
         told = without(told, stop_ids, early)
         taken = jnp.zeros((rows, vocab))
@@ -110,15 +105,21 @@ def beam_search(
             origins.append(origin + len(origins) * (count // groups))
             if len(after) < groups:
                 taken = taken + jax.nn.one_hot(token, vocab).sum(axis=1)
-        came_from = jnp.concatenate(origins, axis=1) + jnp.arange(rows)[:, None] * count
-        cache = of_rows(cache, came_from.reshape(-1))
-        token = jnp.concatenate(tokens, axis=1)
-        logits, cache = read_on(model, params, token.reshape(-1), cache)
-        return place + 1, logits, tuple(after), cache
+        chosen = jnp.concatenate(tokens, axis=1), jnp.concatenate(origins, axis=1)
+        return place + 1, tuple(after), *chosen
 
-    first = _first_beams(rows, count // groups, length)
-    start = (jnp.zeros([], jnp.int32), logits, (first,) * groups, cache)
-    _, _, beams, _ = jax.lax.while_loop(go_on, step, start)
+    def go_on(carry: Any) -> Array:
+        (place, beams, _, _), _ = carry
+        return (place < length) & jnp.any(jnp.stack([group.is_open for group in beams]))
+
+    def step(carry: Any) -> Any:
+        (place, beams, token, origins), ways = carry
+        logits, ways = read_on(model, token, going_on_from(ways, origins))
+        return choose(place, logits, beams), ways
+
+    first = (_first_beams(rows, count // groups, length),) * groups
+    start = choose(jnp.zeros([], jnp.int32), logits, first)
+    (_, beams, _, _), _ = jax.lax.while_loop(go_on, step, (start, ways))
     tokens, sums, scores = (
         jnp.concatenate([getattr(group, f"done_{name}") for group in beams], axis=1)
         for name in ("tokens", "sums", "scores")
@@ -150,7 +151,7 @@ def _advance(
     """
     rows, count, vocab = told.shape
     ranks = beams.ranks[..., None] + told - costs[:, None]
-    ranks, index = jax.lax.top_k(ranks.reshape(rows, count * vocab), 2 * count)
+    ranks, index = top_k(ranks.reshape(rows, count * vocab), 2 * count)
     beam, token = index // vocab, (index % vocab).astype(jnp.int32)
     sums = _take(beams.sums, beam) + _take(told.reshape(rows, count * vocab), index)
     tokens = _take(beams.tokens, beam).at[:, :, place].set(token)

@@ -1,6 +1,5 @@
 """How targets are written: the choices, and what greedy, sampled and beam search have in common."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 from t5lite.core.errors import UserError
 from t5lite.core.numbers import Number, check_number, numeric, static
 from t5lite.models.architectures import Batch, DecoderOnly, EncoderDecoder
-from t5lite.models.cache import Cache
+from t5lite.models.cache import Cache, written
+from t5lite.models.stack import unstacked
 
 Writer = EncoderDecoder | DecoderOnly
 
@@ -103,61 +103,75 @@ class Written(NamedTuple):
     scores: Float[Array, "b n"]
 
 
+class Ways(NamedTuple):
+    """Several ways to go on in each row, which share what they have in common in one cache.
+
+    Behind the prompt, each step puts a token of every way into the cache: no way ever moves there,
+    and whoever goes on from another looks where that one has looked.
+
+    Args:
+        params: of the model, its decoder's layers taken apart.
+        may_see: which tokens of the cache each way has behind it.
+        place: where the next token stands in the target.
+    """
+
+    params: Any
+    may_see: Bool[Array, "b ways capacity"]
+    place: Int[Array, ""]
+    cache: Cache
+
+
 def read_prompt(
-    model: Writer, params: Any, batch: Batch, *, length: int
-) -> tuple[Float[Array, "b v"], Cache]:
-    """Reads all that is given, at once, and returns the first token's logits and the cache.
+    model: Writer, params: Any, batch: Batch, *, ways: int, length: int
+) -> tuple[Float[Array, "b ways v"], Ways]:
+    """Reads all that is given, at once, and returns the first token's logits and what follows.
 
     Args:
         batch: what the model takes. `decoder_input_tokens`, if there are any, are read before
             anything is written; their last place is each row's last token, whatever is before its
             first has segment 0. Without any, an encoder-decoder begins with 0.
-        length: tokens for which there is to be room behind those.
+        ways: in which each row goes on.
+        length: tokens for which there is to be room behind those, in each way.
     """
+    layers = params["decoder"]["layers"]
+    apart = unstacked(layers, model.config.num_decoder_layers)
+    params = {**params, "decoder": {**params["decoder"], "layers": apart}}
     if "decoder_input_tokens" not in batch:
         begin = jnp.zeros((batch["encoder_segment_ids"].shape[0], 1), jnp.int32)
         batch = {**batch, "decoder_input_tokens": begin, "decoder_segment_ids": begin + 1}
-    capacity = batch["decoder_input_tokens"].shape[1] + length
+    given = batch["decoder_input_tokens"].shape[1]
     variables = {"params": params}
+    capacity = given + length * ways
     cache: Any = model.apply(variables, batch, capacity=capacity, method="start")
     logits: Any
     logits, cache = model.apply(variables, batch, cache, method="extend")
-    return logits[:, -1], cache
+    # Or XLA makes each layer's parameters, and what was encoded, anew in every step.
+    params, cache = jax.lax.optimization_barrier((params, cache))
+    seen = jnp.broadcast_to((cache.segment_ids > 0)[:, None], (logits.shape[0], ways, capacity))
+    logits = jnp.broadcast_to(logits[:, -1:], (logits.shape[0], ways, logits.shape[2]))
+    return logits, Ways(params, seen, jnp.asarray(given, jnp.int32), cache)
 
 
 def read_on(
-    model: Writer, params: Any, tokens: Int[Array, "b"], cache: Cache
-) -> tuple[Float[Array, "b v"], Cache]:
-    """Reads one more token of each row."""
-    batch = {
-        "decoder_input_tokens": tokens[:, None],
-        "decoder_segment_ids": jnp.ones((tokens.shape[0], 1), jnp.int32),
-    }
-    read: Any = model.apply({"params": params}, batch, cache, method="extend")
-    return read[0][:, 0], read[1]
-
-
-def repeated(cache: Cache, times: int) -> Cache:
-    """Returns the cache with each row so many times, one behind the other."""
-
-    def repeat(tree: Any, axis: int) -> Any:
-        return jax.tree.map(lambda x: jnp.repeat(x, times, axis=axis), tree)
-
-    return Cache(
-        length=cache.length,
-        segment_ids=repeat(cache.segment_ids, 0),
-        own=repeat(cache.own, 1),
-        encoded=repeat(cache.encoded, 1),
-        encoded_segment_ids=repeat(cache.encoded_segment_ids, 0),
+    model: Writer, tokens: Int[Array, "b ways"], before: Ways
+) -> tuple[Float[Array, "b ways v"], Ways]:
+    """Reads one more token of each way."""
+    count = tokens.shape[1]
+    new = jnp.eye(count, dtype=bool)[None]
+    new = jnp.broadcast_to(new, (tokens.shape[0], count, count))
+    may_see = written(before.may_see, new, before.cache.length, axis=2)
+    read: Any = model.apply(
+        {"params": before.params},
+        *(tokens, may_see, before.place, before.cache),
+        method="extend_by_one",
     )
+    return read[0], Ways(before.params, may_see, before.place + 1, read[1])
 
 
-def of_rows(cache: Cache, rows: Int[Array, "b"]) -> Cache:
-    """Returns the cache whose row i has read what row rows[i] has, of the same input."""
-    own = jax.tree.map(lambda x: jnp.take(x, rows, axis=1), cache.own)
-    return dataclasses.replace(
-        cache, own=own, segment_ids=jnp.take(cache.segment_ids, rows, axis=0)
-    )
+def going_on_from(before: Ways, origins: Int[Array, "b ways"]) -> Ways:
+    """Returns the ways of which way i goes on from way origins[i] of the same row."""
+    may_see = jnp.take_along_axis(before.may_see, origins[..., None], axis=1)
+    return before._replace(may_see=may_see)
 
 
 def is_any_of(tokens: Int[Array, "*shape"], ids: Sequence[int]) -> Bool[Array, "*shape"]:

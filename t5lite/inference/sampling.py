@@ -15,10 +15,10 @@ from t5lite.inference.decoding import (
     is_any_of,
     read_on,
     read_prompt,
-    repeated,
     without,
 )
 from t5lite.inference.filters import keep_top_k, keep_top_p
+from t5lite.inference.highest import top_k
 from t5lite.models.architectures import Batch
 
 
@@ -41,41 +41,43 @@ def sample(
         keys: one for each row, on which alone its samples depend.
     """
     count, rows = decoding.num_samples, keys.shape[0]
-    logits, cache = read_prompt(model, params, batch, length=length)
-    many = rows * count
-    logits, cache = jnp.repeat(logits, count, axis=0), repeated(cache, count)
-    ways = jnp.tile(jnp.arange(count), rows)
-    keys = jax.vmap(lambda key, way: stream(key, "sample", way))(jnp.repeat(keys, count), ways)
+    logits, ways = read_prompt(model, params, batch, ways=count, length=length)
+    keys = jax.vmap(
+        lambda key: jax.vmap(lambda way: stream(key, "sample", way))(jnp.arange(count))
+    )(keys)
 
-    def of_each(number: Any) -> Array:
-        return jnp.repeat(jnp.broadcast_to(jnp.asarray(number), (rows,)), count)
+    def each_row(number: Any) -> Array:
+        return jnp.broadcast_to(jnp.asarray(number), (rows,))[:, None]
 
-    least = of_each(decoding.min_length)
-    most = of_each(length if decoding.max_length is None else decoding.max_length)
+    least = each_row(decoding.min_length)
+    most = each_row(length if decoding.max_length is None else decoding.max_length)
     most = jnp.minimum(most, length)
 
+    def write(place: Array, logits: Array, tokens: Array, total: Array, ended: Array) -> Any:
+        """Chooses a token of each way, and returns it with what is known then."""
+        allowed = without(logits, stop_ids, jnp.broadcast_to(place < least, (rows, count)))
+        token = _chosen(allowed, decoding, place, keys)
+        told = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
+        told = told - jax.nn.logsumexp(logits, axis=-1)
+        token = jnp.where(ended, 0, token)
+        total = total + jnp.where(ended, 0.0, told)
+        tokens = tokens.at[:, :, place].set(token)
+        ended = ended | is_any_of(token, stop_ids) | (place + 1 >= most)
+        return place + 1, token, tokens, total, ended
+
     def go_on(carry: Any) -> Array:
-        place, _, _, _, ended, _ = carry
+        (place, _, _, _, ended), _ = carry
         return (place < length) & ~jnp.all(ended)
 
-    def write(carry: Any) -> Any:
-        place, logits, tokens, total, ended, cache = carry
-        allowed = without(logits, stop_ids, place < least)
-        token = _chosen(allowed, decoding, of_each, place, keys)
-        told = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), token[:, None], axis=1)
-        token = jnp.where(ended, 0, token)
-        total = total + jnp.where(ended, 0.0, told[:, 0])
-        tokens = tokens.at[:, place].set(token)
-        ended = ended | is_any_of(token, stop_ids) | (place + 1 >= most)
-        logits, cache = read_on(model, params, token, cache)
-        return place + 1, logits, tokens, total, ended, cache
+    def step(carry: Any) -> Any:
+        (place, token, tokens, total, ended), ways = carry
+        logits, ways = read_on(model, token, ways)
+        return write(place, logits, tokens, total, ended), ways
 
-    start = (
-        *(jnp.zeros([], jnp.int32), logits, jnp.zeros((many, length), jnp.int32)),
-        *(jnp.zeros(many), jnp.zeros(many, bool), cache),
-    )
-    _, _, tokens, total, _, _ = jax.lax.while_loop(go_on, write, start)
-    tokens, total = tokens.reshape(rows, count, length), total.reshape(rows, count)
+    empty = jnp.zeros((rows, count, length), jnp.int32)
+    nothing = (empty, jnp.zeros((rows, count)), jnp.zeros((rows, count), bool))
+    first = write(jnp.zeros([], jnp.int32), logits, *nothing)
+    (_, _, tokens, total, _), _ = jax.lax.while_loop(go_on, step, (first, ways))
     order = jnp.argsort(-total, axis=1)
     tokens = jnp.take_along_axis(tokens, order[..., None], axis=1)
     total = jnp.take_along_axis(total, order, axis=1)
@@ -83,16 +85,21 @@ def sample(
 
 
 def _chosen(
-    logits: Float[Array, "b v"],
+    logits: Float[Array, "b ways v"],
     decoding: Decoding,
-    of_each: Any,
     place: Int[Array, ""],
-    keys: Key[Array, "b"],
-) -> Int[Array, "b"]:
+    keys: Key[Array, "b ways"],
+) -> Int[Array, "b ways"]:
+    rows, count, vocab = logits.shape
     if decoding.temperature is None:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = logits / of_each(decoding.temperature)[:, None]
-    logits = keep_top_k(logits, of_each(decoding.top_k).astype(jnp.int32))
-    logits = keep_top_p(logits, of_each(decoding.top_p).astype(jnp.float32))
-    at_place = jax.vmap(lambda key: stream(key, "token", place))(keys)
-    return jax.vmap(jax.random.categorical)(at_place, logits).astype(jnp.int32)
+        return top_k(logits.reshape(rows * count, vocab), 1)[1].reshape(rows, count)
+
+    def of_each(number: Any) -> Array:
+        return jnp.repeat(jnp.broadcast_to(jnp.asarray(number), (rows,)), count)
+
+    flat = logits.reshape(rows * count, vocab) / of_each(decoding.temperature)[:, None]
+    flat = keep_top_k(flat, of_each(decoding.top_k).astype(jnp.int32))
+    flat = keep_top_p(flat, of_each(decoding.top_p).astype(jnp.float32))
+    at_place = jax.vmap(lambda key: stream(key, "token", place))(keys.reshape(-1))
+    drawn = jax.vmap(jax.random.categorical)(at_place, flat).astype(jnp.int32)
+    return drawn.reshape(rows, count)

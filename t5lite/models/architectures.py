@@ -80,6 +80,17 @@ class EncoderDecoder(nn.Module):
         x, cache = self.decoder.extend(x, batch["decoder_segment_ids"], None, cache)
         return self.decoder.logits(x, self.token_embedder), cache
 
+    def extend_by_one(
+        self,
+        tokens: Int[Array, "b ways"],
+        may_see: Bool[Array, "b ways capacity"],
+        place: Int[Array, ""],
+        cache: Cache,
+    ) -> tuple[Float[Array, "b ways v"], Cache]:
+        """Reads one token of each of several ways to go on; see `Decoder.extend_by_one`."""
+        x, cache = self.decoder.extend_by_one(self.token_embedder(tokens), may_see, place, cache)
+        return self.decoder.logits(x, self.token_embedder), cache
+
     def __call__(
         self, batch: Batch, *, dropout_rate: Number | None = None
     ) -> Float[Array, "b l v"]:
@@ -114,6 +125,17 @@ class DecoderOnly(nn.Module):
         x = self.token_embedder(batch["decoder_input_tokens"])
         segments = batch["decoder_segment_ids"]
         x, cache = self.decoder.extend(x, segments, self._prefix(batch), cache)
+        return self.decoder.logits(x, self.token_embedder), cache
+
+    def extend_by_one(
+        self,
+        tokens: Int[Array, "b ways"],
+        may_see: Bool[Array, "b ways capacity"],
+        place: Int[Array, ""],
+        cache: Cache,
+    ) -> tuple[Float[Array, "b ways v"], Cache]:
+        """Reads one token of each of several ways to go on; see `Decoder.extend_by_one`."""
+        x, cache = self.decoder.extend_by_one(self.token_embedder(tokens), may_see, place, cache)
         return self.decoder.logits(x, self.token_embedder), cache
 
     def hidden(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b l e"]:

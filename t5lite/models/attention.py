@@ -5,13 +5,14 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from t5lite.core.numbers import Number
 from t5lite.models.config import T5Config
 from t5lite.models.initializers import Scaled
 from t5lite.models.layers import Linear, dropout
-from t5lite.models.positions import Start, rotate
+from t5lite.models.positions import Places, rotate
 
 # Finite, so that the softmax of a query with no key to attend to is not NaN; see `attend`.
 MASKED_SCORE = -1e10
@@ -68,7 +69,7 @@ def attend(
     (b, h, q, k), (g, d) = weights.shape, value.shape[2:]
     weights = weights.astype(value.dtype)
     if g == h:
-        average = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+        average = jnp.swapaxes(jnp.einsum("bhqk,bkhd->bhqd", weights, value), 1, 2)
     else:
         grouped = weights.reshape(b, g, h // g, q, k)
         average = jnp.einsum("bgrqk,bkgd->bqgrd", grouped, value).reshape(b, q, h, d)
@@ -108,14 +109,18 @@ class Attention(nn.Module):
         shape = (config.num_heads, config.head_dim, config.embed_dim)
         self.out = Linear("blhd,hde->ble", shape, ("heads", "kv", "embed"), init)
 
-    def queries(self, x: Float[Array, "b q e"], start: Start = 0) -> Float[Array, "b q h d"]:
-        """Returns the queries of `x`, whose first token stands at `start`."""
-        return self._turned(_by_head(self.query(x)), start)
+    def queries(
+        self, x: Float[Array, "b q e"], places: Places | None = None
+    ) -> Float[Array, "b q h d"]:
+        """Returns the queries of `x`, whose tokens stand at `places`; None for one by one."""
+        return self._turned(_by_head(self.query(x)), places)
 
-    def keys_values(self, source: Float[Array, "b k e"], start: Start = 0) -> KeysValues:
-        """Returns the keys and values of `source`, whose first token stands at `start`."""
+    def keys_values(
+        self, source: Float[Array, "b k e"], places: Places | None = None
+    ) -> KeysValues:
+        """Returns the keys and values of `source`, whose tokens stand at `places`."""
         key, value = (_by_head(part(source), "key_length") for part in (self.key, self.value))
-        return KeysValues(self._turned(key, start), value)
+        return KeysValues(self._turned(key, places), value)
 
     def __call__(
         self,
@@ -133,10 +138,13 @@ class Attention(nn.Module):
             attended = jax.checkpoint(attended)
         return attended(query, source, bias, mask, dropout_rate, rng)
 
-    def _turned(self, heads: Float[Array, "b l h d"], start: Start) -> Float[Array, "b l h d"]:
+    def _turned(
+        self, heads: Float[Array, "b l h d"], places: Places | None
+    ) -> Float[Array, "b l h d"]:
         if self.config.positions != "rotary" or not self.has_positions:
             return heads
-        return rotate(heads, start, self.config.rotary_base)
+        places = np.arange(heads.shape[1]) if places is None else places
+        return rotate(heads, places, self.config.rotary_base)
 
 
 def _attended(

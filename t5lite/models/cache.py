@@ -4,17 +4,34 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from t5lite.models.attention import KeysValues
 from t5lite.models.positions import Start
 
 
-class LayerCache(NamedTuple):
-    """One layer's part of a cache."""
+class ByHead(NamedTuple):
+    """Keys and values as a cache holds them: those of a head together, as products read them."""
 
-    own: KeysValues
-    encoded: KeysValues | None
+    key: Float[Array, "b g k d"]
+    value: Float[Array, "b g k d"]
+
+    def read(self) -> KeysValues:
+        """Returns what attention takes."""
+        return KeysValues(*(jnp.swapaxes(part, 1, 2) for part in self))
+
+
+def by_head(source: KeysValues) -> ByHead:
+    """Returns keys and values as a cache holds them."""
+    return ByHead(*(jnp.swapaxes(part, 1, 2) for part in source))
+
+
+class LayerCache(NamedTuple):
+    """One layer's part of a cache: of the tokens that were read, and of what was encoded."""
+
+    own: ByHead
+    encoded: ByHead | None
 
 
 @jax.tree_util.register_dataclass
@@ -27,15 +44,15 @@ class Cache:
     Args:
         length: tokens read so far, the same in all rows, int32 [].
         segment_ids: of those tokens, 0 behind them, int32 [b, capacity].
-        own: keys and values of those tokens, [n, b, capacity, g, d] each.
-        encoded: of what the encoder returned, [n, b, k, g, d] each; None without an encoder.
+        positions: where in the target those tokens stand, int32 [capacity].
+        layers: one for each.
         encoded_segment_ids: int32 [b, k]; None without an encoder.
     """
 
     length: Any
     segment_ids: Any
-    own: KeysValues
-    encoded: KeysValues | None = None
+    positions: Any
+    layers: tuple[LayerCache, ...]
     encoded_segment_ids: Any = None
 
 

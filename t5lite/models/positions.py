@@ -14,6 +14,7 @@ from t5lite.models.initializers import Scaled, parameter
 
 # The place of the first query among the keys, known or traced.
 Start = int | Int[Array, ""]
+Places = Int[Array, "_"] | Int[np.ndarray, "_"]
 Bias = Float[Array, "1 h q k"]
 
 
@@ -102,6 +103,16 @@ class RelativePositionBias(nn.Module):
             values = jax.lax.dynamic_slice_in_dim(values, first, size, axis=1)
         return bias_from_distances(values, query_length, key_length)
 
+    def at(self, queries: Places, keys: Places) -> Bias:
+        """Returns the bias of queries at any places on keys at any places, up to the last of them.
+
+        Args:
+            keys: of places, none as far away as there are keys.
+        """
+        furthest = keys.shape[0]
+        values = self.values(np.arange(1 - furthest, furthest))
+        return values[:, keys[None, :] - queries[:, None] + furthest - 1][None]
+
     def values(self, distances: Int[np.ndarray, "distances"]) -> Float[Array, "h distances"]:
         """Returns the bias for each distance, key position minus query position."""
         buckets = relative_position_bucket(
@@ -113,12 +124,12 @@ class RelativePositionBias(nn.Module):
         return jnp.asarray(self.rel_embedding, self.config.compute_dtype)[:, buckets]
 
 
-def rotate(x: Float[Array, "b l h d"], start: Start, base: float) -> Float[Array, "b l h d"]:
+def rotate(x: Float[Array, "b l h d"], places: Places, base: float) -> Float[Array, "b l h d"]:
     """Turns each pair (i, i + d / 2) of a head by position * base^(-2 i / d).
 
     The product of a query and a key turned so depends on the distance between them alone.
 
-    >>> turned = rotate(jnp.ones((1, 2, 1, 2)), 0, 10000.0)
+    >>> turned = rotate(jnp.ones((1, 2, 1, 2)), np.arange(2), 10000.0)
     >>> [[f"{number:.3f}" for number in row] for row in turned[0, :, 0].tolist()]
     [['1.000', '1.000'], ['-0.301', '1.382']]
 
@@ -126,8 +137,7 @@ def rotate(x: Float[Array, "b l h d"], start: Start, base: float) -> Float[Array
     """
     half = x.shape[-1] // 2
     speeds = base ** (-np.arange(half, dtype=np.float32) / half)
-    places = (jnp.arange(x.shape[1]) + start).astype(jnp.float32)
-    angles = places[:, None] * jnp.asarray(speeds)[None]
+    angles = jnp.asarray(places, jnp.float32)[:, None] * jnp.asarray(speeds)[None]
     sin, cos = (f(angles)[None, :, None, :] for f in (jnp.sin, jnp.cos))
     first, second = (part.astype(jnp.float32) for part in (x[..., :half], x[..., half:]))
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

@@ -7,6 +7,7 @@ The parameters of all layers are stacked along a first axis named "layers".
 from typing import Any
 
 import flax.linen as nn
+import jax
 from jaxtyping import Array, Float
 
 from t5lite.models.config import REMAT_POLICIES, T5Config
@@ -47,3 +48,14 @@ def scanned_layers(
     }
     methods = {name: {**common, "in_axes": axes} for name, axes in in_axes.items()}
     return nn.scan(layer, **common, methods=methods)(config)
+
+
+def unstacked(params: Any, length: int) -> dict[str, Any]:
+    """Returns the parameters of each layer by its number, of stacked ones or of such already.
+
+    Who runs a stack many times takes them apart once: a loop over the depth would copy each
+    layer's parameters out of the stack in every run.
+    """
+    if "0" in params:
+        return dict(params)
+    return {str(n): jax.tree.map(lambda x, n=n: x[n], params) for n in range(length)}

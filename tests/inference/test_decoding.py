@@ -10,6 +10,7 @@ from t5lite.core.errors import UserError
 from t5lite.inference.beam_search import beam_search
 from t5lite.inference.decoding import Decoding
 from t5lite.inference.filters import keep_top_k, keep_top_p
+from t5lite.inference.highest import top_k
 from t5lite.inference.sampling import sample
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from tests import small
@@ -161,9 +162,10 @@ def test_scores_are_the_sums_of_what_a_whole_reading_gives():
 
 
 def test_samples_follow_the_softmax_with_top_k_and_top_p():
-    given = {name: np.repeat(x[:1], 2000, 0) for name, x in batch().items()}
-    decoding = Decoding(temperature=1.3, top_k=4, top_p=0.9)
-    drawn = np.asarray(samples(decoding, length=1, given=given).tokens)[:, 0, 0]
+    given = {name: np.repeat(x[:1], 100, 0) for name, x in batch().items()}
+    decoding = Decoding(temperature=1.3, top_k=4, top_p=0.9, num_samples=1000)
+    drawn = np.asarray(samples(decoding, length=1, given=given).tokens).reshape(-1)
+    assert len(drawn) == 100_000
     logits = np.array([log_probability(0, (token,)) for token in range(6)]) / 1.3
     logits[np.argsort(-logits)[4:]] = -np.inf
     expected = np.exp(logits) / np.exp(logits).sum()
@@ -174,7 +176,7 @@ def test_samples_follow_the_softmax_with_top_k_and_top_p():
     counts = np.bincount(drawn, minlength=6)
     assert (counts[expected == 0] == 0).all()
     seen = expected > 0
-    chi_squared = np.sum((counts - 2000 * expected)[seen] ** 2 / (2000 * expected[seen]))
+    chi_squared = np.sum((counts - 100_000 * expected)[seen] ** 2 / (100_000 * expected[seen]))
     # Of at most three degrees of freedom; larger once in ten thousand times. The seed is fixed.
     assert chi_squared < 21.1
 
@@ -227,6 +229,16 @@ def test_a_decoder_alone_goes_on_from_its_prompt():
     target = stripped(made.tokens[0, 0])
     expected = sum(told[place, token] for place, token in enumerate(target))
     assert float(made.log_probabilities[0, 0]) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(("size", "k"), [(5, 2), (1000, 3), (4096, 8), (300, 1)])
+def test_the_highest_are_those_of_a_sort_and_of_equal_ones_the_first(size, k):
+    # Whole numbers, so that many are equal.
+    scores = np.random.default_rng(size).integers(-9, 9, (7, size)).astype(np.float32)
+    found, places = jax.jit(top_k, static_argnums=1)(scores, k)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(places, order)
+    np.testing.assert_array_equal(found, np.take_along_axis(scores, order, axis=1))
 
 
 def test_filters_keep_what_sorting_keeps():
