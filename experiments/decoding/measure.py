@@ -73,6 +73,7 @@ def compare(
     predict = make_predict(
         *(model, Mesh().make(), decoding),
         stop_ids=(EOS,),
+        inputs_length=inputs.shape[1],
         targets_length=tokens,
         batch_size=len(inputs),
     )

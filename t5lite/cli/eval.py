@@ -42,8 +42,12 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
         _watch(run, evaluate, shapes, flags)
         return
     with chosen_checkpoints(run.model_dir, flags.checkpoint, flags.average) as chosen:
-        results = [_result(run, one, evaluate(one.params(shapes))) for one in chosen]
-    _tell(run, results, as_json=flags.json)
+        results = []
+        for one in chosen:
+            results.append(_result(run, one, evaluate(one.params(shapes))))
+            # At once: the next may take long, or fail.
+            _record(run, results[-1])
+    _print(results, as_json=flags.json)
 
 
 def evaluation_of(run: Run, evaluation: Evaluation, mesh: DeviceMesh) -> tuple[Run, Evaluate]:
@@ -69,21 +73,27 @@ def _result(run: Run, chosen: Chosen, scores: dict[str, float]) -> dict[str, Any
     return {**place, **averaged, **scores}
 
 
-def _tell(run: Run, results: list[dict[str, Any]], *, as_json: bool) -> None:
-    """Prints results and appends them to the run's record, in the first process."""
+def _print(results: list[dict[str, Any]], *, as_json: bool) -> None:
+    """Prints results, in the first process."""
     if jax.process_index() > 0:
         return
     if as_json:
         print(json.dumps(results), flush=True)
     else:
         _print_tables(results)
-    path = _record(run)
+
+
+def _record(run: Run, result: dict[str, Any]) -> None:
+    """Appends a result to the run's record, in the first process."""
+    if jax.process_index() > 0:
+        return
+    path = _record_path(run)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        file.writelines(json.dumps(result) + "\n" for result in results)
+        file.write(json.dumps(result) + "\n")
 
 
-def _record(run: Run) -> pathlib.Path:
+def _record_path(run: Run) -> pathlib.Path:
     return pathlib.Path(run.model_dir) / "eval" / f"{run.eval_split}.jsonl"
 
 
@@ -93,35 +103,46 @@ def _watch(run: Run, evaluate: Evaluate, shapes: Any, flags: Any) -> None:
         raise UserError("--watch goes with neither --checkpoint nor --average")
     pathlib.Path(run.model_dir, "checkpoints").mkdir(parents=True, exist_ok=True)
     console = rich.console.Console(stderr=True, quiet=jax.process_index() > 0, highlight=False)
-    done = _recorded(run)
     with open_run(run.model_dir) as checkpoints:
-        for step in _new_steps(checkpoints, done, last=run.total_steps):
+        recorded = _recorded(run, checkpoints)
+        for step in _new_steps(checkpoints, recorded, last=run.total_steps):
             chosen = Chosen(checkpoints, (step,))
             try:
                 params = chosen.params(shapes)
             except UserError:
-                if pathlib.Path(chosen.path).exists():
+                # The run keeps only so many, and takes a while to delete one.
+                time.sleep(WATCH_SECONDS)
+                if step in checkpoints.reload():
                     raise
-                # The run keeps only so many.
                 console.print(f"step {step} was deleted before it was scored", markup=False)
                 continue
-            _tell(run, [_result(run, chosen, evaluate(params))], as_json=flags.json)
+            result = _result(run, chosen, evaluate(params))
+            _record(run, result)
+            _print([result], as_json=flags.json)
 
 
-def _recorded(run: Run) -> set[int]:
-    """Returns the steps that the run's record has scores of."""
-    path = _record(run)
-    if not path.exists():
-        return set()
-    results = [json.loads(line) for line in path.read_text().splitlines()]
-    return {result["step"] for result in results if "averaged_steps" not in result}
+def _recorded(run: Run, checkpoints: Checkpoints) -> set[int]:
+    """Returns the steps of these checkpoints that the run's record has scores of."""
+    path = _record_path(run)
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    # One without its end was cut off.
+    results = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {
+        result["step"]
+        for result in results
+        if "averaged_steps" not in result
+        and result["checkpoint"] == checkpoints.path(result["step"])
+    }
 
 
 def _new_steps(checkpoints: Checkpoints, done: set[int], *, last: int) -> Iterator[int]:
-    """Yields the steps of checkpoints as they appear, the same in all processes."""
-    while last not in done:
+    """Yields the steps of checkpoints as they appear: in all processes what the first one sees."""
+    while True:
         waiting = [step for step in checkpoints.reload() if step not in done]
-        step = int(multihost_utils.broadcast_one_to_all(np.int32(waiting[0] if waiting else -1)))
+        seen = (last in done and not waiting, waiting[0] if waiting else -1)
+        is_over, step = multihost_utils.broadcast_one_to_all(np.array(seen, np.int32)).tolist()
+        if is_over:
+            return
         if step < 0:
             time.sleep(WATCH_SECONDS)
             continue

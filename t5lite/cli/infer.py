@@ -16,7 +16,7 @@ from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.selection import Chosen, chosen_checkpoints
 from t5lite.core.errors import UserError
-from t5lite.data import vocabularies
+from t5lite.data import preprocessors, vocabularies
 from t5lite.data.vocabularies import Vocabulary
 from t5lite.inference.answers import Answer, Reader, predicted, scored
 from t5lite.inference.decoding import Writer
@@ -25,7 +25,7 @@ from t5lite.inference.predict import make_predict
 from t5lite.inference.requests import Inference, fingerprint, read_requests
 from t5lite.inference.score import make_score
 from t5lite.models.architectures import EncoderOnly, Model
-from t5lite.models.description import model_of
+from t5lite.models.description import describe, model_of
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.processes import start_processes
 from t5lite.training.run import Run
@@ -39,7 +39,6 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
         if getattr(flags, name) is None:
             raise UserError(f"infer needs --{name}=FILE")
     path = pathlib.Path(flags.output).expanduser()
-    check_free(path)
     trained: Run | None = None
     if flags.gin_file:
         trained, inference = configurables.load(
@@ -50,6 +49,9 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     else:
         (inference,) = configurables.load([], bindings, flags.gin_search_paths, "infer")
     start_processes()
+    # Before much is read; other processes may see other disks.
+    if jax.process_index() == 0:
+        check_free(path)
     model_dir = None if trained is None else trained.model_dir
     with chosen_checkpoints(model_dir, flags.checkpoint, flags.average) as chosen:
         if len(chosen) != 1:
@@ -69,6 +71,11 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
             "input": fingerprint(flags.input),
             "mode": flags.mode,
             "checkpoint": [chosen[0].path, list(chosen[0].steps)],
+            # Another run's checkpoints may have come to stand there.
+            "saved": pathlib.Path(chosen[0].path, "state").stat().st_mtime_ns,
+            "model": describe(model),
+            "vocabulary": vocabulary.fingerprint,
+            "steps": [preprocessors.version(step) for step in inference.preprocessors],
             "settings": {**settings, "lengths": reader.lengths},
         }
         mesh = inference.mesh.make()
@@ -150,11 +157,17 @@ def _answering(
     reader: Reader,
 ) -> Answer:
     if mode == "score":
-        score = make_score(model, mesh, batch_size=inference.batch_size)
+        score = make_score(
+            *(model, mesh),
+            inputs_length=reader.lengths[0],
+            targets_length=reader.lengths[1],
+            batch_size=inference.batch_size,
+        )
         return scored(score, reader)
     predict = make_predict(
         *(model, mesh, inference.decoding),
         stop_ids=(vocabulary.eos_id,),
+        inputs_length=reader.lengths[0],
         targets_length=reader.lengths[1],
         batch_size=inference.batch_size,
         seed=inference.seed,

@@ -39,7 +39,8 @@ def show_examples(run: Run, mesh: DeviceMesh, params: Any) -> None:
         run.loss,
         mesh,
         split=split,
-        batch_size=run.batch_size,
+        # As many rows as are trained on at a time: what fits there fits here.
+        batch_size=run.batch_size // run.microbatches,
         counted=task.vocabulary.is_text,
     )
     text = evaluate(params)["cross_entropy_nats_per_token"]
@@ -58,8 +59,8 @@ def show_examples(run: Run, mesh: DeviceMesh, params: Any) -> None:
     predict = make_predict(
         *(run.model, mesh, Decoding()),
         stop_ids=(task.vocabulary.eos_id,),
+        inputs_length=task.objective.inputs_length,
         targets_length=task.objective.targets_length,
-        # No more rows than are trained on at a time, and as many as the mesh divides.
         batch_size=run.batch_size // run.microbatches,
     )
     written = predict(params, [Prompt(inputs=example["inputs"]) for example in examples])

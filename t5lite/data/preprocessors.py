@@ -77,13 +77,16 @@ PREPROCESSORS: Mapping[str, Preprocessor] = {
 }
 
 
-def preprocessor(name: str) -> Preprocessor:
+def preprocessor(name: str, *, owner: str = "Task.preprocessors") -> Preprocessor:
     """Returns a step by its name in this module, or as "module:function".
+
+    Args:
+        owner: who names it.
 
     Raises:
         UserError: where there is no such step.
     """
-    return named("Task.preprocessors", name, PREPROCESSORS)
+    return named(owner, name, PREPROCESSORS)
 
 
 def changed(owner: str, steps: Sequence[str], record: Record, number: int) -> Record | None:

@@ -17,7 +17,7 @@ class Question:
     """One example of a split.
 
     Args:
-        answers: the right ones.
+        answers: the right ones; none where the task names no metrics.
         choices: what is to be chosen from; none for writing freely. With the targets that each
             makes.
         category: what `Task.category` says of it.
@@ -40,34 +40,37 @@ def questions(task: Task, split: str) -> Iterator[Question]:
             answer = task.vocabulary.decode(example["targets"])
             yield Question(example=example, answers=[answer])
         return
-    assert task.inputs is not None
     objective, vocabulary = cast(PairObjective, task.objective), task.vocabulary
-    records = task.source.records(split)
-    for number in range(len(records)):
+    tokens, records = task.tokens(split), task.source.records(split)
+
+    def encoded(choices: Sequence[str]) -> list[tuple[str, Tokens]]:
+        return [(text, vocabulary.encode(text)) for text in choices]
+
+    fixed = [] if isinstance(task.choices, str) else encoded(task.choices or ())
+    for number in range(len(tokens)):
+        texts = tokens[number]
+        if not texts:
+            continue
+        inputs, targets = texts
+        example = objective.from_pair(inputs, targets, vocabulary)
+        if not (task.metrics or task.category):
+            # The text itself is not needed, where its tokens are in a cache.
+            yield Question(example=example, answers=[])
+            continue
         steps = task.preprocessors
         record = preprocessors.changed("Task.preprocessors", steps, records[number], number)
-        if record is None:
-            continue
-        inputs = vocabulary.encode(templates.fill(task.inputs, record))
-
-        def example_of(text: str, inputs: Tokens = inputs) -> Example:
-            return objective.from_pair(inputs, vocabulary.encode(text), vocabulary)
-
-        target = templates.fill(task.targets, record)
-        answers: Sequence[str] = [target]
+        assert record is not None, "a record that was left out has no texts"
+        answers: Sequence[str] = [templates.fill(task.targets, record)]
         if task.references is not None:
             answers = _texts_of("Task.references", record, task.references, number)
-        choices: Sequence[str] = ()
+        choices = fixed
         if isinstance(task.choices, str):
-            choices = _texts_of("Task.choices", record, task.choices, number)
-        elif task.choices is not None:
-            choices = task.choices
-        category = task.category and _field("Task.category", record, task.category)
+            choices = encoded(_texts_of("Task.choices", record, task.choices, number))
         yield Question(
-            example=example_of(target),
+            example=example,
             answers=answers,
-            choices=[(choice, example_of(choice)) for choice in choices],
-            category=category,
+            choices=[(text, objective.from_pair(inputs, ids, vocabulary)) for text, ids in choices],
+            category=task.category and _field("Task.category", record, task.category),
         )
 
 

@@ -71,6 +71,8 @@ class Task:
         for field in ("references", "choices", "category"):
             if getattr(self, field) is not None and not self.takes_pairs:
                 raise UserError(f"Task.{field} is for pairs, got {kind}, which takes running text")
+        if self.choices is not None and not len(self.choices):
+            raise UserError("Task.choices must hold a text, got none")
         if self.choices is not None and not self.metrics:
             raise UserError("Task.choices is for metrics; name some in Task.metrics")
         for owner, template in self._templates.items():

@@ -66,7 +66,7 @@ class VocabularyTraining:
             if not 1 <= getattr(self, name) < 2**31:
                 raise UserError(f"vocab.{name} must be in [1, 2**31), got {getattr(self, name)}")
         for step in self.preprocessors:
-            preprocessors.preprocessor(step)
+            preprocessors.preprocessor(step, owner="vocab.preprocessors")
         if not templates.fields_of("vocab.text", self.text):
             raise UserError(f"vocab.text must name a field, as in {{text}}, got {self.text!r}")
 

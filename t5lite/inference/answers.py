@@ -38,10 +38,11 @@ class Reader:
         """Counts a request of which something is cut.
 
         Raises:
-            UserError: where it names a sentinel that there is not.
+            UserError: where it names a sentinel that there is not, or its prefix is too long.
         """
         inputs, targets = self.lengths
-        self.prefix(request)
+        if len(self.prefix(request)) > targets:
+            raise UserError(f"its prefix must be at most {targets} tokens (infer.targets_length)")
         is_long = len(encode(request.inputs, self._vocabulary)) > inputs - self._end_inputs
         if request.targets is not None:
             is_long |= len(encode(request.targets, self._vocabulary)) > targets - 1

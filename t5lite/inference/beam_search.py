@@ -63,9 +63,10 @@ def beam_search(
 ) -> Written:
     """Returns `num_beams` targets of each row, the best first; meant to be compiled.
 
-    Each step looks at the 2 k best continuations of the k beams of a group: those of the first k
-    that end are finished, the best that don't go on. A group is done when what is not finished
-    cannot become better than the worst of k finished ones.
+    Each step looks at the best continuations of the k beams of a group, so many that k of them
+    don't end whatever the others do: those of the first k that end are finished, the best that
+    don't go on. A group is done when what is not finished cannot become better than the worst of
+    k finished ones.
 
     Args:
         batch: see `decoding.read_prompt`.
@@ -73,7 +74,7 @@ def beam_search(
         stop_ids: tokens that end a target.
 
     Source: google-research/t5x@main:t5x/decoding.py, beam_search.
-    Differs from it in that an end among the second k continuations finishes nothing, as in
+    Differs from it in that an end behind the first k continuations finishes nothing, as in
     `transformers`.
     """
     count, groups = decoding.num_beams, decoding.num_beam_groups
@@ -104,7 +105,8 @@ def beam_search(
             tokens.append(token)
             origins.append(origin + len(origins) * (count // groups))
             if len(after) < groups:
-                taken = taken + jax.nn.one_hot(token, vocab).sum(axis=1)
+                takes = jax.nn.one_hot(token, vocab).sum(axis=1)
+                taken = taken + jnp.where(group.is_open[:, None], takes, 0.0)
         chosen = jnp.concatenate(tokens, axis=1), jnp.concatenate(origins, axis=1)
         return place + 1, tuple(after), *chosen
 
@@ -151,13 +153,15 @@ def _advance(
     """
     rows, count, vocab = told.shape
     ranks = beams.ranks[..., None] + told - costs[:, None]
-    ranks, index = top_k(ranks.reshape(rows, count * vocab), 2 * count)
+    # Of each beam every stop may be among them.
+    looked_at = max(2, 1 + len(set(stop_ids))) * count
+    ranks, index = top_k(ranks.reshape(rows, count * vocab), min(looked_at, count * vocab))
     beam, token = index // vocab, (index % vocab).astype(jnp.int32)
     sums = _take(beams.sums, beam) + _take(told.reshape(rows, count * vocab), index)
     tokens = _take(beams.tokens, beam).at[:, :, place].set(token)
     ends = is_any_of(token, stop_ids) | (place + 1 >= limits.most)
 
-    counted = ends & (jnp.arange(2 * count) < count)[None] & beams.is_open[:, None]
+    counted = ends & (jnp.arange(ends.shape[1]) < count)[None] & beams.is_open[:, None]
     scores = jnp.where(counted, ranks / length_penalty(place + 1, limits.alpha), NEVER)
     done, best = jax.lax.top_k(jnp.concatenate([beams.done_scores, scores], axis=1), count)
     done_sums = _take(jnp.concatenate([beams.done_sums, sums], axis=1), best)

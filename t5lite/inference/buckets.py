@@ -6,17 +6,19 @@ from collections.abc import Sequence
 SHORTEST = 16
 
 
-def bucket(length: int, *, longest: int | None = None) -> int:
+def bucket(length: int, longest: int, *, fixed: bool = False) -> int:
     """Returns the length of row that an example of `length` tokens is read in: a power of two.
 
     Args:
-        longest: rows need be no longer than this.
+        longest: no example is longer than this, but for one that has a prefix.
+        fixed: whether all rows are as long as the longest, as a mixture of experts needs: its
+            places are so many for each token of a row, padding included.
 
-    >>> bucket(3), bucket(17), bucket(17, longest=20)
-    (16, 32, 20)
+    >>> bucket(3, 20), bucket(17, 100), bucket(17, 20), bucket(3, 20, fixed=True)
+    (16, 32, 20, 20)
     """
-    size = max(SHORTEST, 1 << max(length - 1, 0).bit_length())
-    return size if longest is None else max(length, min(size, longest))
+    size = longest if fixed else max(SHORTEST, 1 << max(length - 1, 0).bit_length())
+    return max(length, min(size, longest))
 
 
 def batches_by_length(sizes: Sequence[tuple[int, ...]], batch_size: int) -> list[list[int]]:

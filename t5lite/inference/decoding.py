@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from t5lite.core.errors import UserError
 from t5lite.core.numbers import Number, check_number, numeric, static
 from t5lite.models.architectures import Batch, DecoderOnly, EncoderDecoder
-from t5lite.models.cache import Cache, written
+from t5lite.models.cache import Cache, with_room, written
 from t5lite.models.stack import unstacked
 
 Writer = EncoderDecoder | DecoderOnly
@@ -141,10 +141,11 @@ def read_prompt(
         batch = {**batch, "decoder_input_tokens": begin, "decoder_segment_ids": begin + 1}
     given = batch["decoder_input_tokens"].shape[1]
     variables = {"params": params}
-    capacity = given + length * ways
-    cache: Any = model.apply(variables, batch, capacity=capacity, method="start")
+    cache: Any = model.apply(variables, batch, capacity=given, method="start")
     logits: Any
     logits, cache = model.apply(variables, batch, cache, method="extend")
+    cache = with_room(cache, length * ways)
+    capacity = given + length * ways
     # Or XLA makes each layer's parameters, and what was encoded, anew in every step.
     params, cache = jax.lax.optimization_barrier((params, cache))
     seen = jnp.broadcast_to((cache.segment_ids > 0)[:, None], (logits.shape[0], ways, capacity))

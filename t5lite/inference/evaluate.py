@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from t5lite.core.errors import UserError
-from t5lite.core.examples import Example
+from t5lite.core.examples import Example, Tokens
 from t5lite.core.numbers import as_inputs, check_number
 from t5lite.data.features import Layout, batch_of
 from t5lite.data.mixture import Mixture
@@ -63,7 +63,7 @@ def make_evaluate(
     *,
     split: str,
     batch_size: int,
-    decoding: Decoding = Decoding(),  # noqa: B008  # frozen
+    decoding: Decoding | None = None,
     counted: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Evaluate:
     """Returns a function from parameters to the scores of all of `split`.
@@ -78,6 +78,7 @@ def make_evaluate(
     more of each task, named `TASK/SCORE`.
 
     Args:
+        decoding: how targets are written for tasks that name metrics; None for no metrics.
         counted: from target tokens to which of them count; None for all.
 
     Raises:
@@ -98,13 +99,21 @@ def make_evaluate(
         some = [[examples[row]] if row < len(examples) else [] for row in rows]
         batch = batch_of(layout, some)
         if counted is not None:
-            targets, weights = targets_of(batch)
+            ids, weights = targets_of(batch)
             name = f"{writing_side(batch)}_loss_weights"
-            batch = {**batch, name: weights * counted(targets)}
+            batch = {**batch, name: weights * counted(ids)}
         return eval_step(params, as_inputs(loss), place(batch))
 
-    predict_all = _make_predict_all(model, mesh, task, decoding, batch_size)
+    predict_all = None
+    if decoding is not None:
+        predict_all = _make_predict_all(model, mesh, task, decoding, batch_size)
     has_text = not isinstance(model, EncoderOnly) or model.classes is None
+
+    def targets(example: Example) -> Tokens:
+        """Returns those that count."""
+        weights = example.get("target_weights", np.ones_like(example["targets"])) > 0
+        ids = example["targets"][weights]
+        return ids if counted is None else ids[counted(ids)]
 
     def scores_of(params: Any, part: Task) -> tuple[Sums, dict[str, float]]:
         """Returns the sums of every example, and the scores of the whole and of categories."""
@@ -120,9 +129,9 @@ def make_evaluate(
                 sums.append(sums_of(params, examples))
             settle(sums, mesh)
             if has_text:
-                num_bytes += [part.vocabulary.num_bytes(each["targets"]) for each in examples]
+                num_bytes += [part.vocabulary.num_bytes(targets(each)) for each in examples]
             categories += [question.category or "" for question in some]
-            asked += some if part.metrics else []
+            asked += some if predict_all and part.metrics else []
         if not sums:
             raise UserError(f"split {split!r} of task {part.name!r} holds no example to score")
         fetched, count = jax.device_get(sums), len(categories)
@@ -130,7 +139,7 @@ def make_evaluate(
             name: np.concatenate([each[name] for each in fetched])[:count] for name in fetched[0]
         }
         of_each["bytes"] = np.array(num_bytes or [0] * count)
-        predictions = predict_all(params, part, asked)
+        predictions = predict_all(params, part, asked) if predict_all and asked else []
         among = {"": np.arange(count)}
         for name in sorted(set(categories)) if part.category is not None else ():
             among[f"{part.category}={name}/"] = np.flatnonzero(np.array(categories) == name)
@@ -162,24 +171,31 @@ def _make_predict_all(
     """Returns what predicts the answers of questions, by choice or by writing."""
 
     @functools.cache
-    def writer(length: int) -> Any:
+    def writer(inputs_length: int, targets_length: int) -> Any:
         assert not isinstance(model, EncoderOnly)
-        stops = (task.vocabulary.eos_id,)
         return make_predict(
-            *(model, mesh, decoding), stop_ids=stops, targets_length=length, batch_size=batch_size
+            *(model, mesh, decoding),
+            stop_ids=(task.vocabulary.eos_id,),
+            inputs_length=inputs_length,
+            targets_length=targets_length,
+            batch_size=batch_size,
         )
 
     @functools.cache
-    def scorer() -> Any:
+    def scorer(inputs_length: int, targets_length: int) -> Any:
         assert not isinstance(model, EncoderOnly)
-        return make_score(model, mesh, batch_size=batch_size)
+        return make_score(
+            *(model, mesh),
+            inputs_length=inputs_length,
+            targets_length=targets_length,
+            batch_size=batch_size,
+        )
 
     def predict_all(params: Any, part: Task, asked: Sequence[Question]) -> list[str]:
-        if not asked:
-            return []
+        lengths = part.objective.inputs_length, part.objective.targets_length
         if part.choices is not None:
             examples = [example for question in asked for _, example in question.choices]
-            scores = iter(scorer()(params, examples))
+            scores = iter(scorer(*lengths)(params, examples))
             return [
                 max((next(scores).score, -n, text) for n, (text, _) in enumerate(q.choices))[2]
                 for q in asked
@@ -188,7 +204,7 @@ def _make_predict_all(
             Prompt(inputs=question.example["inputs"], number=number)
             for number, question in enumerate(asked)
         ]
-        written = writer(part.objective.targets_length)(params, prompts)
+        written = writer(*lengths)(params, prompts)
         return [part.vocabulary.decode(best.tokens) for best, *_ in written]
 
     return predict_all

@@ -4,12 +4,14 @@ What is done stands in OUTPUT.partial, beside what it is done of; only the whole
 was asked for.
 """
 
+import contextlib
+import fcntl
 import itertools
 import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -41,29 +43,42 @@ class Output:
 
     def __init__(self, path: pathlib.Path, identity: Mapping[str, Any]) -> None:
         self._path, self._is_first = path, jax.process_index() == 0
+        self._lock: IO[str] | None = None
         self._partial = path.with_name(f"{path.name}.partial")
         self._identity = path.with_name(f"{path.name}.partial.json")
-        check_free(path)
-        mine = json.loads(json.dumps(identity))
-        if self._identity.exists():
-            theirs = json.loads(self._identity.read_text())
+        # The first process alone looks and writes: others may come later, or see other disks.
+        done, wrong = -1, None
+        if self._is_first:
+            try:
+                done = self._begin(json.loads(json.dumps(identity)))
+            except (UserError, OSError) as error:
+                wrong = error
+                self.close()
+        # How many results are there.
+        self.done = int(multihost_utils.broadcast_one_to_all(np.int32(done)))
+        if wrong is not None:
+            raise wrong
+        if self.done < 0:
+            raise UserError("the first process cannot write results; see what it says")
+
+    def _begin(self, mine: Mapping[str, Any]) -> int:
+        """Drops a line that was cut off, and returns how many there are."""
+        check_free(self._path)
+        # Held as long as this process lives.
+        self._lock = self._partial.open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{self._partial} is being written by another process") from error
+        if self._partial.stat().st_size:
+            theirs = self._theirs()
             for name in {**theirs, **mine}:
                 if theirs.get(name) != mine.get(name):
                     raise UserError(
                         f"{self._partial} was begun with {name} {theirs.get(name)}, got "
                         f"{mine.get(name)}; remove it, or name another --output"
                     )
-        elif self._partial.exists():
-            raise UserError(f"{self._partial} is there already and not of this work; remove it")
-        elif self._is_first:
-            write_whole(self._identity, json.dumps(mine))
-        done = self._begin() if self._is_first else 0
-        # How many results are there: as the first process, which writes them, has it.
-        self.done = int(multihost_utils.broadcast_one_to_all(np.int64(done)))
-
-    def _begin(self) -> int:
-        """Drops a line that was cut off, and returns how many there are."""
-        self._partial.touch()
+        write_whole(self._identity, json.dumps(mine))
         with self._partial.open("rb+") as file:
             lines, end = 0, 0
             for line in file:
@@ -73,11 +88,20 @@ class Output:
             file.truncate(end)
         return lines
 
+    def _theirs(self) -> dict[str, Any]:
+        """Returns what the results that are there were begun with."""
+        try:
+            return dict(json.loads(self._identity.read_text()))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self._partial} is there, but not what it was begun with; remove it"
+            ) from error
+
     def write(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Appends results; when it returns they are on the disk."""
         if not self._is_first:
             return
-        with self._partial.open("a") as file:
+        with self._partial.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in results)
             file.flush()
             os.fsync(file.fileno())
@@ -87,6 +111,11 @@ class Output:
         if self._is_first:
             self._partial.replace(self._path)
             self._identity.unlink()
+
+    def close(self) -> None:
+        """Leaves the file to others."""
+        if self._lock is not None:
+            self._lock.close()
 
 
 def infer(
@@ -106,18 +135,19 @@ def infer(
         answer: from requests, and the number of the first of them, to what is added to each.
         on_done: called with the number of results that are there.
     """
-    # A chunk of which only a part was written is worked on as a whole once more.
-    for number, chunk in enumerate(_chunks(requests, chunk_size)):
-        first, behind = number * chunk_size, number * chunk_size + len(chunk)
-        if behind <= output.done:
-            continue
-        results = [
-            {**request.given, **added}
-            for request, added in zip(chunk, answer(chunk, first), strict=True)
-        ]
-        output.write(results[max(output.done - first, 0) :])
-        on_done(behind)
-    output.finish()
+    with contextlib.closing(output):
+        # A chunk of which only a part was written is worked on as a whole once more.
+        for number, chunk in enumerate(_chunks(requests, chunk_size)):
+            first, behind = number * chunk_size, number * chunk_size + len(chunk)
+            if behind <= output.done:
+                continue
+            results = [
+                {**request.given, **added}
+                for request, added in zip(chunk, answer(chunk, first), strict=True)
+            ]
+            output.write(results[max(output.done - first, 0) :])
+            on_done(behind)
+        output.finish()
 
 
 def _chunks(requests: Iterator[Request], size: int) -> Iterator[list[Request]]:

@@ -58,6 +58,7 @@ def make_predict(
     decoding: Decoding,
     *,
     stop_ids: Sequence[int],
+    inputs_length: int,
     targets_length: int,
     batch_size: int,
     seed: int = 0,
@@ -65,6 +66,7 @@ def make_predict(
     """Returns a function that writes targets of at most `targets_length` tokens.
 
     Args:
+        inputs_length: tokens of the longest inputs.
         batch_size: prompts worked on at a time.
         seed: of what is sampled.
 
@@ -102,7 +104,7 @@ def make_predict(
         with on_mesh(mesh):
             for indices in batches_by_length(sizes, batch_size):
                 some = [prompts[index] for index in indices]
-                batch = _batch_of(model, some, batch_size)
+                batch = _batch_of(model, some, batch_size, inputs_length)
                 numbers = _numbers_of(some, batch_size, usual)
                 given = place({name: array[mine] for name, array in (batch | numbers).items()})
                 of_rows: Any = {name: given.pop(name) for name in usual}
@@ -138,10 +140,13 @@ def _numbers_of(
     return given
 
 
-def _batch_of(model: Writer, prompts: Sequence[Prompt], rows: int) -> dict[str, np.ndarray]:
+def _batch_of(
+    model: Writer, prompts: Sequence[Prompt], rows: int, longest: int
+) -> dict[str, np.ndarray]:
     """Returns what `decoding.read_prompt` takes; rows without a prompt are padding."""
+    fixed = model.config.num_experts is not None
     if isinstance(model, EncoderDecoder):
-        width = bucket(max(len(prompt.inputs) for prompt in prompts))
+        width = bucket(max(len(prompt.inputs) for prompt in prompts), longest, fixed=fixed)
         batch = {
             name: np.zeros((rows, width), np.int32)
             for name in ("encoder_input_tokens", "encoder_segment_ids")
@@ -151,9 +156,11 @@ def _batch_of(model: Writer, prompts: Sequence[Prompt], rows: int) -> dict[str, 
             batch["encoder_segment_ids"][row, : len(prompt.inputs)] = 1
         if all(len(prompt.prefix) == 0 for prompt in prompts):
             return batch
-        return {**batch, **_prompts_to_the_right([p.prefix for p in prompts], rows)}
+        prefixes = [prompt.prefix for prompt in prompts]
+        return {**batch, **_to_the_right(prefixes, rows, 1 + max(map(len, prefixes)))}
     given = [np.concatenate([prompt.inputs, prompt.prefix]) for prompt in prompts]
-    batch = _prompts_to_the_right(given, rows)
+    width = bucket(1 + max(map(len, given)), 1 + longest, fixed=fixed)
+    batch = _to_the_right(given, rows, width)
     if model.config.prefix_attention:
         sees_all = np.zeros_like(batch["decoder_segment_ids"])
         for row, prompt in enumerate(prompts):
@@ -165,9 +172,8 @@ def _batch_of(model: Writer, prompts: Sequence[Prompt], rows: int) -> dict[str, 
     return batch
 
 
-def _prompts_to_the_right(given: Sequence[Tokens], rows: int) -> dict[str, np.ndarray]:
+def _to_the_right(given: Sequence[Tokens], rows: int, width: int) -> dict[str, np.ndarray]:
     """Tokens behind a 0, all ending in the last place."""
-    width = bucket(1 + max(map(len, given)))
     tokens, segments = np.zeros((2, rows, width), np.int32)
     for row, ids in enumerate(given):
         tokens[row, width - len(ids) :] = ids

@@ -16,7 +16,12 @@ from t5lite.parallel.mesh import Mesh
 MODES = ("predict", "score")
 TOO_LONG = ("cut", "refuse")
 # What is added to an object.
-RESULTS = ("prediction", "predictions", "score", "scores", "target_tokens")
+RESULTS = {
+    "predict": ("prediction", "predictions", "score", "scores"),
+    "score": ("score", "target_tokens"),
+}
+# Numbers of `Decoding` that count tokens.
+_WHOLE = ("top_k", "min_length", "max_length")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +32,8 @@ class Inference:
         inputs, targets: templates over the fields of an object; `targets` only where it is scored.
         preprocessors: steps that change an object's texts before, by name; as in `Task`.
         inputs_length: tokens of the inputs at most, the end included; None for the run's, or 512.
-        targets_length: tokens of a target at most; None for the run's, or 128.
+        targets_length: tokens that are written, behind a prefix, or scored at most; None for the
+            run's, or 128.
         too_long: what is longer is "cut" and counted, or "refuse"d before anything starts.
         end_inputs: whether inputs are closed by an end of sequence, as `Supervised` does; a
             causal language model goes on with inputs that are not.
@@ -65,7 +71,7 @@ class Inference:
         for owner in ("inputs", "targets"):
             templates.fields_of(f"infer.{owner}", getattr(self, owner))
         for step in self.preprocessors:
-            preprocessors.preprocessor(step)
+            preprocessors.preprocessor(step, owner="infer.preprocessors")
         if self.num_best > self.decoding.num_targets:
             raise UserError(
                 f"infer.num_best must be at most the {self.decoding.num_targets} targets that are "
@@ -113,19 +119,19 @@ def read_requests(path: str, inference: Inference, mode: str) -> Iterator[Reques
             if is_text:
                 yield _request({"inputs": text.rstrip("\r\n")}, inference, mode, place, number)
             elif text.strip():
-                yield _request(_object(text, place), inference, mode, place, number)
+                yield _request(_object(text, place, mode), inference, mode, place, number)
             else:
                 yield None
 
 
-def _object(text: str, place: str) -> dict[str, Any]:
+def _object(text: str, place: str, mode: str) -> dict[str, Any]:
     try:
         given = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: no JSON: {error}") from error
     if not isinstance(given, dict):
         raise UserError(f"{place}: must be a JSON object, got {type(given).__name__}")
-    for name in RESULTS:
+    for name in RESULTS[mode]:
         if name in given:
             raise UserError(f"{place}: has a field {name!r} already, which would be overwritten")
     if "\\u" in text:
@@ -178,8 +184,11 @@ def _check_decoding(own: Any, usual: Decoding, place: str) -> None:
             f"{place}: decoding has a temperature, but the others are written greedily; set "
             "Decoding.temperature, and give each object its own"
         )
-    if any(value is None for value in own.values()):
-        raise UserError(f"{place}: decoding must hold numbers, got {own!r}")
+    for name, value in own.items():
+        kinds = int if name in _WHOLE else int | float
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            rule = "a whole number" if name in _WHOLE else "a number"
+            raise UserError(f"{place}: {name} of decoding must be {rule}, got {value!r}")
     try:
         dataclasses.replace(usual, **own)
     except UserError as error:

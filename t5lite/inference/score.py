@@ -30,8 +30,19 @@ class Likelihood(NamedTuple):
 Score = Callable[[Any, Sequence[Example]], list[Likelihood]]
 
 
-def make_score(model: Writer, mesh: DeviceMesh, *, batch_size: int) -> Score:
+def make_score(
+    model: Writer,
+    mesh: DeviceMesh,
+    *,
+    inputs_length: int,
+    targets_length: int,
+    batch_size: int,
+) -> Score:
     """Returns a function that scores the targets of examples, given their inputs.
+
+    Args:
+        inputs_length, targets_length: tokens of the longest.
+        batch_size: examples worked on at a time.
 
     Raises:
         UserError: where the mesh does not divide the batch.
@@ -52,7 +63,8 @@ def make_score(model: Writer, mesh: DeviceMesh, *, batch_size: int) -> Score:
             for indices in batches_by_length(sizes, batch_size):
                 rows = [[examples[index]] for index in indices]
                 rows += [[]] * (batch_size - len(rows))
-                layout = _layout_of(model, [sizes[index] for index in indices])
+                some = [sizes[index] for index in indices]
+                layout = _layout_of(model, some, inputs_length, targets_length)
                 batch = batch_of(layout, [rows[row] for row in mine])
                 cross_entropy, tokens = jax.device_get(
                     sums_of(params, as_inputs(CrossEntropy()), place(batch))
@@ -64,9 +76,15 @@ def make_score(model: Writer, mesh: DeviceMesh, *, batch_size: int) -> Score:
     return score
 
 
-def _layout_of(model: Writer, sizes: Sequence[tuple[int, int]]) -> Layout:
+def _layout_of(
+    model: Writer, sizes: Sequence[tuple[int, int]], inputs_length: int, targets_length: int
+) -> Layout:
     """Returns a layout with room for the targets and inputs of each of some examples."""
+    fixed = model.config.num_experts is not None
     if isinstance(model, EncoderDecoder):
         targets, inputs = np.max(sizes, axis=0).tolist()
-        return EncoderDecoderLayout(bucket(inputs), bucket(targets))
-    return DecoderLayout(bucket(max(map(sum, sizes))), has_inputs=True)
+        return EncoderDecoderLayout(
+            bucket(inputs, inputs_length, fixed=fixed), bucket(targets, targets_length, fixed=fixed)
+        )
+    longest = inputs_length + targets_length
+    return DecoderLayout(bucket(max(map(sum, sizes)), longest, fixed=fixed), has_inputs=True)

@@ -59,3 +59,20 @@ class Cache:
 def written(whole: Array, part: Array, start: Start, *, axis: int) -> Array:
     """Returns `whole` with `part` from `start` on along `axis`."""
     return jax.lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), start, axis)
+
+
+def with_room(cache: Cache, more: int) -> Cache:
+    """Returns a cache with room for so many tokens more."""
+
+    def longer(x: Array, axis: int) -> Array:
+        return jnp.pad(x, [(0, more if n == axis else 0) for n in range(x.ndim)])
+
+    return dataclasses.replace(
+        cache,
+        segment_ids=longer(cache.segment_ids, 1),
+        positions=longer(cache.positions, 0),
+        layers=tuple(
+            layer._replace(own=ByHead(*(longer(part, 2) for part in layer.own)))
+            for layer in cache.layers
+        ),
+    )

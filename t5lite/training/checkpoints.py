@@ -145,6 +145,8 @@ class Checkpoints:
 
         Two sets of parameters are in memory at a time.
         """
+        if len(steps) == 1:
+            return self.restore_params(steps[0], params)
         add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
         total = self.restore_params(steps[0], params)
         for step in steps[1:]:

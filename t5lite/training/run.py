@@ -165,6 +165,15 @@ class Run:
         for task in self.task.tasks:
             model, objective = type(self.model).__name__, type(task.objective).__name__
             _check_place_by_place(self.model, task.objective)
+            if task.metrics and isinstance(self.model, EncoderOnly):
+                raise UserError(
+                    f"Task.metrics of {task.name!r} need a model with a decoder to write, got "
+                    f"{model}; its accuracy is told without"
+                )
+            if task.metrics and task.objective.inputs_length == 0:
+                raise UserError(
+                    f"Task.metrics of {task.name!r} need an objective with inputs, got {objective}"
+                )
             if isinstance(self.model, EncoderDecoder) and task.objective.inputs_length == 0:
                 raise UserError(
                     f"{model} cannot train on {objective}: it makes no inputs; use DecoderOnly or "

@@ -125,8 +125,14 @@ def test_targets_that_are_given_are_scored_as_eval_does(t5lite, trained, tmp_pat
     ("arguments", "message"),
     [
         (["--output=x.jsonl"], "infer needs --input=FILE"),
-        (["--input=ASKED", "--output=ASKED"], "is there already; name another"),
-        (["--input=ASKED", "--output=nowhere/x"], "must be in a folder that is there"),
+        (
+            ["--input=ASKED", "--output=ASKED", "--checkpoint=RUN"],
+            "is there already; name another",
+        ),
+        (
+            ["--input=ASKED", "--output=nowhere/x", "--checkpoint=RUN"],
+            "must be in a folder that is there",
+        ),
         (["--input=ASKED", "--output=OUT"], "infer needs --checkpoint=FOLDER"),
         (["--input=ASKED", "--output=OUT", "--checkpoint=no"], "checkpoint 'no' is not there"),
         (["--input=gone.txt", "--output=OUT", "--checkpoint=RUN"], "gone.txt"),

@@ -104,6 +104,7 @@ def test_metrics_see_every_target_once_and_what_was_written(text_file, data_dir)
             *(model, task, EncoderDecoderLayout(64, 12), CrossEntropy(), mesh.make()),
             split="validation",
             batch_size=batch_size,
+            decoding=Decoding(),
         )
         scores = evaluate(params)
         assert {"same_fraction", "word_f1_fraction", "perplexity"} < scores.keys()
@@ -141,6 +142,7 @@ def scores_of(task, mesh=Mesh(data=8), batch_size=8, model=None):  # noqa: B008
         *(model, task, layout, CrossEntropy(), mesh.make()),
         split="validation",
         batch_size=batch_size,
+        decoding=Decoding(),
     )
     return evaluate(small.params(model))
 
@@ -207,7 +209,11 @@ def test_a_decoder_alone_writes_answers_too(tmp_path, data_dir):
     model = DecoderOnly(small.decoder_config())
     scores_of(task, model=model)
     predict = make_predict(
-        *(model, Mesh().make(), Decoding()), stop_ids=(1,), targets_length=8, batch_size=8
+        *(model, Mesh().make(), Decoding()),
+        stop_ids=(1,),
+        inputs_length=16,
+        targets_length=8,
+        batch_size=8,
     )
     inputs = [np.append(task.vocabulary.encode(record["question"]), 1) for record in records]
     prompts = [Prompt(inputs=ids.astype(np.int32)) for ids in inputs]

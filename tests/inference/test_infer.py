@@ -57,7 +57,11 @@ def test_what_was_cut_off_goes_on_and_nothing_is_lost_or_doubled(cut, tmp_path):
 
 def test_a_part_of_other_work_is_left_alone(tmp_path):
     path = tmp_path / "out.jsonl"
-    Output(path, {"input": "a", "mode": "predict"}).write([{"prediction": "x"}])
+    output = Output(path, {"input": "a", "mode": "predict"})
+    output.write([{"prediction": "x"}])
+    with pytest.raises(UserError, match="is being written by another process"):
+        Output(path, {"input": "a", "mode": "predict"})
+    output.close()
     with pytest.raises(UserError, match="was begun with mode predict, got score; remove it"):
         Output(path, {"input": "a", "mode": "score"})
     assert results(tmp_path / "out.jsonl.partial") == [{"prediction": "x"}]
@@ -116,7 +120,9 @@ def test_templates_and_steps_make_the_inputs(tmp_path):
         ('{"inputs": "a", "decoding": {"num_beams": 2}}\n', "no number 'num_beams' of its own"),
         ('{"inputs": "a", "decoding": {"temperature": 1}}\n', "the others are written greedily"),
         ('{"inputs": "a", "decoding": {"max_length": 0}}\n', "max_length must be at least 1"),
-        ('{"inputs": "a", "decoding": {"max_length": null}}\n', "decoding must hold numbers"),
+        ('{"inputs": "a", "decoding": {"max_length": null}}\n', "must be a whole number, got None"),
+        ('{"inputs": "a", "decoding": {"max_length": 2.5}}\n', "must be a whole number, got 2.5"),
+        ('{"inputs": "a", "decoding": {"top_p": [0.9]}}\n', "top_p of decoding must be a number"),
     ],
 )
 def test_what_is_wrong_is_said_with_file_and_line(content, message, tmp_path):

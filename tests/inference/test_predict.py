@@ -15,6 +15,7 @@ from tests import small
 
 EOS = 1
 MODEL = EncoderDecoder(small.config(vocab_size=12))
+EXPERTS = EncoderDecoder(small.config(vocab_size=12, num_experts=4, capacity_factor=0.5))
 PREFIX_LM = DecoderOnly(small.decoder_config(vocab_size=12, prefix_attention=True))
 
 
@@ -44,8 +45,19 @@ def maker(model, mesh, decoding, batch_size):
     return make_predict(
         *(model, mesh.make(devices), decoding),
         stop_ids=(EOS,),
+        inputs_length=50,
         targets_length=7,
         batch_size=batch_size,
+    )
+
+
+@functools.cache
+def scorer(model):
+    return make_score(
+        *(model, Mesh(data=1).make(jax.devices()[:1])),
+        inputs_length=50,
+        targets_length=20,
+        batch_size=4,
     )
 
 
@@ -64,8 +76,9 @@ def scores(targets):
         (MODEL, Decoding(num_beams=4, num_beam_groups=2, diversity_penalty=0.7)),
         (MODEL, Decoding(temperature=1.2, top_k=5, num_samples=2)),
         (PREFIX_LM, Decoding(num_beams=3)),
+        (EXPERTS, Decoding(num_beams=2)),
     ],
-    ids=["greedy", "groups", "samples", "beams_of_a_prefix_lm"],
+    ids=["greedy", "groups", "samples", "beams_of_a_prefix_lm", "beams_of_experts"],
 )
 def test_targets_depend_neither_on_batch_nor_order_nor_mesh(decoding, model):
     given = prompts()
@@ -90,7 +103,7 @@ def test_a_score_is_the_likelihood_of_what_was_written(model):
             tokens = np.append(target.tokens, EOS) if ended else target.tokens
             examples.append({"inputs": prompt.inputs, "targets": tokens.astype(np.int32)})
             expected.append(target.score)
-    made = make_score(model, Mesh(data=1).make(jax.devices()[:1]), batch_size=4)
+    made = scorer(model)
     found = made(params(model), examples)
     np.testing.assert_allclose([one.score for one in found], expected, atol=1e-4)
     assert [one.target_tokens for one in found] == [len(e["targets"]) for e in examples]
@@ -105,7 +118,7 @@ def test_a_target_begins_with_its_prefix(model):
     mixed = [free[0], *forced[1:]]
     written = predict(mixed, model=model)
     assert told(written[:1]) == told(predict(free[:1], model=model))
-    made = make_score(model, Mesh(data=1).make(jax.devices()[:1]), batch_size=4)
+    made = scorer(model)
     for prompt, (target,) in zip(forced[1:], written[1:], strict=True):
         assert target.tokens[:3].tolist() == prefix.tolist()
         ended = len(target.tokens) < 10
@@ -201,11 +214,11 @@ def diverse_by_hand(inputs, *, groups, beams, penalty, length):
                 done[group] += [c for c, e in zip(candidates[:beams], ends, strict=False) if e]
                 done[group] = sorted(done[group], key=lambda c: -c[0])[:beams]
             live[group] = [c for c, e in zip(candidates, ends, strict=True) if not e][:beams]
-            for _, _, tokens in live[group]:
-                taken[tokens[-1]] += 1
             worst = min((c[0] for c in done[group]), default=-np.inf)
             best = max((c[0] for c in live[group]), default=-np.inf)
             is_open[group] &= len(done[group]) < beams or best > worst
+            for _, _, tokens in live[group] if is_open[group] else ():
+                taken[tokens[-1]] += 1
     found = sorted((c for group in done for c in group), key=lambda c: -c[0])
     return [(r, s, [t for t in tokens if t != EOS]) for r, s, tokens in found]
 
@@ -228,6 +241,7 @@ def test_rounds_of_the_loop_end_with_the_last_row():
     made = make_predict(
         *(model, Mesh(data=1).make(jax.devices()[:1]), Decoding(max_length=3)),
         stop_ids=(EOS,),
+        inputs_length=50,
         targets_length=50,
         batch_size=4,
     )

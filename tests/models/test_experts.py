@@ -141,3 +141,20 @@ def test_flops_count_the_experts_that_a_token_goes_to():
 def test_more_than_two_experts_a_token_are_refused():
     with pytest.raises(UserError, match="experts_per_token must be 1 or 2, .* got 3"):
         small.config(num_experts=4, experts_per_token=3)
+
+
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_sums_of_rows_add_up_to_those_of_the_batch(chunks):
+    model = EncoderDecoder(small.config(**EXPERTS))
+    loss, params = CrossEntropy(chunks=chunks), small.params(model)
+    batch = jax.tree.map(jnp.asarray, small.batch(1))
+    whole = jax.jit(lambda p: batch_loss(model, p, batch, loss))(params)
+    rows = jax.jit(lambda p: batch_loss(model, p, batch, loss, by_row=True))(params)
+    alone = {name: x[:1] for name, x in batch.items()}
+    first = jax.jit(lambda p: batch_loss(model, p, alone, loss))(params)
+    assert rows.keys() == whole.keys()
+    for name, values in rows.items():
+        assert values.shape == (4,)
+        np.testing.assert_allclose(values.sum(), whole[name], rtol=1e-5, atol=1e-6)
+        # A row costs what it does without the others.
+        np.testing.assert_allclose(values[0], first[name], rtol=1e-5, atol=1e-6)
