@@ -20,7 +20,7 @@ from t5lite.core.errors import UserError
 from t5lite.inference.evaluate import Evaluate, Evaluation, make_evaluate
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.processes import start_processes
-from t5lite.training.checkpoints import Checkpoints
+from t5lite.training.checkpoints import FOLDER, Checkpoints
 from t5lite.training.run import Run
 from t5lite.training.state import abstract_params
 
@@ -101,7 +101,7 @@ def _watch(run: Run, evaluate: Evaluate, shapes: Any, flags: Any) -> None:
     """Scores every checkpoint of the run once, as they come, until that of its last step."""
     if flags.checkpoint != "latest" or flags.average != 1:
         raise UserError("--watch goes with neither --checkpoint nor --average")
-    pathlib.Path(run.model_dir, "checkpoints").mkdir(parents=True, exist_ok=True)
+    pathlib.Path(run.model_dir, FOLDER).mkdir(parents=True, exist_ok=True)
     console = rich.console.Console(stderr=True, quiet=jax.process_index() > 0, highlight=False)
     with open_run(run.model_dir) as checkpoints:
         recorded = _recorded(run, checkpoints)

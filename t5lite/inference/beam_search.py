@@ -11,8 +11,10 @@ from t5lite.inference.decoding import (
     Decoding,
     Writer,
     Written,
+    each_row,
     going_on_from,
     is_any_of,
+    longest,
     read_on,
     read_prompt,
     without,
@@ -81,12 +83,11 @@ def beam_search(
     logits, ways = read_prompt(model, params, batch, ways=count, length=length)
     rows, _, vocab = logits.shape
 
-    def each_row(number: Any) -> Float[Array, "b 1"]:
-        return jnp.broadcast_to(jnp.asarray(number, jnp.float32), (rows,))[:, None]
-
-    least, penalty = each_row(decoding.min_length), each_row(decoding.diversity_penalty)
-    most = each_row(length if decoding.max_length is None else decoding.max_length)
-    limits = Limits(jnp.minimum(most, length), each_row(decoding.length_penalty))
+    least, penalty, alpha = (
+        each_row(number, rows)
+        for number in (decoding.min_length, decoding.diversity_penalty, decoding.length_penalty)
+    )
+    limits = Limits(longest(decoding, rows, length), alpha)
 
     def choose(place: Array, logits: Array, beams: Sequence[Beams]) -> Any:
         """Returns the beams with one more token, these tokens, and what each goes on from."""

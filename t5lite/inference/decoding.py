@@ -175,6 +175,17 @@ def going_on_from(before: Ways, origins: Int[Array, "b ways"]) -> Ways:
     return before._replace(may_see=may_see)
 
 
+def each_row(number: Any, rows: int) -> Float[Array, "b 1"]:
+    """Returns a number of `Decoding` as one for each row."""
+    return jnp.broadcast_to(jnp.asarray(number, jnp.float32), (rows,))[:, None]
+
+
+def longest(decoding: Decoding, rows: int, length: int) -> Float[Array, "b 1"]:
+    """Returns how many tokens each row's targets may have, `length` at most."""
+    most = length if decoding.max_length is None else decoding.max_length
+    return jnp.minimum(each_row(most, rows), length)
+
+
 def is_any_of(tokens: Int[Array, "*shape"], ids: Sequence[int]) -> Bool[Array, "*shape"]:
     """Whether each token is one of `ids`."""
     return jnp.isin(tokens, jnp.asarray(ids, jnp.int32))

@@ -12,7 +12,9 @@ from t5lite.inference.decoding import (
     Decoding,
     Writer,
     Written,
+    each_row,
     is_any_of,
+    longest,
     read_on,
     read_prompt,
     without,
@@ -46,12 +48,7 @@ def sample(
         lambda key: jax.vmap(lambda way: stream(key, "sample", way))(jnp.arange(count))
     )(keys)
 
-    def each_row(number: Any) -> Array:
-        return jnp.broadcast_to(jnp.asarray(number), (rows,))[:, None]
-
-    least = each_row(decoding.min_length)
-    most = each_row(length if decoding.max_length is None else decoding.max_length)
-    most = jnp.minimum(most, length)
+    least, most = each_row(decoding.min_length, rows), longest(decoding, rows, length)
 
     def write(place: Array, logits: Array, tokens: Array, total: Array, ended: Array) -> Any:
         """Chooses a token of each way, and returns it with what is known then."""
@@ -95,11 +92,11 @@ def _chosen(
         return top_k(logits.reshape(rows * count, vocab), 1)[1].reshape(rows, count)
 
     def of_each(number: Any) -> Array:
-        return jnp.repeat(jnp.broadcast_to(jnp.asarray(number), (rows,)), count)
+        return jnp.repeat(each_row(number, rows)[:, 0], count)
 
     flat = logits.reshape(rows * count, vocab) / of_each(decoding.temperature)[:, None]
     flat = keep_top_k(flat, of_each(decoding.top_k).astype(jnp.int32))
-    flat = keep_top_p(flat, of_each(decoding.top_p).astype(jnp.float32))
+    flat = keep_top_p(flat, of_each(decoding.top_p))
     at_place = jax.vmap(lambda key: stream(key, "token", place))(keys.reshape(-1))
     drawn = jax.vmap(jax.random.categorical)(at_place, flat).astype(jnp.int32)
     return drawn.reshape(rows, count)

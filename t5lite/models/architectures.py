@@ -24,14 +24,36 @@ from t5lite.models.masks import causal_mask, prefix_mask, segment_mask
 Batch = Mapping[str, Any]
 
 
-class EncoderDecoder(nn.Module):
+class WithDecoder(nn.Module):
+    """What models whose decoder writes have in common.
+
+    They have a `token_embedder` and a `decoder`.
+    """
+
+    config: T5Config
+
+    def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
+        """Returns the logits of the token after each of those that `x` was made of."""
+        return self.decoder.logits(x, self.token_embedder)
+
+    def extend_by_one(
+        self,
+        tokens: Int[Array, "b ways"],
+        may_see: Bool[Array, "b ways capacity"],
+        place: Int[Array, ""],
+        cache: Cache,
+    ) -> tuple[Float[Array, "b ways v"], Cache]:
+        """Reads one token of each of several ways to go on; see `Decoder.extend_by_one`."""
+        x, cache = self.decoder.extend_by_one(self.token_embedder(tokens), may_see, place, cache)
+        return self.decoder.logits(x, self.token_embedder), cache
+
+
+class EncoderDecoder(WithDecoder):
     """T5: an encoder that sees all of the input, and a decoder that writes the target.
 
     Parameters:
         token_embedder/embedding, encoder/..., decoder/...
     """
-
-    config: T5Config
 
     def setup(self) -> None:
         self.token_embedder = Embedding(self.config)
@@ -62,10 +84,6 @@ class EncoderDecoder(nn.Module):
         encoded = self.encode(batch, dropout_rate=dropout_rate)
         return self.decode(encoded, batch, dropout_rate=dropout_rate)
 
-    def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
-        """Returns the logits of the token after each of those that `x` was made of."""
-        return self.decoder.logits(x, self.token_embedder)
-
     def start(self, batch: Batch, *, capacity: int) -> Cache:
         """Encodes, and returns the cache of a decoder that will read up to `capacity` tokens."""
         encoded, segments = self.encode(batch), batch["encoder_segment_ids"]
@@ -80,32 +98,19 @@ class EncoderDecoder(nn.Module):
         x, cache = self.decoder.extend(x, batch["decoder_segment_ids"], None, cache)
         return self.decoder.logits(x, self.token_embedder), cache
 
-    def extend_by_one(
-        self,
-        tokens: Int[Array, "b ways"],
-        may_see: Bool[Array, "b ways capacity"],
-        place: Int[Array, ""],
-        cache: Cache,
-    ) -> tuple[Float[Array, "b ways v"], Cache]:
-        """Reads one token of each of several ways to go on; see `Decoder.extend_by_one`."""
-        x, cache = self.decoder.extend_by_one(self.token_embedder(tokens), may_see, place, cache)
-        return self.decoder.logits(x, self.token_embedder), cache
-
     def __call__(
         self, batch: Batch, *, dropout_rate: Number | None = None
     ) -> Float[Array, "b l v"]:
         return self.logits(self.hidden(batch, dropout_rate=dropout_rate))
 
 
-class DecoderOnly(nn.Module):
+class DecoderOnly(WithDecoder):
     """A language model from T5's decoder blocks: causal, or where `prefix_attention` is set with
     a prefix that is seen as a whole.
 
     Parameters:
         token_embedder/embedding, decoder/...
     """
-
-    config: T5Config
 
     def setup(self) -> None:
         self.token_embedder = Embedding(self.config)
@@ -127,17 +132,6 @@ class DecoderOnly(nn.Module):
         x, cache = self.decoder.extend(x, segments, self._prefix(batch), cache)
         return self.decoder.logits(x, self.token_embedder), cache
 
-    def extend_by_one(
-        self,
-        tokens: Int[Array, "b ways"],
-        may_see: Bool[Array, "b ways capacity"],
-        place: Int[Array, ""],
-        cache: Cache,
-    ) -> tuple[Float[Array, "b ways v"], Cache]:
-        """Reads one token of each of several ways to go on; see `Decoder.extend_by_one`."""
-        x, cache = self.decoder.extend_by_one(self.token_embedder(tokens), may_see, place, cache)
-        return self.decoder.logits(x, self.token_embedder), cache
-
     def hidden(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b l e"]:
         """Returns what `logits` takes, for the whole batch."""
         segments = batch["decoder_segment_ids"]
@@ -152,10 +146,6 @@ class DecoderOnly(nn.Module):
             segments > 0,
             dropout_rate=dropout_rate,
         )
-
-    def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
-        """Returns the logits of the token after each of those that `x` was made of."""
-        return self.decoder.logits(x, self.token_embedder)
 
     def __call__(
         self, batch: Batch, *, dropout_rate: Number | None = None
