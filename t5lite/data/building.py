@@ -110,16 +110,22 @@ def build_shards(
                     recipe.finish(unfinished, summaries)
                 whole = add(summaries.values())
                 write_whole(unfinished / SUMMARY, json.dumps(dataclasses.asdict(whole)))
+                # Workers of a killed build may have begun a shard since this one started.
+                _remove_left_behind(unfinished)
                 unfinished.replace(folder)
                 log.info("built %s: %s", recipe.name, describe(whole))
     return read_summary(folder / SUMMARY)
 
 
+def _remove_left_behind(folder: pathlib.Path) -> None:
+    for path in folder.glob("*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def _write_all(
     folder: pathlib.Path, parts: Mapping[str, Any], recipe: Recipe, options: BuildOptions
 ) -> dict[str, Summary]:
-    for left_behind in folder.glob("*.tmp"):
-        left_behind.unlink(missing_ok=True)
+    _remove_left_behind(folder)
     done = summaries_of(folder)
     missing = [shard for shard in parts if shard not in done]
     on_progress = options.on_progress or _Logged(recipe.name)
