@@ -1,8 +1,11 @@
 """Whole processes, as a user starts them."""
 
 import json
+import os
 import pathlib
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -190,3 +193,19 @@ def test_a_vocabulary_is_trained_and_serves(t5lite, tmp_path):
     code, _, err = t5lite(*arguments)
     assert code == 2
     assert "is there already; name another" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_training_asks_for_huge_pages(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-m", "t5lite", "train", "--gin_file=gin/run/quickstart.gin"]
+    process = subprocess.Popen([*command, f"--gin.MODEL_DIR={tmp_path}"], env=environment, cwd=ROOT)
+    try:
+        begun = time.monotonic()
+        # The same process, begun once more.
+        while b"malloc.hugetlb=1" not in pathlib.Path(f"/proc/{process.pid}/environ").read_bytes():
+            assert time.monotonic() < begun + 30
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
