@@ -12,7 +12,6 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import logging
 import pathlib
 import pydoc_data.topics
-import tempfile
 from typing import Any
 
 import jax
@@ -25,11 +24,18 @@ ROOMS = sorted(
 )
 jaxtyping.install_import_hook([f"t5lite.{room}" for room in ROOMS], "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Many tests compile the same small programs.
-_programs = tempfile.TemporaryDirectory()
-jax.config.update("jax_compilation_cache_dir", _programs.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Where compiled programs are kept: many tests, of all processes, compile the same ones."""
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
+    path.mkdir(exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    return path
 
 
 @pytest.fixture(scope="session")

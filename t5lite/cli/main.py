@@ -41,7 +41,10 @@ nested quotes. A first run: t5lite train --gin_file=gin/run/quickstart.gin"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs a command and ends the process: 0 for success, 2 for a user's mistake."""
+    """Runs a command and ends the process: 0 for success, 2 for a user's mistake.
+
+    With 42 it was asked to stop by SIGTERM, saved, and is to be started again.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments.pop(0) if arguments else "--help"
     if command in ("-h", "-help", "--help", "help"):
@@ -79,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is None and command in ("train", "eval", "infer"):
         _with_huge_pages()
     from t5lite.core.errors import UserError
+    from t5lite.core.run_directory import RESTART_EXIT, Preempted
 
     try:
         if actions:
@@ -89,6 +93,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+    except Preempted as stop:
+        print(f"t5lite: {stop}", file=sys.stderr)
+        sys.exit(RESTART_EXIT)
     except KeyboardInterrupt:
         print("t5lite: interrupted", file=sys.stderr)
         sys.exit(130)

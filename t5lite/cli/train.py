@@ -1,14 +1,19 @@
 """`t5lite train`."""
 
+import contextlib
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
+
+import jax
 
 from t5lite import configurables
 from t5lite.cli.eval import evaluation_of
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.show import show_examples
+from t5lite.core.run_directory import attempt
 from t5lite.parallel.processes import start_processes
 from t5lite.training.loop import train
 from t5lite.training.program import train_program
@@ -24,9 +29,11 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     start_processes()
     mesh = run.mesh.make()
     program = train_program(run, mesh)
-    pathlib.Path(run.model_dir).mkdir(parents=True, exist_ok=True)
+    model_dir = pathlib.Path(run.model_dir)
+    model_dir.mkdir(parents=True, exist_ok=True)
     _, evaluate = evaluation_of(run, evaluation, mesh)
     config_text = configurables.resolved_text()
-    state = train(program, evaluate=evaluate, config_text=config_text)
+    with attempt(model_dir, sys.argv) if jax.process_index() == 0 else contextlib.nullcontext():
+        state = train(program, evaluate=evaluate, config_text=config_text)
     if run.show_examples:
         show_examples(run, mesh, state.params)

@@ -17,6 +17,7 @@ import numpy as np
 from t5lite.core.due import due
 from t5lite.core.errors import UserError
 from t5lite.core.files import write_whole
+from t5lite.core.run_directory import Preempted, write_result
 from t5lite.models.description import describe
 from t5lite.models.flops import train_flops
 from t5lite.models.losses import means
@@ -27,6 +28,7 @@ from t5lite.training.checkpoints import FOLDER, Checkpoints, open_checkpoint
 from t5lite.training.feed import Feed
 from t5lite.training.metrics import MetricWriter, NoWriter
 from t5lite.training.partial_restore import as_table, restore_by_rules
+from t5lite.training.preemption import stop_requests
 from t5lite.training.program import TrainProgram
 from t5lite.training.progress import Progress
 from t5lite.training.run import Run
@@ -49,6 +51,7 @@ def train(program: TrainProgram, *, evaluate: Evaluate, config_text: str) -> Tra
 
     Raises:
         UserError: where a checkpoint does not fit, or the loss is no longer finite.
+        Preempted: where SIGTERM asked it to stop, once its state is saved.
     """
     run, mesh = program.run, program.mesh
     model_dir, first = pathlib.Path(run.model_dir), jax.process_index() == 0
@@ -57,6 +60,7 @@ def train(program: TrainProgram, *, evaluate: Evaluate, config_text: str) -> Tra
     ranked = bool(run.keep_highest or run.keep_lowest)
     with contextlib.ExitStack() as stack:
         stack.enter_context(on_mesh(mesh))
+        stop = stack.enter_context(stop_requests())
         checkpoints = stack.enter_context(
             contextlib.closing(
                 Checkpoints(
@@ -79,6 +83,8 @@ def train(program: TrainProgram, *, evaluate: Evaluate, config_text: str) -> Tra
         state = first_state(program, checkpoints, progress)
         if 0 < first_step >= run.total_steps:
             progress.say(f"nothing to train: train.total_steps is {run.total_steps}")
+            if first:
+                write_result(model_dir, first_step)
             return state
         if first:
             write_whole(model_dir / "config.gin", config_text)
@@ -107,7 +113,8 @@ def train(program: TrainProgram, *, evaluate: Evaluate, config_text: str) -> Tra
             progress.advance(step)
             scoring = due(step, every=run.eval_every_steps, last=run.total_steps)
             saving = due(step, every=run.checkpoint_every_steps, last=run.total_steps)
-            saving = saving or (scoring and ranked)
+            stopping = stop(step) and step < run.total_steps
+            saving = saving or (scoring and ranked) or stopping
             if saving or due(step, every=run.log_every_steps):
                 metrics = meter.read()
                 # The gradient too: it is what the next loss would show.
@@ -125,6 +132,11 @@ def train(program: TrainProgram, *, evaluate: Evaluate, config_text: str) -> Tra
                 if saving:
                     told = {**about(run), "rank": rank, "data": feed.state()}
                     checkpoints.save(step, state, told)
+            if stopping:
+                raise Preempted(step)
+    # Now that the last checkpoint is whole.
+    if first:
+        write_result(model_dir, run.total_steps)
     return state
 
 

@@ -4,11 +4,9 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 from t5lite.core.files import write_whole
-
-FILE = "metrics.jsonl"
+from t5lite.core.run_directory import METRICS, read_metrics
 
 
 class MetricWriter:
@@ -25,7 +23,7 @@ class MetricWriter:
         # Late, because most commands write none.
         from tensorboardX import SummaryWriter
 
-        path = model_dir / FILE
+        path = model_dir / METRICS
         _drop_after(path, first_step)
         self._file = path.open("a")
         self._tensorboard = SummaryWriter(
@@ -54,17 +52,6 @@ class NoWriter:
 
     def close(self) -> None:
         """Has nothing to close."""
-
-
-def read_metrics(model_dir: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the lines of `metrics.jsonl`; one cut short by a crash is left out."""
-    lines = []
-    for line in (model_dir / FILE).read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return lines
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:

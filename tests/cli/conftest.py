@@ -9,12 +9,12 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
-def t5lite(data_dir):
+def t5lite(data_dir, programs_dir):
     """Runs a command in the checkout; its data sets are those of the session."""
     usual = {**os.environ, "TFDS_DATA_DIR": data_dir, "COLUMNS": "200"}
     # Most processes compile what another has compiled before.
     usual |= {
-        "JAX_COMPILATION_CACHE_DIR": f"{data_dir}/programs",
+        "JAX_COMPILATION_CACHE_DIR": str(programs_dir),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }
 

@@ -4,12 +4,14 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
+from t5lite.core.run_directory import outcomes
 from t5lite.data.vocabularies import SentencePieceVocabulary
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -128,7 +130,12 @@ def test_a_packed_mixture_trains_alike_with_workers_and_resumes(t5lite, tmp_path
     assert sum(tokens) == scores["target_tokens"]
 
 
-def test_a_run_killed_at_any_moment_goes_on_bitwise(t5lite, tmp_path):
+def latest_step(model_dir):
+    names = [path.name for path in (model_dir / "checkpoints").iterdir()]
+    return max(int(name) for name in names if name.isdigit())
+
+
+def test_a_run_stopped_or_killed_at_any_moment_goes_on_bitwise(t5lite, tmp_path):
     def losses(run):
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         return [(m["step"], m["split"], m["loss_nats_per_token"]) for m in lines]
@@ -137,18 +144,60 @@ def test_a_run_killed_at_any_moment_goes_on_bitwise(t5lite, tmp_path):
     code, _, err = t5lite("train", *arguments, f"--gin.MODEL_DIR={tmp_path / 'whole'}")
     assert code == 0, err
     killed = tmp_path / "killed"
-    for lines in (4, 12, 22):
+    for lines, number in ((4, signal.SIGKILL), (12, signal.SIGTERM), (22, signal.SIGKILL)):
         process = t5lite.start("train", *arguments, f"--gin.MODEL_DIR={killed}")
         metrics = killed / "metrics.jsonl"
         while process.poll() is None:
             if metrics.exists() and metrics.read_text().count("\n") >= lines:
-                process.send_signal(signal.SIGKILL)
+                process.send_signal(number)
                 break
             time.sleep(0.005)
-        process.communicate()
-    code, _, err = t5lite("train", *arguments, f"--gin.MODEL_DIR={killed}")
+        _, err = process.communicate()
+        assert process.returncode == (42 if number == signal.SIGTERM else -signal.SIGKILL)
+    step = latest_step(killed)
+    assert not (killed / "result.json").exists()
+    code, out, err = t5lite("train", *arguments, f"--gin.MODEL_DIR={killed}")
     assert code == 0, err
+    assert f"resuming at step {step}" in out
     assert losses(killed) == losses(tmp_path / "whole")
+    assert outcomes(killed) == {"finished": 1, "preempted": 1, "failed": 0, "killed": 2}
+    result = json.loads((killed / "result.json").read_text())
+    assert result["step"] == result["scores"]["validation"]["step"] == 30
+    assert result == json.loads((tmp_path / "whole" / "result.json").read_text())
+
+
+def test_several_processes_stop_at_the_same_step_when_one_is_asked_to(t5lite, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    arguments = [*SMALL, "--gin.STEPS=100000", "--gin.train.checkpoint_every_steps=100000"]
+    processes = [
+        t5lite.start(
+            *("train", *arguments, f"--gin.MODEL_DIR={tmp_path}"),
+            environment={
+                "JAX_COORDINATOR_ADDRESS": address,
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(index),
+                "JAX_NUM_CPU_DEVICES": "1",
+                "XLA_FLAGS": "",
+            },
+        )
+        for index in range(2)
+    ]
+    metrics = tmp_path / "metrics.jsonl"
+    while not (metrics.exists() and '"step": 3,' in metrics.read_text()):
+        assert all(process.poll() is None for process in processes), processes[0].communicate()
+        time.sleep(0.05)
+    # Another command on the same folder is told who is there.
+    code, _, err = t5lite("train", *arguments, f"--gin.MODEL_DIR={tmp_path}")
+    assert code == 2
+    assert f"{tmp_path} is being trained by process {processes[0].pid} on" in err
+    processes[1].send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=100)[1] for process in processes]
+    assert [process.returncode for process in processes] == [42, 42], errors
+    step = latest_step(tmp_path)
+    assert all(f"t5lite: stopped at step {step}, which is saved" in error for error in errors)
+    assert outcomes(tmp_path) == {"finished": 0, "preempted": 1, "failed": 0, "killed": 0}
 
 
 def test_data_is_built_shown_and_counted(t5lite, tmp_path):

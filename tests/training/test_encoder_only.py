@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from t5lite.core.errors import UserError
+from t5lite.core.run_directory import read_metrics
 from t5lite.data.features import EncoderLayout
 from t5lite.data.file_source import FileSource
 from t5lite.data.task import Task
@@ -14,7 +15,6 @@ from t5lite.models.architectures import Classes, EncoderDecoder, EncoderOnly
 from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.optimizers.optimizer import make_optimizer
-from t5lite.training.metrics import read_metrics
 from tests import small
 from tests.training.test_loop import go
 

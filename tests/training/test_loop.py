@@ -7,13 +7,13 @@ import optax
 import pytest
 
 from t5lite.core.errors import UserError
+from t5lite.core.run_directory import read_metrics
 from t5lite.inference.evaluate import make_evaluate
 from t5lite.models.architectures import EncoderDecoder
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.checkpoints import Checkpoints
 from t5lite.training.loop import train
-from t5lite.training.metrics import read_metrics
 from t5lite.training.program import train_program
 from tests import small
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from t5lite.training.metrics import read_metrics
+from t5lite.core.run_directory import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # Processes add gradients up in another order than the devices of one process.

@@ -107,6 +107,10 @@ def test_axes_in_pairs_train_as_one_device(pair, assert_trains_as_one):
     assert_trains_as_one({"data": 1} | dict.fromkeys(pair, 2))
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 SPLIT = {"data": 1, "fsdp": 2, "sequence": 2, "tensor": 2}
 
 
@@ -114,15 +118,15 @@ SPLIT = {"data": 1, "fsdp": 2, "sequence": 2, "tensor": 2}
     ("choices", "of_one"),
     [
         ({"microbatches": 4}, {"microbatches": 1}),
-        ({"config": {**DENSE, "scan_unroll": 2}}, {"config": DENSE}),
-        ({"config": {**DENSE, "remat": "attention"}}, {"config": DENSE}),
+        slow({"config": {**DENSE, "scan_unroll": 2}}, {"config": DENSE}),
+        slow({"config": {**DENSE, "remat": "attention"}}, {"config": DENSE}),
         ({"config": {**DENSE, "remat": "minimal"}}, {"config": DENSE}),
-        ({"config": {**DENSE, "remat": "full"}}, {"config": DENSE}),
+        slow({"config": {**DENSE, "remat": "full"}}, {"config": DENSE}),
         ({"loss": CrossEntropy(chunks=3)}, {"loss": CrossEntropy()}),
         ({"offload_optimizer": True}, {"offload_optimizer": False}),
         ({"packed": True}, {}),
-        ({"config": {**DENSE, "positions": "rotary", "num_kv_heads": 2}}, {}),
-        ({"config": {**DENSE, "encoder_attention": "local", "local_radius": 4}}, {}),
+        slow({"config": {**DENSE, "positions": "rotary", "num_kv_heads": 2}}, {}),
+        slow({"config": {**DENSE, "encoder_attention": "local", "local_radius": 4}}, {}),
     ],
     ids=lambda choices: "-".join(map(str, choices)),
 )

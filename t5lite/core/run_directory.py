@@ -1,0 +1,152 @@
+"""A run's folder as others read it: the record of its metrics, its attempts and its result.
+
+`metrics.jsonl` has a line for what is told at a step, `attempts.jsonl` one for each start of the
+run and one for its end, and `result.json` is there once all steps are done.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from t5lite.core.errors import UserError
+from t5lite.core.files import write_whole
+
+METRICS, ATTEMPTS, RESULT, LOCK = "metrics.jsonl", "attempts.jsonl", "result.json", "train.lock"
+# What a process that saved its state and wants to be started again ends with.
+RESTART_EXIT = 42
+
+
+class Preempted(Exception):
+    """Training was asked to stop, and saved what it had at `step`."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped at step {step}, which is saved: start again to go on")
+        self.step = step
+
+
+def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the lines of a JSONL file; one cut short by a crash is left out, no file has none."""
+    lines = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in path.read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                lines.append(json.loads(line))
+    return lines
+
+
+def read_metrics(model_dir: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns what `metrics.jsonl` says."""
+    return read_records(model_dir / METRICS)
+
+
+def outcomes(model_dir: pathlib.Path) -> dict[str, int]:
+    """Counts how the attempts at a run ended: "finished", "preempted", "failed" or "killed".
+
+    An attempt that said no more was killed; the latest may be going on, which `is_locked` tells.
+    """
+    ends = {
+        line["attempt"]: line.get("outcome", "killed")
+        for line in read_records(model_dir / ATTEMPTS)
+    }
+    counts = Counter(ends.values())
+    return {name: counts[name] for name in ("finished", "preempted", "failed", "killed")}
+
+
+@contextlib.contextmanager
+def attempt(model_dir: pathlib.Path, command: Sequence[str]) -> Iterator[None]:
+    """Writes down that a run was started and, behind it, how that ended. One at a time.
+
+    Raises:
+        UserError: where another process trains in the same folder.
+    """
+    with locked(model_dir):
+        path = model_dir / ATTEMPTS
+        number = max((line["attempt"] for line in read_records(path)), default=0) + 1
+        append(
+            path,
+            attempt=number,
+            began=now(),
+            command=list(command),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+        started, outcome, error = time.monotonic(), "failed", None
+        try:
+            yield
+            outcome = "finished"
+        except Preempted:
+            outcome = "preempted"
+            raise
+        except KeyboardInterrupt:
+            outcome = "preempted"
+            raise
+        except BaseException as caught:
+            error = (str(caught).splitlines() or [type(caught).__name__])[0]
+            raise
+        finally:
+            seconds = round(time.monotonic() - started, 3)
+            said = {} if error is None else {"error": error}
+            append(path, attempt=number, ended=now(), outcome=outcome, seconds=seconds, **said)
+
+
+@contextlib.contextmanager
+def locked(model_dir: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from training in the same folder. It goes with the process."""
+    with (model_dir / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"{model_dir} is being trained by {file.read().strip() or 'another process'}; wait "
+                "for it, stop it, or use another MODEL_DIR"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def is_locked(model_dir: pathlib.Path) -> bool:
+    """Whether a process is training in the folder."""
+    try:
+        with (model_dir / LOCK).open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def write_result(model_dir: pathlib.Path, step: int) -> None:
+    """Writes `result.json`: the last step, and the latest scores of every split but "train"."""
+    scores: dict[str, dict[str, Any]] = {}
+    for line in read_metrics(model_dir):
+        if line["split"] != "train":
+            scores[line["split"]] = {k: v for k, v in line.items() if k != "split"}
+    write_whole(model_dir / RESULT, json.dumps({"step": step, "scores": scores}, indent=1) + "\n")
+
+
+def append(path: pathlib.Path, **record: Any) -> None:
+    """Adds one line at once; behind a line that a crash cut short, on a new one."""
+    with path.open("a+b") as file:
+        file.seek(0, os.SEEK_END)
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(record).encode() + b"\n")
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

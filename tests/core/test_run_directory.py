@@ -1,0 +1,51 @@
+"""What a run's folder tells."""
+
+import json
+
+import pytest
+
+from t5lite.core.errors import UserError
+from t5lite.core.run_directory import (
+    ATTEMPTS,
+    Preempted,
+    append,
+    attempt,
+    is_locked,
+    locked,
+    outcomes,
+    read_records,
+    write_result,
+)
+
+
+def test_attempts_are_counted_by_how_they_ended(tmp_path):
+    assert outcomes(tmp_path) == {"finished": 0, "preempted": 0, "failed": 0, "killed": 0}
+    with attempt(tmp_path, ["train", "--gin.STEPS=3"]):
+        assert is_locked(tmp_path)
+        with pytest.raises(UserError, match=f"{tmp_path} is being trained by process \\d+ on"):
+            locked(tmp_path).__enter__()
+    assert not is_locked(tmp_path)
+    for error in (Preempted(3), UserError("loss is nan"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), attempt(tmp_path, ["train"]):
+            raise error
+    # One that was killed while it wrote its end.
+    with (tmp_path / ATTEMPTS).open("a") as file:
+        file.write(json.dumps({"attempt": 5, "began": "now"}) + '\n{"attempt": 5, "outc')
+    with attempt(tmp_path, ["train"]):
+        pass
+    assert outcomes(tmp_path) == {"finished": 2, "preempted": 2, "failed": 1, "killed": 1}
+    lines = read_records(tmp_path / ATTEMPTS)
+    assert lines[0]["command"] == ["train", "--gin.STEPS=3"]
+    assert [line["error"] for line in lines if "error" in line] == ["loss is nan"]
+    assert lines[-1]["attempt"] == 6
+
+
+def test_a_result_has_the_latest_scores(tmp_path):
+    for step in (2, 4):
+        append(tmp_path / "metrics.jsonl", step=step, split="train", loss=1.0)
+        append(tmp_path / "metrics.jsonl", step=step, split="validation", loss=step / 2)
+    write_result(tmp_path, 4)
+    assert json.loads((tmp_path / "result.json").read_text()) == {
+        "step": 4,
+        "scores": {"validation": {"step": 4, "loss": 2.0}},
+    }
