@@ -201,7 +201,8 @@ def _check_all_used(states: Sequence[Mapping[str, str]], roots: Sequence[str]) -
     """Raises a UserError for the first binding that nothing below `roots` has read.
 
     A parameter in a file may go unread where a later file or flag put another object in the place
-    of one that a file named, which may have read it. A flag may not.
+    of one that a file named, which may have read it, and a macro where one put a value in the place
+    of its only use. A flag may not.
 
     Args:
         states: what was bound after each file, and last after the flags.
@@ -222,7 +223,12 @@ def _check_all_used(states: Sequence[Mapping[str, str]], roots: Sequence[str]) -
     for name, value in bound.items():
         is_macro = "." not in name
         referred = not is_macro or any(f"%{name}" in other for other in bound.values())
-        excused = displaced and referred and from_files.get(name) == value
+        was_referred = is_macro and any(
+            f"%{name}" in other for state in states[:-1] for other in state.values()
+        )
+        excused = from_files.get(name) == value and (
+            (displaced and referred) or (was_referred and not referred)
+        )
         if name not in used and not excused and not name.startswith(others):
             kind = "macro" if is_macro else "parameter"
             near = suggestion(name, used)

@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from absl import flags
@@ -14,6 +14,7 @@ COMMANDS = {
     "infer": "write targets for, or score, the objects of a file with any checkpoint",
     "plan": "compile a run's step for a TPU slice or a simulated mesh: memory, FLOPs, traffic",
     "convert": "convert a checkpoint from or to Hugging Face, or from T5X",
+    "launch": "run a command, or a sweep over its bindings, here or on a cluster",
     "inspect": "print the model: every parameter, where it lives and how it begins; FLOPs",
     "data": "build, show or count the data of a run file",
     "vocab": "train a SentencePiece vocabulary on any source",
@@ -25,7 +26,14 @@ ACTIONS = {
         "build": "makes data sets and token caches ready, in parallel, going on where it stopped",
         "show": "prints examples, and rows of the first batch coloured by example",
         "stats": "prints lengths, tokens in an epoch, what is cut, and how full rows are",
-    }
+    },
+    "launch": {
+        "status": "prints what has become of the trials of the launch NAME",
+        "results": "prints them from best to worst",
+        "logs": "prints the ends of their logs; with --trial more of one",
+        "resume": "runs or submits what has not ended",
+        "cancel": "asks what runs to save and stop",
+    },
 }
 
 USAGE = """usage: t5lite COMMAND [--gin_file=FILE]... [--gin.NAME=VALUE]...
@@ -47,6 +55,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments.pop(0) if arguments else "--help"
+    launched: list[str] = []
+    if command == "launch" and "--" in arguments:
+        # What stands behind is the launched command's.
+        place = arguments.index("--")
+        arguments, launched = arguments[:place], arguments[place + 1 :]
     if command in ("-h", "-help", "--help", "help"):
         width = max(map(len, COMMANDS))
         lines = [f"  {name.ljust(width)}  {text}" for name, text in COMMANDS.items()]
@@ -69,6 +82,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if values.help:
         _print_help(command, values)
         sys.exit(0)
+    if command == "launch":
+        _run(lambda: importlib.import_module("t5lite.cli.launch").run(values, rest[1:], launched))
+        return
     actions = ACTIONS.get(command, {})
     words = rest[1:]
     if actions and (len(words) != 1 or words[0] not in actions):
@@ -81,14 +97,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(f"{command} needs a run file; try --gin_file=gin/run/{run_file}.gin")
     if argv is None and command in ("train", "eval", "infer"):
         _with_huge_pages()
+    module = f"t5lite.cli.{command}"
+    _run(lambda: importlib.import_module(module).run(*words, values, bindings))
+
+
+def _run(work: Callable[[], None]) -> None:
+    """Does a command's work and turns its errors into a line and an exit status."""
     from t5lite.core.errors import UserError
     from t5lite.core.run_directory import RESTART_EXIT, Preempted
 
     try:
-        if actions:
-            importlib.import_module(f"t5lite.cli.{command}").run(words[0], values, bindings)
-            return
-        importlib.import_module(f"t5lite.cli.{command}").run(values, bindings)
+        work()
     except UserError as error:
         _fail(str(error))
     except OSError as error:
@@ -114,6 +133,9 @@ def _with_huge_pages() -> None:
 
 def _flags(command: str) -> flags.FlagValues:
     values = flags.FlagValues()
+    if command == "launch":
+        _define_launch_flags(values)
+        return values
     flags.DEFINE_multi_string(
         "gin_file", [], "A run file; may be repeated, later ones win.", flag_values=values
     )
@@ -205,6 +227,56 @@ def _flags(command: str) -> flags.FlagValues:
     return values
 
 
+def _define_launch_flags(values: flags.FlagValues) -> None:
+    texts = {
+        "on": "Where: local, or slurm or slurm:PARTITION.",
+        "name": "The launch's; what it writes is in --dir/NAME.",
+        "method": "How values are chosen: grid, random, quasi or tpe; a grid where it can be one, "
+        "else quasi-random.",
+        "prune": "Stops trials that do badly early: asha or hyperband.",
+        "minimize": "The metric that counts; cross_entropy_nats_per_token of the evaluation if not "
+        "given. SPLIT/NAME is of another split.",
+        "maximize": "Or one that is better the higher.",
+        "time_limit": "Slurm: of a job, as in 12:00:00; it saves two minutes before, and goes on.",
+    }
+    for name, text in texts.items():
+        flags.DEFINE_string(name, None, text, flag_values=values)
+    numbers = {
+        "trials": "How many, where the method draws them.",
+        "parallel": "Trials at a time; 1 here, and all of them on Slurm, if not given.",
+        "nodes": "Slurm: for each trial; 1 if not given.",
+        "processes": "Of JAX, for each trial; on Slurm for each node; 1, or one a GPU.",
+        "gpus": "Slurm: for each node.",
+    }
+    for name, text in numbers.items():
+        flags.DEFINE_integer(name, None, text, lower_bound=1, flag_values=values)
+    flags.DEFINE_string("dir", "runs", "The folder of launches.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "sweep",
+        [],
+        "NAME=VALUES: a gin binding and a list, range(3), uniform(0.0, 0.3) or log(1e-4, 1e-2), "
+        "with a third number for the points of a grid; may be repeated.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "options", [], "Slurm: a further line of the batch file.", flag_values=values
+    )
+    flags.DEFINE_integer("seed", 0, "Of values that are drawn.", flag_values=values)
+    flags.DEFINE_integer(
+        "max_failures",
+        3,
+        "Restarts of a trial after a crash; those after a preemption are free.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_integer("trial", None, "logs: of this one.", lower_bound=0, flag_values=values)
+    flags.DEFINE_boolean(
+        "dry_run", False, "Prints what would be run or submitted, checked.", flag_values=values
+    )
+    flags.DEFINE_boolean("json", False, "status, results: one JSON document.", flag_values=values)
+    flags.DEFINE_boolean("help", False, "Shows this.", short_name="h", flag_values=values)
+
+
 def _define_plan_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "topology",
@@ -231,13 +303,19 @@ def _print_help(command: str, values: flags.FlagValues) -> None:
     actions = ACTIONS.get(command, {})
     action = f" {'|'.join(actions)}" if actions else ""
     lines = [f"usage: t5lite {command}{action} FLAGS", "", f"{COMMANDS[command]}.", ""]
+    if command == "launch":
+        lines[:1] = [
+            "usage: t5lite launch --on=ENGINE --name=NAME FLAGS -- [train|eval|infer] ITS FLAGS",
+            f"       t5lite launch {'|'.join(actions)} NAME",
+        ]
     if actions:
         lines += [*(f"  {name.ljust(8)}{text}" for name, text in actions.items()), ""]
     lines.append("flags:")
     # Those defined below; absl has some of its own. What it adds to a help is behind a semicolon.
     own = values.get_flags_for_module(__name__)
     texts = {f"--{flag.name}": (flag.help or "").split(";\n")[0] for flag in own}
-    texts["--gin.NAME=VALUE"] = "Binds a macro or a parameter; may be repeated, later ones win."
+    if command != "launch":
+        texts["--gin.NAME=VALUE"] = "Binds a macro or a parameter; may be repeated, later ones win."
     width = max(map(len, texts))
     lines += [f"  {name.ljust(width)}  {text}" for name, text in texts.items()]
     print("\n".join(lines))

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import grain
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import UserError, check_choice
 from t5lite.data import preprocessors, templates
 from t5lite.data.formats import cut
 from t5lite.data.sources import Source
 
 MODEL_TYPES = ("unigram", "bpe", "char", "word")
+NORMALIZATIONS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity")
 
 # SentencePiece leaves out longer sentences without a word.
 MAX_SENTENCE_BYTES = 4096
@@ -32,6 +33,9 @@ class VocabularyTraining:
         text: a template for the text of a record.
         model_type: "unigram", as T5's, or "bpe"; "char" has a piece for each character, "word" for
             each word of the text.
+        normalization: of text before it is cut, by SentencePiece's name: "nmt_nfkc", as T5's;
+            with "_cf" letters become small too; "identity" leaves all as it is. What it changes
+            does not come back when ids become text, as where metrics compare that.
         byte_fallback: characters without a piece become their bytes instead of unknown.
         user_symbols: texts that are one piece each, such as "[NLU]".
         character_coverage: share of the text's characters that get pieces of their own.
@@ -48,14 +52,15 @@ class VocabularyTraining:
     preprocessors: Sequence[str] = ()
     text: str = "{text}"
     model_type: str = "unigram"
+    normalization: str = "nmt_nfkc"
     byte_fallback: bool = True
     user_symbols: Sequence[str] = ()
     character_coverage: float = 0.9995
     max_lines: int = 5_000_000
 
     def __post_init__(self) -> None:
-        if self.model_type not in MODEL_TYPES:
-            raise UserError(f"vocab.model_type must be in {MODEL_TYPES}, got {self.model_type!r}")
+        check_choice("vocab.model_type", self.model_type, MODEL_TYPES)
+        check_choice("vocab.normalization", self.normalization, NORMALIZATIONS)
         if not 0 < self.character_coverage <= 1:
             raise UserError(
                 f"vocab.character_coverage must be in (0, 1], got {self.character_coverage}"
@@ -102,6 +107,7 @@ def train_vocabulary(training: VocabularyTraining, *, on_line: Callable[[], None
             # Of the others just this size is asked for.
             hard_vocab_limit=training.model_type in ("unigram", "bpe"),
             model_type=training.model_type,
+            normalization_rule_name=training.normalization,
             byte_fallback=training.byte_fallback,
             user_defined_symbols=list(training.user_symbols),
             character_coverage=training.character_coverage,

@@ -1,0 +1,283 @@
+"""`t5lite launch`."""
+
+import dataclasses
+import os
+import pathlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import rich.console
+import rich.table
+
+from t5lite.cli.quiet import quiet_libraries
+from t5lite.core.errors import UserError, check_choice
+from t5lite.core.run_directory import RESTART_EXIT
+from t5lite.launching.space import Range, Scalar, binding, parse_space
+
+try:
+    from t5lite.launching import local, slurm, status
+    from t5lite.launching.launch import LOG, Launch, read, save
+    from t5lite.launching.study import Study
+except ModuleNotFoundError as missing:
+    raise UserError(f"launch needs {missing.name}; pip install 't5lite[sweep]'") from missing
+
+ACTIONS = ("status", "results", "logs", "resume", "cancel", "trial")
+ENGINES = ("local", "slurm")
+LOG_LINES = 40
+
+
+def run(flags: Any, words: Sequence[str], command: Sequence[str]) -> None:
+    """Starts a launch, or does something about one.
+
+    Args:
+        words: nothing to start one, else an action and a name.
+        command: what stands behind `--`.
+    """
+    if not words:
+        _start(flags, command)
+        return
+    check_choice("launch", words[0], ACTIONS)
+    if len(words) != 2 or command:
+        raise UserError(f"t5lite launch {words[0]} takes a NAME and no more")
+    _act(flags, words[0], pathlib.Path(flags.dir).absolute() / words[1])
+
+
+def _start(flags: Any, command: Sequence[str]) -> None:
+    engine = (flags.on or "").partition(":")[0]
+    if not flags.on:
+        raise UserError("launch needs --on=local or --on=slurm, or an action such as status NAME")
+    check_choice("--on", engine, ENGINES)
+    if not flags.name:
+        raise UserError("launch needs --name: results go to the folder of that name in --dir")
+    words = list(command)
+    if not words:
+        raise UserError("launch needs the flags of t5lite train behind --, as in -- --gin_file=F")
+    name = words.pop(0) if not words[0].startswith("-") else "train"
+    options = _options(flags, name, words)
+    launch = Launch(
+        **options,
+        **(_checked(flags, words, options) if name == "train" else {}),
+    )
+    numbers = range(launch.num_trials)
+    if flags.dry_run:
+        _dry_run(launch, numbers)
+        return
+    if engine == "slurm":
+        slurm.check(launch, numbers)
+    save(launch)
+    _go_on(launch)
+
+
+def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
+    """Returns what flags alone say of a launch."""
+    for word in words:
+        if word.startswith("--gin.MODEL_DIR="):
+            raise UserError(
+                "a launch gives every trial a MODEL_DIR of its own in --dir/--name; leave out "
+                "--gin.MODEL_DIR"
+            )
+    if flags.minimize and flags.maximize:
+        raise UserError("--minimize and --maximize cannot both be there")
+    pairs = [text.partition("=") for text in flags.sweep]
+    for (name, equals, _), text in zip(pairs, flags.sweep, strict=True):
+        if not (name.strip() and equals):
+            raise UserError(f"--sweep must be NAME=VALUES, got {text!r}")
+    space = {name.strip(): values.strip() for name, _, values in pairs}
+    if len(space) < len(pairs):
+        raise UserError("--sweep names something twice")
+    ranges = parse_space(space)
+    drawn = any(isinstance(v, Range) and v.points is None for v in ranges.values())
+    objective = flags.maximize or flags.minimize
+    return {
+        "folder": str((pathlib.Path(flags.dir) / flags.name).absolute()),
+        "command": command,
+        "flags": list(words),
+        "engine": flags.on,
+        "working_dir": os.getcwd(),
+        "parallel": flags.parallel,
+        "max_failures": flags.max_failures,
+        "resources": {
+            name: value
+            for name in ("nodes", "processes", "gpus", "time_limit", "options")
+            if (value := getattr(flags, name))
+        },
+        "space": space,
+        "method": flags.method or ("quasi" if drawn else "grid"),
+        "trials": flags.trials,
+        "prune": flags.prune,
+        **({"objective": objective} if objective else {}),
+        "maximize": bool(flags.maximize),
+        "seed": flags.seed,
+    }
+
+
+def _checked(flags: Any, words: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+    """Builds the run as every end of every range makes it, and returns when it is evaluated."""
+    files = [w.partition("=")[2] for w in words if w.startswith("--gin_file=")]
+    paths = [w.partition("=")[2] for w in words if w.startswith("--gin_search_paths=")]
+    bound = [w[len("--gin.") :] for w in words if w.startswith("--gin.")]
+    for word in words:
+        if not word.startswith(("--gin_file=", "--gin_search_paths=", "--gin.")):
+            raise UserError(f"flags of train are --gin_file=F and --gin.NAME=VALUE, got {word!r}")
+    if not files:
+        raise UserError("launch needs a run file behind --, as in -- --gin_file=F")
+    # Late, with JAX behind it: what only looks at a launch does without.
+    from t5lite import configurables
+
+    quiet_libraries()
+    sys.path.append(os.getcwd())
+
+    def build(row: dict[str, Scalar]) -> Any:
+        own = [binding(name, value)[len("--gin.") :] for name, value in row.items()]
+        model_dir = f"MODEL_DIR={options['folder']}"
+        run, _ = configurables.load(
+            files, [*bound, *own, model_dir], ",".join(paths).split(","), "train", "evaluate"
+        )
+        return run
+
+    space = parse_space(options["space"])
+    first: dict[str, Scalar] = {name: values.ends()[0] for name, values in space.items()}
+    run = build(first)
+    for name, values in space.items():
+        for value in values.ends()[1:]:
+            build({**first, name: value})
+    return {"first_score": run.eval_every_steps, "last_step": run.total_steps}
+
+
+def _dry_run(launch: Launch, numbers: Sequence[int]) -> None:
+    if launch.engine != "local":
+        print(slurm.script(launch, numbers))
+        print(f"# {slurm.check(launch, numbers)}")
+        return
+    rows = launch.rows or [{}]
+    for number in numbers:
+        if number < len(rows):
+            print("t5lite", *launch.arguments(number, rows[number]))
+        else:
+            print(f"t5lite {launch.command} ... # trial {number} is chosen by those before it")
+
+
+def _go_on(launch: Launch) -> None:
+    """Runs or submits what has not ended yet."""
+    study = launch.study()
+    trials = study.trials()
+    numbers = [
+        number
+        for number in range(launch.num_trials)
+        if number >= len(trials) or not trials[number].state.is_finished()
+    ]
+    if not numbers:
+        print(f"{launch.name}: all {launch.num_trials} trials have ended")
+        return
+    if launch.engine != "local":
+        job = slurm.submit(launch, numbers)
+        print(
+            f"submitted as job {job}; t5lite launch status {launch.name}"
+            if job
+            else f"{launch.name}: Slurm has all that is left"
+        )
+        return
+    # Those that were begun go first.
+    numbers.sort(key=lambda n: (n >= len(trials) or trials[n].state.name != "RUNNING", n))
+
+    def tell(number: int, state: str) -> None:
+        ended = {t.number: t for t in study.trials()}[number] if state != "started" else None
+        value = "" if ended is None or ended.value is None else f"  {ended.value:.6g}"
+        print(f"trial {number}: {state}{value}", flush=True)
+
+    ended = _until_stopped(lambda stopping: local.run_here(launch, study, numbers, tell, stopping))
+    best = study.best()
+    if best is not None and launch.is_sweep:
+        params = "  ".join(f"{name}={value}" for name, value in best.params.items())
+        print(f"best: trial {best.number}, {launch.objective} {best.value:.6g}, {params}")
+    if len(ended) < len(numbers) or "stopped" in ended.values():
+        print(f"t5lite: stopped; go on with: t5lite launch resume {launch.name}", file=sys.stderr)
+        sys.exit(RESTART_EXIT)
+    if "failed" in ended.values():
+        failed = [str(number) for number, state in ended.items() if state == "failed"]
+        print(f"t5lite: failed: {', '.join(failed)}; see the logs", file=sys.stderr)
+        sys.exit(1)
+
+
+def _until_stopped(work: Callable[[threading.Event], dict[int, str]]) -> dict[int, str]:
+    """Does work that SIGTERM and Ctrl-C ask to stop."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda signum, frame: stopping.set())
+    return work(stopping)
+
+
+def _act(flags: Any, action: str, folder: pathlib.Path) -> None:
+    launch = read(folder)
+    if action == "resume":
+        if flags.parallel:
+            launch = dataclasses.replace(launch, parallel=flags.parallel)
+        os.chdir(launch.working_dir)
+        _go_on(launch)
+    elif action == "trial":
+        study = launch.study()
+        states: list[str] = []
+
+        def work(stopping: threading.Event) -> dict[int, str]:
+            states.append(slurm.run_task(launch, study, flags.trial, stopping))
+            return {}
+
+        _until_stopped(work)
+        sys.exit({"failed": 1, "stopped": RESTART_EXIT}.get(states[0], 0))
+    elif action == "cancel":
+        if launch.engine == "local":
+            done = local.cancel_here(folder)
+            print(f"{launch.name}: " + ("asked to save and stop" if done else "does not run"))
+        else:
+            jobs = slurm.cancel(folder)
+            print(f"{launch.name}: " + (f"cancelled {', '.join(jobs)}" if jobs else "has no job"))
+    elif action == "logs":
+        _logs(flags, launch)
+    else:
+        study = launch.study()
+        rows = status.rows(launch, study)
+        if flags.json:
+            print(status.as_json(launch, study, rows))
+        else:
+            _table(launch, study, rows, results=action == "results")
+
+
+def _logs(flags: Any, launch: Launch) -> None:
+    numbers = range(launch.num_trials) if flags.trial is None else [flags.trial]
+    for number in numbers:
+        path = launch.model_dir(number) / LOG
+        if not path.exists():
+            print(f"trial {number}: not started")
+            continue
+        lines = path.read_text(errors="replace").splitlines()
+        shown = lines if flags.trial is not None else lines[-3:]
+        print(f"==> {path}")
+        print("\n".join(shown[-LOG_LINES:]))
+
+
+def _table(launch: Launch, study: Study, rows: Sequence[status.Row], *, results: bool) -> None:
+    """Prints a table; results go from best to worst."""
+    best = study.best()
+    if results:
+        worst = float("inf")
+        sign = -1 if launch.maximize else 1
+        rows = sorted(rows, key=lambda r: worst if r.value is None else sign * r.value)
+    names = list(dict.fromkeys(name for row in rows for name in row.params))
+    table = rich.table.Table(box=None, pad_edge=False)
+    for title in ("trial", "state", "step", launch.objective, *names, "preempted", "failed"):
+        table.add_column(title, justify="left" if title == "state" else "right")
+    for row in rows:
+        mark = "*" if best is not None and row.trial == best.number else ""
+        value = "" if row.value is None else f"{row.value:.6g}"
+        params = [str(row.params.get(name, "")) for name in names]
+        numbers = (str(row.preempted), str(row.failed))
+        table.add_row(f"{row.trial}{mark}", row.state, str(row.step), value, *params, *numbers)
+    console = rich.console.Console()
+    if not console.is_terminal:
+        console.width = 1000
+    console.print(table)
+    if best is not None:
+        print("* the best")

@@ -1,0 +1,194 @@
+"""A launch: a command, what is varied of it, and the folder in which all of it is kept.
+
+`FOLDER/launch.json` says what was launched, `FOLDER/trials/K/` is trial K's run directory with its
+`log.txt`, `FOLDER/study.journal` holds the trials. A launch of a single command is a sweep of one.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from t5lite.core.errors import UserError, check_choice, suggestion
+from t5lite.core.files import write_whole
+from t5lite.core.run_directory import read_metrics
+from t5lite.launching.space import Scalar, bindings, parse_space
+from t5lite.launching.study import METHODS, PRUNERS, Study, planned, pruner_of
+
+SPEC, TRIALS, LOG = "launch.json", "trials", "log.txt"
+COMMANDS = ("train", "eval", "infer")
+# What may differ when a launch is taken up again: it changes no result.
+FREE = ("engine", "parallel", "max_failures", "resources", "working_dir")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What is launched.
+
+    Args:
+        folder: where all of it is kept.
+        command: "train", "eval" or "infer".
+        flags: of the command.
+        engine: "local", or "slurm" and "slurm:PARTITION".
+        working_dir: where the command is started.
+        parallel: trials that run at once; None for all on Slurm, and one here.
+        max_failures: restarts of a trial after a crash; restarts after a preemption are free.
+        resources: what the engine is asked for, by name.
+        space: bindings that are varied, to what `parse_space` reads.
+        listed: or the trials one by one.
+        method: how values are chosen.
+        trials: how many, where the method does not say.
+        prune: "asha" or "hyperband"; None to let every trial end.
+        objective: a metric of the evaluation, or "train/NAME" or "SPLIT/NAME" of another split.
+        maximize: whether higher is better.
+        seed: of what is drawn.
+        first_score, last_step: of the run: its first evaluation after the start, and its end.
+
+    Raises:
+        UserError: where they do not fit together.
+    """
+
+    folder: str
+    command: str
+    flags: Sequence[str]
+    engine: str
+    working_dir: str
+    parallel: int | None = None
+    max_failures: int = 3
+    resources: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    space: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    listed: Sequence[Mapping[str, Scalar]] = ()
+    method: str = "grid"
+    trials: int | None = None
+    prune: str | None = None
+    objective: str = "cross_entropy_nats_per_token"
+    maximize: bool = False
+    seed: int = 0
+    first_score: int | None = None
+    last_step: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("the command behind --", self.command, COMMANDS)
+        check_choice("--method", self.method, METHODS)
+        if self.prune is not None:
+            check_choice("--prune", self.prune, PRUNERS)
+            if self.first_score is None:
+                raise UserError("--prune needs scores on the way: bind train.eval_every_steps")
+        if self.command != "train" and self.is_sweep:
+            raise UserError(f"--sweep is for train, got {self.command}")
+        if self.listed and self.space:
+            raise UserError("--sweep and a list of trials cannot both be there")
+        if any(row.keys() != self.listed[0].keys() for row in self.listed):
+            raise UserError("trials of a list must all bind the same names")
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether anything is varied."""
+        return bool(self.space or self.listed)
+
+    @property
+    def name(self) -> str:
+        """The folder's."""
+        return pathlib.Path(self.folder).name
+
+    @property
+    def rows(self) -> list[dict[str, Scalar]]:
+        """The parameters of all trials; none of a method that learns from those before."""
+        return planned(
+            "list" if self.listed else self.method,
+            parse_space(self.space),
+            trials=self.trials,
+            listed=[dict(row) for row in self.listed],
+            seed=self.seed,
+        )
+
+    @property
+    def num_trials(self) -> int:
+        """How many trials there are to be."""
+        return len(self.rows) or self.trials or 1
+
+    def model_dir(self, number: int) -> pathlib.Path:
+        """Returns the run directory of a trial."""
+        return pathlib.Path(self.folder) / TRIALS / f"{number:04d}"
+
+    def arguments(self, number: int, params: Mapping[str, Scalar]) -> list[str]:
+        """Returns what goes behind `t5lite` for a trial."""
+        if self.command != "train":
+            return [self.command, *self.flags]
+        own = f"--gin.MODEL_DIR={self.model_dir(number)}"
+        return [self.command, *self.flags, *bindings(params), own]
+
+    def study(self) -> Study:
+        """Opens the launch's trials; those that are planned are there."""
+        names = self.listed[0] if self.listed else ()
+        listed = {n: repr(list(dict.fromkeys(row[n] for row in self.listed))) for n in names}
+        study = Study(
+            pathlib.Path(self.folder),
+            parse_space(self.space or listed),
+            maximize=self.maximize,
+            pruner=pruner_of(
+                self.prune, first_step=self.first_score or 1, last_step=self.last_step or 1
+            ),
+            seed=self.seed,
+        )
+        study.plan(self.rows)
+        return study
+
+    def scores(self, number: int) -> list[tuple[int, float]]:
+        """Returns the steps and values of the objective that a trial has told, in order.
+
+        Raises:
+            UserError: where it was evaluated and there is no such metric.
+        """
+        split, _, name = self.objective.rpartition("/")
+        lines = read_metrics(self.model_dir(number))
+        splits = {line["split"] for line in lines}
+        if split not in splits:
+            # A task's own metric has its name before it.
+            split, name = "", self.objective
+        lines = [m for m in lines if (m["split"] == split if split else m["split"] != "train")]
+        if lines and name not in lines[0]:
+            raise UserError(
+                f"the objective must be a metric of the run, got {self.objective!r}; "
+                f"{suggestion(name, [key for key in lines[0] if key not in ('step', 'split')])}"
+            )
+        return [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+
+
+def save(launch: Launch) -> None:
+    """Writes `launch.json`, unless the folder belongs to something else.
+
+    Raises:
+        UserError: where it does, naming what is different.
+    """
+    folder = pathlib.Path(launch.folder)
+    mine = json.loads(json.dumps(dataclasses.asdict(launch)))
+    if (folder / SPEC).exists():
+        theirs = dataclasses.asdict(read(folder))
+        for name, value in mine.items():
+            if name not in FREE and json.loads(json.dumps(theirs[name])) != value:
+                raise UserError(
+                    f"{folder} belongs to another launch: {name} is {theirs[name]!r} there, got "
+                    f"{value!r}; use another --name, or `t5lite launch resume {folder.name}`"
+                )
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is there and holds no launch; use another --name")
+    (folder / TRIALS).mkdir(parents=True, exist_ok=True)
+    write_whole(folder / SPEC, json.dumps(mine, indent=1) + "\n")
+
+
+def read(folder: pathlib.Path) -> Launch:
+    """Returns the launch that is kept in a folder.
+
+    Raises:
+        UserError: where there is none.
+    """
+    try:
+        return Launch(**json.loads((folder / SPEC).read_text()))
+    except FileNotFoundError as error:
+        siblings = sorted(path.parent.name for path in folder.parent.glob(f"*/{SPEC}"))
+        hint = suggestion(folder.name, siblings) if siblings else "it holds none"
+        raise UserError(f"there is no launch {folder.name!r} in {folder.parent}; {hint}") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{folder / SPEC} cannot be read: {error}") from error

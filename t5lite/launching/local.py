@@ -1,0 +1,120 @@
+"""Trials as processes of this machine, some at a time."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO
+
+from t5lite.core.errors import UserError
+from t5lite.launching.launch import Launch
+from t5lite.launching.study import Study
+from t5lite.launching.trial import Group, Processes, run_trial
+
+LOCK = "launch.lock"
+Tell = Callable[[int, str], None]
+
+
+def run_here(
+    launch: Launch, study: Study, numbers: Sequence[int], tell: Tell, stopping: threading.Event
+) -> dict[int, str]:
+    """Runs trials, `launch.parallel` at a time, and returns how each of them ended.
+
+    Args:
+        tell: called with a trial's number and "started", or how it ended.
+        stopping: once set, those that run are asked to save, and no other begins.
+
+    Raises:
+        UserError: where another process runs this launch, or the objective is no metric.
+    """
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in numbers:
+        waiting.put(number)
+    ended: dict[int, str] = {}
+    errors: list[BaseException] = []
+
+    def start(arguments: Sequence[str], log: IO[bytes]) -> Group:
+        count = int(launch.resources.get("processes") or 1)
+        command = [sys.executable, "-m", "t5lite.launching.child", *arguments]
+        return Processes([(command, each) for each in environments(count)], log)
+
+    def work() -> None:
+        try:
+            while not stopping.is_set():
+                number = waiting.get_nowait()
+                tell(number, "started")
+                ended[number] = run_trial(launch, study, number, start, stopping)
+                tell(number, ended[number])
+        except queue.Empty:
+            return
+        except BaseException as error:
+            errors.append(error)
+            stopping.set()
+
+    with _alone(pathlib.Path(launch.folder)):
+        threads = [threading.Thread(target=work) for _ in range(launch.parallel or 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            # In turns: a signal is handled between them.
+            while thread.is_alive():
+                thread.join(0.2)
+    if errors:
+        raise errors[0]
+    return ended
+
+
+def environments(count: int) -> list[dict[str, str]]:
+    """Returns what tells each of `count` processes of one JAX program who it is."""
+    if count == 1:
+        # Alone, whatever the launcher itself is part of.
+        return [{"JAX_NUM_PROCESSES": "1"}]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    return [
+        {
+            "JAX_COORDINATOR_ADDRESS": address,
+            "JAX_NUM_PROCESSES": str(count),
+            "JAX_PROCESS_ID": str(index),
+        }
+        for index in range(count)
+    ]
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"{folder.name} is being run by process {file.read()}; look at it with `t5lite "
+                f"launch status {folder.name}`, end it with `t5lite launch cancel {folder.name}`"
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def cancel_here(folder: pathlib.Path) -> bool:
+    """Asks the launcher of a folder to stop, and returns whether there is one on this machine."""
+    with contextlib.suppress(FileNotFoundError), (folder / LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid, _, host = file.read().partition(" on ")
+            if host != socket.gethostname():
+                raise UserError(f"{folder.name} runs on {host}: cancel it there") from error
+            os.kill(int(pid), signal.SIGTERM)
+            return True
+    return False

@@ -1,0 +1,181 @@
+"""One trial: its command is started, watched, started again where that is due, and told of."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Protocol
+
+from t5lite.core.run_directory import (
+    ATTEMPTS,
+    RESTART_EXIT,
+    RESULT,
+    append,
+    is_locked,
+    now,
+    outcomes,
+    read_records,
+)
+from t5lite.launching.launch import LOG, Launch
+from t5lite.launching.study import Study
+
+# What a user's mistake ends with: nothing to be gained by another start.
+MISTAKE_EXIT = 2
+ASKED_TO_STOP = (RESTART_EXIT, -signal.SIGTERM, 128 + signal.SIGTERM)
+POLL_SECONDS = 0.5
+
+
+class Group(Protocol):
+    """Processes that work as one."""
+
+    def poll(self) -> int | None:
+        """Returns the exit status once all have ended."""
+
+    def stop(self) -> None:
+        """Asks them to save and end."""
+
+
+# Starts `t5lite ARGUMENTS` with its output appended to a file.
+Start = Callable[[Sequence[str], IO[bytes]], Group]
+
+
+def run_trial(
+    launch: Launch,
+    study: Study,
+    number: int,
+    start: Start,
+    stopping: threading.Event,
+    *,
+    restarts: bool = True,
+) -> str:
+    """Runs a trial to its end, or until `stopping` is set.
+
+    Args:
+        restarts: whether it is started again here; otherwise whoever called does that.
+
+    Returns:
+        "complete", "pruned", "failed", or "stopped" where it can be taken up again.
+
+    Raises:
+        UserError: where the objective is no metric of the run.
+    """
+    model_dir = launch.model_dir(number)
+    model_dir.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        watch = stack.enter_context((model_dir / "trial.lock").open("w"))
+        fcntl.flock(watch, fcntl.LOCK_EX)
+        trial = study.take(number)
+        if trial is None:
+            return "complete"
+        arguments = launch.arguments(number, trial.params)
+        log = stack.enter_context((model_dir / LOG).open("ab", buffering=0))
+        while True:
+            # What another supervisor left behind, asked to stop when that one was killed.
+            while is_locked(model_dir) and not stopping.is_set():
+                time.sleep(POLL_SECONDS)
+            if stopping.is_set():
+                return "stopped"
+            # Whoever ran it may have been killed before it could tell.
+            if (model_dir / RESULT).exists():
+                return _complete(launch, study, number)
+            log.write(f"{now()} t5lite {' '.join(arguments)}\n".encode())
+            before = sum(outcomes(model_dir).values())
+            group, pruned, asked = start(arguments, log), False, False
+            while (code := group.poll()) is None:
+                if launch.command == "train" and launch.prune and not pruned:
+                    for step, value in launch.scores(number):
+                        pruned = study.report(trial, step, value) if step else False
+                if (pruned or stopping.is_set()) and not asked:
+                    group.stop()
+                    asked = True
+                stopping.wait(POLL_SECONDS) if not asked else time.sleep(POLL_SECONDS)
+            how = _outcome(launch, model_dir, code, before)
+            if how == "finished":
+                return _complete(launch, study, number)
+            if pruned:
+                study.tell(number, "pruned")
+                return "pruned"
+            if stopping.is_set():
+                return "stopped"
+            failures = outcomes(model_dir)["failed"] + outcomes(model_dir)["killed"]
+            if how == "mistake" or (how == "failed" and failures > launch.max_failures):
+                study.tell(number, "failed")
+                return "failed"
+            if not restarts:
+                return "stopped"
+
+
+def _complete(launch: Launch, study: Study, number: int) -> str:
+    """Tells what a trial came to; what has no metrics has no value, and none that is better."""
+    scores = launch.scores(number) if launch.command == "train" else [(0, 0.0)]
+    state = "complete" if scores else "failed"
+    study.tell(number, state, scores[-1][1] if scores else None)
+    return state
+
+
+def _outcome(launch: Launch, model_dir: pathlib.Path, code: int, before: int) -> str:
+    """Says how processes ended: by what the run wrote, where it did, and not by their status alone.
+
+    Where several processes stop, the status may be that of one that was killed behind the others.
+    """
+    counts = outcomes(model_dir)
+    if sum(counts.values()) == before and code not in (0, MISTAKE_EXIT, *ASKED_TO_STOP):
+        # It came to no beginning.
+        ends = read_records(model_dir / ATTEMPTS)
+        attempt = max((line["attempt"] for line in ends), default=0) + 1
+        append(
+            model_dir / ATTEMPTS, attempt=attempt, ended=now(), outcome="failed", exit_status=code
+        )
+        return "failed"
+    if code == 0 and (launch.command != "train" or (model_dir / RESULT).exists()):
+        return "finished"
+    ends = [line for line in read_records(model_dir / ATTEMPTS) if "outcome" in line]
+    if code in ASKED_TO_STOP or (
+        sum(counts.values()) > before and ends and ends[-1]["outcome"] == "preempted"
+    ):
+        return "preempted"
+    return "mistake" if code == MISTAKE_EXIT else "failed"
+
+
+class Processes:
+    """Commands on this machine that work as one: where one fails, the others are ended."""
+
+    def __init__(
+        self, commands: Sequence[tuple[Sequence[str], Mapping[str, str]]], log: IO[bytes]
+    ) -> None:
+        self._processes = [
+            subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                # Ctrl-C is for the launcher, which asks each of them once.
+                start_new_session=True,
+            )
+            for command, environment in commands
+        ]
+
+    def poll(self) -> int | None:
+        """Returns the first status that is not 0, or 0, once all have ended."""
+        codes = [process.poll() for process in self._processes]
+        bad = [code for code in codes if code not in (None, 0, *ASKED_TO_STOP)]
+        if bad:
+            for process in self._processes:
+                process.kill()
+                process.wait()
+            return bad[0]
+        if None in codes:
+            return None
+        return next((code for code in codes if code), 0)
+
+    def stop(self) -> None:
+        """Asks all of them to save and end."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()

@@ -1,0 +1,160 @@
+"""A Slurm of four nodes on this machine, thrown away afterwards."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "srun")
+NODES = 4
+# Nodes are named by addresses, so that JAX finds the first of them without a name service.
+CONFIGURATION = """\
+ClusterName=t5lite
+SlurmctldHost=localhost
+SlurmctldPort={port}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/log/slurmctld.log
+SlurmdLogFile={folder}/log/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+ReturnToService=2
+SlurmctldTimeout=15
+SlurmdTimeout=15
+KillWait=10
+MinJobAge=3600
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName=127.0.0.[1-{nodes}] NodeHostname=localhost NodeAddr=127.0.0.1 \
+Port=[{first}-{last}] CPUs=2 RealMemory=2000 State=UNKNOWN
+PartitionName=spot Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 \
+PreemptMode=REQUEUE GraceTime=30
+PartitionName=prod Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+"""
+
+
+def missing() -> list[str]:
+    """Returns the programs that are not there."""
+    paths = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    return [name for name in DAEMONS if shutil.which(name, path=paths) is None]
+
+
+class Cluster:
+    """Started when made; `environment` is what its commands need."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+        paths = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+        self.environment = {**os.environ, "PATH": paths, "SLURM_CONF": f"{folder}/slurm.conf"}
+        for name in ("state", "spool", "log"):
+            (folder / name).mkdir()
+        port = _free_ports(NODES + 1)
+        text = CONFIGURATION.format(
+            folder=folder, port=port, nodes=NODES, first=port + 1, last=port + NODES, user="root"
+        )
+        (folder / "slurm.conf").write_text(text)
+        (folder / "munge.key").write_bytes(os.urandom(128))
+        (folder / "munge.key").chmod(0o600)
+        self._run(
+            *("munged", "--force", f"--key-file={folder}/munge.key"),
+            *(f"--socket={folder}/munge.socket", f"--pid-file={folder}/munged.pid"),
+            *(f"--log-file={folder}/log/munged.log", f"--seed-file={folder}/munge.seed"),
+        )
+        self._run("slurmctld")
+        for number in range(1, NODES + 1):
+            self.start_node(number)
+        self.wait(lambda: self._run("sinfo", "-h", "-o", "%D %t").split()[:2] == ["4", "idle"])
+
+    def start_node(self, number: int) -> None:
+        """Starts the daemon of a node."""
+        self._run("slurmd", "-N", f"127.0.0.{number}")
+
+    def kill_node(self, number: int) -> None:
+        """Takes a node away at once, with all that runs on it."""
+        daemon = int((self._folder / f"slurmd-127.0.0.{number}.pid").read_text())
+        os.kill(daemon, signal.SIGKILL)
+        # Its step daemons are children of init by now; they say in their title where they are.
+        for line in subprocess.check_output(["ps", "-eo", "pid,args"], text=True).splitlines():
+            pid, _, title = line.strip().partition(" ")
+            if "slurmstepd" in title and self._is_on(int(pid), number):
+                for child in _descendants(int(pid)):
+                    _kill(child)
+                _kill(int(pid))
+
+    def _is_on(self, pid: int, number: int) -> bool:
+        try:
+            environment = pathlib.Path(f"/proc/{pid}/cmdline").read_text()
+            opened = [os.readlink(p) for p in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
+        except OSError:
+            return False
+        return f"127.0.0.{number}" in environment or any(
+            f"/127.0.0.{number}" in path for path in opened
+        )
+
+    def run(self, *command: str) -> str:
+        """Runs one of Slurm's commands and returns what it prints."""
+        return self._run(*command)
+
+    def _run(self, *command: str) -> str:
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        return done.stdout
+
+    @staticmethod
+    def wait(holds, seconds: float = 60) -> None:
+        """Waits until something holds."""
+        end = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Ends all of it."""
+        subprocess.run(["scancel", "--user=root"], env=self.environment, capture_output=True)
+        for path in self._folder.glob("*.pid"):
+            _kill(int(path.read_text()))
+
+
+def _descendants(pid: int) -> list[int]:
+    found = []
+    for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [*_descendants(int(child)), int(child)]
+    return found
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _free_ports(count: int) -> int:
+    """Returns the first of so many ports next to each other that nobody listens at."""
+    for first in range(20000 + os.getpid() % 1000 * 10, 32000, count):
+        sockets = [socket.socket() for _ in range(count)]
+        try:
+            for offset, each in enumerate(sockets):
+                each.bind(("127.0.0.1", first + offset))
+            return first
+        except OSError:
+            continue
+        finally:
+            for each in sockets:
+                each.close()
+    raise OSError("no free ports")

@@ -1,0 +1,166 @@
+"""Sweeps on a real Slurm, with what happens there: preemption, crashes, dead nodes, cancelling."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from t5lite.core.run_directory import outcomes, read_metrics, read_records
+from tests.launching.slurm_cluster import Cluster, missing
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.skipif(
+    bool(missing()) or os.geteuid() != 0,
+    reason="needs root and Slurm's programs (apt-get install slurmctld slurmd slurm-client "
+    "slurm-wlm-basic-plugins munge)",
+)
+TRAIN = [
+    "--gin_file=gin/run/quickstart.gin",
+    "--gin.BATCH_SIZE=8",
+    "--gin.T5Config.embed_dim=16",
+    "--gin.T5Config.mlp_dim=16",
+    "--gin.T5Config.num_heads=2",
+    "--gin.T5Config.head_dim=8",
+    "--gin.SpanCorruption.inputs_length=32",
+    "--gin.Cosine.warmup_steps=2",
+    "--gin.train.show_examples=0",
+    "--gin.train.log_every_steps=1",
+    "--gin.train.checkpoint_every_steps=100",
+]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def t5lite(cluster, tmp_path, data_dir, programs_dir):
+    """Runs a command of launch on the cluster, with launches below `tmp_path`."""
+    environment = {
+        **cluster.environment,
+        "TFDS_DATA_DIR": data_dir,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": str(programs_dir),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+
+    def run(*arguments, command=()):
+        own = [*arguments, f"--dir={tmp_path}"]
+        behind = ["--", *command] if command else []
+        done = subprocess.run(
+            [sys.executable, "-m", "t5lite", "launch", *own, *behind],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        return done.stdout
+
+    return run
+
+
+def trials(t5lite, name):
+    return json.loads(t5lite("results", name, "--json"))["trials"]
+
+
+def has_steps(model_dir, steps):
+    return len([m for m in read_metrics(model_dir) if m["split"] == "train"]) >= steps
+
+
+def is_second(model_dir):
+    """Whether a run is at its second attempt."""
+    last = read_records(model_dir / "attempts.jsonl")[-1]
+    return last["attempt"] == 2 and "began" in last
+
+
+def kill_trainer(model_dir):
+    """Kills the process that trains in a folder."""
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_text().split("\0")
+        except OSError:
+            continue
+        if f"--gin.MODEL_DIR={model_dir}" in words and "srun" not in words[0]:
+            os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+def test_a_sweep_is_preempted_and_finishes(cluster, t5lite, tmp_path):
+    out = t5lite(
+        *("--on=slurm:spot", "--name=sweep", "--options=--exclusive"),
+        *("--sweep=Cosine.learning_rate=log(1e-4, 1e-2, 4)", "--sweep=train.seed=range(2)"),
+        command=[*TRAIN, "--gin.STEPS=400"],
+    )
+    job = out.split()[3].rstrip(";")
+    folders = [tmp_path / "sweep" / "trials" / f"{number:04d}" for number in range(8)]
+    # Launched again it is the same: Slurm has all of it.
+    assert "Slurm has all that is left" in t5lite("resume", "sweep")
+    cluster.wait(lambda: any(has_steps(folder, 5) for folder in folders), 120)
+    cluster.run("sbatch", "--partition=prod", "--nodes=4", "--exclusive", "--wrap=sleep 3")
+    cluster.wait(lambda: len(list((tmp_path / "sweep").glob("trials/*/result.json"))) == 8, 400)
+    cluster.wait(lambda: not cluster.run("squeue", "-h", "-j", job).strip(), 60)
+    rows = trials(t5lite, "sweep")
+    assert [row["state"] for row in rows] == ["complete"] * 8
+    assert [row["step"] for row in rows] == [400] * 8
+    assert sum(row["preempted"] for row in rows) >= 1
+    assert sum(row["failed"] for row in rows) == 0
+    assert len({tuple(row["params"].items()) for row in rows}) == 8
+    assert len({row["value"] for row in rows}) == 8
+    for folder in folders:
+        assert outcomes(folder)["finished"] == 1
+        steps = [m["step"] for m in read_metrics(folder) if m["split"] == "train"]
+        assert steps == list(range(1, 401))
+    states = cluster.run("squeue", "--states=all", "-h", "-j", job, "-o", "%T").split()
+    assert set(states) == {"COMPLETED"}
+
+
+def test_crashes_draw_on_a_budget_and_dead_nodes_are_left(cluster, t5lite, tmp_path):
+    t5lite(
+        *("--on=slurm:spot", "--name=crash", "--options=--exclusive", "--max_failures=1"),
+        "--sweep=train.seed=range(3)",
+        command=[*TRAIN, "--gin.STEPS=600"],
+    )
+    folders = [tmp_path / "crash" / "trials" / f"{number:04d}" for number in range(3)]
+    for folder in folders:
+        cluster.wait(lambda folder=folder: has_steps(folder, 3), 120)
+    node = cluster.run("squeue", "-h", "-n", "crash", "-o", "%K %N")
+    nodes = dict(line.split() for line in node.splitlines())
+    kill_trainer(folders[0])
+    kill_trainer(folders[1])
+    cluster.kill_node(int(nodes["2"].rpartition(".")[2]))
+    # The second one crashes once more.
+    cluster.wait(lambda: is_second(folders[1]), 200)
+    kill_trainer(folders[1])
+
+    def states():
+        return [row["state"] for row in trials(t5lite, "crash")]
+
+    cluster.wait(lambda: states() == ["complete", "failed", "complete"], 400)
+    first, second, third = trials(t5lite, "crash")
+    assert (first["step"], first["failed"], first["preempted"]) == (600, 1, 0)
+    assert second["failed"] == 2
+    assert (third["step"], third["failed"]) == (600, 1)
+    cluster.start_node(int(nodes["2"].rpartition(".")[2]))
+    # What failed is not begun again.
+    assert "all 3 trials have ended" in t5lite("resume", "crash")
+
+
+def test_what_is_cancelled_goes_on_when_resumed(cluster, t5lite, tmp_path):
+    t5lite("--on=slurm:spot", "--name=one", command=[*TRAIN, "--gin.STEPS=600"])
+    folder = tmp_path / "one" / "trials" / "0000"
+    cluster.wait(lambda: has_steps(folder, 3), 120)
+    assert "cancelled" in t5lite("cancel", "one")
+    cluster.wait(lambda: trials(t5lite, "one")[0]["state"] == "interrupted", 60)
+    assert "submitted as job" in t5lite("resume", "one")
+    cluster.wait(lambda: trials(t5lite, "one")[0]["state"] == "complete", 200)
+    assert outcomes(folder)["finished"] == 1
+    assert "step 600/600" in t5lite("logs", "one", "--trial=0")

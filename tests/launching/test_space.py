@@ -1,0 +1,71 @@
+"""What a sweep varies."""
+
+import itertools
+import math
+
+import pytest
+
+from t5lite.core.errors import UserError
+from t5lite.launching.space import Choice, Range, grid, parse_space
+
+
+def parse(text):
+    return parse_space({"x": text})["x"]
+
+
+def test_lists_and_ranges_are_read():
+    assert parse("[0.0, 'a', True, None]") == Choice((0.0, "a", True, None))
+    assert parse("range(3)") == Choice((0, 1, 2))
+    assert parse("range(10, 4, -3)") == Choice((10, 7))
+    assert parse("uniform(0, 0.5)") == Range(0, 0.5)
+    assert parse("log(1e-4, 1e-2, 3)") == Range(1e-4, 1e-2, True, 3)
+
+
+def test_grids_are_all_combinations_at_equal_distances_or_ratios():
+    space = parse_space({"a": "log(1e-4, 1e-2, 5)", "b": "['x', 'y']"})
+    rows = grid(space)
+    assert [row["b"] for row in rows] == ["x", "y"] * 5
+    rates = [row["a"] for row in rows[::2]]
+    assert rates[0] == 1e-4
+    assert rates[-1] == 1e-2
+    assert rates[2] == 1e-3
+    assert all(math.isclose(b / a, 10**0.5, rel_tol=1e-9) for a, b in itertools.pairwise(rates))
+    assert parse("uniform(1, 4, 4)").grid() == [1, 2, 3, 4]
+    assert parse("log(1, 100, 3)").grid() == [1, 10, 100]
+
+
+def test_draws_are_within_a_range_and_reach_both_ends():
+    places = [i / 1000 for i in range(1000)]
+    assert {parse("uniform(1, 3)").at(p) for p in places} == {1, 2, 3}
+    assert {parse("['a', 'b']").at(p) for p in places} == {"a", "b"}
+    rates = [parse("log(1e-4, 1e-2)").at(p) for p in places]
+    assert rates[0] == 1e-4
+    assert rates[500] == 1e-3
+    assert max(rates) <= 1e-2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "what x is swept over is empty, got []"),
+        ("range(3, 3)", "what x is swept over is empty, got range(3, 3)"),
+        ("lgo(1, 2)", "got 'lgo'; did you mean 'log'?"),
+        ("log(0.0, 1.0)", "the range of x must be over 0 to be logarithmic, got log(0.0, 1.0)"),
+        ("uniform(2.0, 1.0)", "the range of x is empty: got uniform(2.0, 1.0)"),
+        ("log(1.0, 2.0, 1)", "x needs at least 2 points on a grid, got log(1.0, 2.0, 1)"),
+        ("uniform(1)", "must be a list such as [0.0, 0.1], range(3)"),
+        ("0.1", "must be a list such as [0.0, 0.1], range(3)"),
+        ("[0.1", "must be a list such as [0.0, 0.1], range(3)"),
+        ("[1, 1]", "values of x must be different from each other"),
+        ("[[1]]", "values of x must be numbers, texts, True, False or None"),
+    ],
+)
+def test_what_is_no_range_is_refused(text, message):
+    with pytest.raises(UserError) as error:
+        parse(text)
+    assert message in str(error.value)
+
+
+def test_a_grid_asks_for_points():
+    with pytest.raises(UserError, match=r"a grid needs points of x: write log\(1e-05, 1.0, 5\)"):
+        grid(parse_space({"x": "log(1e-5, 1.0)"}))
