@@ -58,7 +58,7 @@ class Launch:
     max_failures: int = 3
     resources: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     space: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    listed: Sequence[Mapping[str, Scalar]] = ()
+    listed: Sequence[Mapping[str, Scalar]] = dataclasses.field(default_factory=list)
     method: str = "grid"
     trials: int | None = None
     prune: str | None = None
@@ -153,7 +153,7 @@ class Launch:
                 f"the objective must be a metric of the run, got {self.objective!r}; "
                 f"{suggestion(name, [key for key in lines[0] if key not in ('step', 'split')])}"
             )
-        return [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        return [(m["step"], float(m[name])) for m in lines if m.get(name) is not None]
 
 
 def save(launch: Launch) -> None:

@@ -90,23 +90,15 @@ class Cluster:
         """Takes a node away at once, with all that runs on it."""
         daemon = int((self._folder / f"slurmd-127.0.0.{number}.pid").read_text())
         os.kill(daemon, signal.SIGKILL)
-        # Its step daemons are children of init by now; they say in their title where they are.
-        for line in subprocess.check_output(["ps", "-eo", "pid,args"], text=True).splitlines():
-            pid, _, title = line.strip().partition(" ")
-            if "slurmstepd" in title and self._is_on(int(pid), number):
-                for child in _descendants(int(pid)):
-                    _kill(child)
-                _kill(int(pid))
-
-    def _is_on(self, pid: int, number: int) -> bool:
-        try:
-            environment = pathlib.Path(f"/proc/{pid}/cmdline").read_text()
-            opened = [os.readlink(p) for p in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
-        except OSError:
-            return False
-        return f"127.0.0.{number}" in environment or any(
-            f"/127.0.0.{number}" in path for path in opened
-        )
+        for process in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                name = f"SLURMD_NODENAME=127.0.0.{number}\0"
+                if name.encode() in (process / "environ").read_bytes():
+                    # The daemon of its step first, which would tell of its end.
+                    parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                    if "slurmstepd" in pathlib.Path(f"/proc/{parent}/cmdline").read_text():
+                        _kill(parent)
+                    _kill(int(process.name))
 
     def run(self, *command: str) -> str:
         """Runs one of Slurm's commands and returns what it prints."""
@@ -130,13 +122,6 @@ class Cluster:
         subprocess.run(["scancel", "--user=root"], env=self.environment, capture_output=True)
         for path in self._folder.glob("*.pid"):
             _kill(int(path.read_text()))
-
-
-def _descendants(pid: int) -> list[int]:
-    found = []
-    for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        found += [*_descendants(int(child)), int(child)]
-    return found
 
 
 def _kill(pid: int) -> None:

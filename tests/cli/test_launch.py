@@ -1,0 +1,137 @@
+"""Sweeps on this machine, as a user starts them."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from t5lite.core.run_directory import outcomes
+from tests.cli.test_commands import SMALL
+
+SWEEP = ["--sweep=Cosine.learning_rate=log(1e-4, 1e-2, 2)", "--sweep=train.seed=range(2)"]
+TRAIN = ["--", *SMALL, "--gin.train.show_examples=0"]
+
+
+@pytest.fixture
+def launch(t5lite, tmp_path):
+    def arguments(*words):
+        place = words.index("--") if "--" in words else len(words)
+        return ["launch", *words[:place], f"--dir={tmp_path}", *words[place:]]
+
+    def run(*words):
+        return t5lite(*arguments(*words))
+
+    run.start = lambda *words, **options: t5lite.start(*arguments(*words), **options)
+    return run
+
+
+def results(launch, name):
+    code, out, err = launch("results", name, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_is_not(launch, tmp_path):
+    code, out, err = launch("--on=local", "--name=whole", "--parallel=2", *SWEEP, *TRAIN)
+    assert code == 0, err
+    whole = results(launch, "whole")
+    assert [trial["state"] for trial in whole["trials"]] == ["complete"] * 4
+    best = min(whole["trials"], key=lambda trial: trial["value"])
+    assert whole["best"] == best["trial"]
+    assert f"best: trial {best['trial']}, cross_entropy_nats_per_token {best['value']:.6g}" in out
+
+    killed = tmp_path / "killed"
+    for count, number in ((1, signal.SIGKILL), (2, signal.SIGTERM), (3, signal.SIGKILL)):
+        process = launch.start("--on=local", "--name=killed", "--parallel=2", *SWEEP, *TRAIN)
+        while len(list(killed.glob("trials/*/metrics.jsonl"))) <= count:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, err = process.communicate()
+        assert process.returncode == (42 if number == signal.SIGTERM else -signal.SIGKILL)
+        if number == signal.SIGTERM:
+            assert "go on with: t5lite launch resume killed" in err
+    code, _, err = launch("resume", "killed", "--parallel=2")
+    assert code == 0, err
+    assert results(launch, "killed")["best"] == whole["best"]
+    for one, other in zip(results(launch, "killed")["trials"], whole["trials"], strict=True):
+        for name in ("state", "params", "step", "value"):
+            assert one[name] == other[name]
+    for folder in (killed / "trials").iterdir():
+        assert outcomes(folder)["finished"] == 1
+    code, out, _ = launch("status", "killed")
+    assert code == 0
+    assert out.count("complete") == 4
+    assert "==> " in launch("logs", "killed")[1]
+    assert "all 4 trials have ended" in launch("resume", "killed")[1]
+
+
+def test_trials_that_do_badly_are_pruned_and_others_fail(launch):
+    code, out, err = launch(
+        *("--on=local", "--name=pruned", "--prune=asha", "--parallel=1"),
+        # The last one diverges.
+        "--sweep=Cosine.learning_rate=[1e-2, 1e-5, 1e30]",
+        *(*TRAIN, "--gin.train.eval_every_steps=20", "--gin.STEPS=200"),
+    )
+    assert code == 1, out
+    assert "failed: 2" in err
+    states = [trial["state"] for trial in results(launch, "pruned")["trials"]]
+    assert states == ["complete", "pruned", "failed"]
+    assert results(launch, "pruned")["trials"][1]["step"] < 200
+
+
+def test_a_launch_without_a_sweep_in_two_processes(launch, tmp_path):
+    environment = {"JAX_NUM_CPU_DEVICES": "1", "XLA_FLAGS": ""}
+    words = ["--on=local", "--name=two", "--processes=2", *TRAIN]
+    process = launch.start(*words, environment=environment)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert out.startswith("trial 0: started\ntrial 0: complete  ")
+    # Of two processes one tells.
+    log = (tmp_path / "two" / "trials" / "0000" / "log.txt").read_text()
+    assert log.count("step 6/6") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--on=loacl", "--name=a", *TRAIN], "--on is unknown: got 'loacl'; did you mean 'local'?"),
+        (["--on=local", *TRAIN], "launch needs --name"),
+        (["--on=local", "--name=a"], "launch needs the flags of t5lite train behind --"),
+        (["--on=local", "--name=a", "--", "tarin", "-x"], "did you mean 'train'?"),
+        (["--on=local", "--name=a", *TRAIN, "--gin.MODEL_DIR=x"], "leave out --gin.MODEL_DIR"),
+        (
+            ["--on=local", "--name=a", "--sweep=Cosine.learning_rat=[1.0]", *TRAIN],
+            "Cosine has no parameter 'learning_rat'; did you mean 'learning_rate'?",
+        ),
+        (
+            ["--on=local", "--name=a", "--sweep=T5Config.dropout_rate=[0.0, 1.5]", *TRAIN],
+            "T5Config.dropout_rate must be in [0, 1), got 1.5",
+        ),
+        (
+            ["--on=local", "--name=a", "--sweep=train.seed=range(2)", *TRAIN, "--gin.SEED=3"],
+            "SEED binds nothing",
+        ),
+        (
+            ["--on=local", "--name=a", "--sweep=train.seed=range(0)", *TRAIN],
+            "what train.seed is swept over is empty, got range(0)",
+        ),
+        (["--on=local", "--name=a", "--prune=asha", *TRAIN], "bind train.eval_every_steps"),
+        (["status", "nothing"], "there is no launch 'nothing' in"),
+        (["statsu", "nothing"], "did you mean 'status'?"),
+    ],
+)
+def test_mistakes_are_told_before_anything_starts(launch, tmp_path, words, message):
+    code, _, err = launch(*words)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_slurm_a_line_says_so(launch):
+    process = launch.start("--on=slurm", "--name=a", *TRAIN, environment={"PATH": "/nowhere"})
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert "sbatch is not there: this machine knows no Slurm" in err
