@@ -15,6 +15,7 @@ COMMANDS = {
     "plan": "compile a run's step for a TPU slice or a simulated mesh: memory, FLOPs, traffic",
     "convert": "convert a checkpoint from or to Hugging Face, or from T5X",
     "launch": "run a command, or a sweep over its bindings, here or on a cluster",
+    "report": "tables and plots over runs and launches, also while they go on",
     "inspect": "print the model: every parameter, where it lives and how it begins; FLOPs",
     "data": "build, show or count the data of a run file",
     "vocab": "train a SentencePiece vocabulary on any source",
@@ -85,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command == "launch":
         _run(lambda: importlib.import_module("t5lite.cli.launch").run(values, rest[1:], launched))
         return
+    if command == "report":
+        _run(lambda: importlib.import_module("t5lite.cli.report").run(values, rest[1:]))
+        return
     actions = ACTIONS.get(command, {})
     words = rest[1:]
     if actions and (len(words) != 1 or words[0] not in actions):
@@ -135,6 +139,9 @@ def _flags(command: str) -> flags.FlagValues:
     values = flags.FlagValues()
     if command == "launch":
         _define_launch_flags(values)
+        return values
+    if command == "report":
+        _define_report_flags(values)
         return values
     flags.DEFINE_multi_string(
         "gin_file", [], "A run file; may be repeated, later ones win.", flag_values=values
@@ -277,6 +284,19 @@ def _define_launch_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean("help", False, "Shows this.", short_name="h", flag_values=values)
 
 
+def _define_report_flags(values: flags.FlagValues) -> None:
+    texts = {
+        "minimize": "The metric that counts; the launch's own, or cross_entropy_nats_per_token of "
+        "the evaluation, if not given. SPLIT/NAME is of another split.",
+        "maximize": "Or one that is better the higher.",
+        "output": "A folder for report.html, which needs no other file, table.csv, table.md and "
+        "the plots.",
+    }
+    for name, text in texts.items():
+        flags.DEFINE_string(name, None, text, flag_values=values)
+    flags.DEFINE_boolean("help", False, "Shows this.", short_name="h", flag_values=values)
+
+
 def _define_plan_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "topology",
@@ -308,13 +328,15 @@ def _print_help(command: str, values: flags.FlagValues) -> None:
             "usage: t5lite launch --on=ENGINE --name=NAME FLAGS -- [train|eval|infer] ITS FLAGS",
             f"       t5lite launch {'|'.join(actions)} NAME",
         ]
+    if command == "report":
+        lines[0] = "usage: t5lite report DIR... FLAGS"
     if actions:
         lines += [*(f"  {name.ljust(8)}{text}" for name, text in actions.items()), ""]
     lines.append("flags:")
     # Those defined below; absl has some of its own. What it adds to a help is behind a semicolon.
     own = values.get_flags_for_module(__name__)
     texts = {f"--{flag.name}": (flag.help or "").split(";\n")[0] for flag in own}
-    if command != "launch":
+    if command not in ("launch", "report"):
         texts["--gin.NAME=VALUE"] = "Binds a macro or a parameter; may be repeated, later ones win."
     width = max(map(len, texts))
     lines += [f"  {name.ljust(width)}  {text}" for name, text in texts.items()]
