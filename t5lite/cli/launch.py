@@ -15,7 +15,7 @@ import rich.table
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.core.errors import UserError, check_choice
 from t5lite.core.run_directory import RESTART_EXIT
-from t5lite.launching.space import Range, Scalar, binding, parse_space
+from t5lite.launching.space import Range, Scalar, bindings, parse_space
 
 try:
     from t5lite.launching import local, slurm, status
@@ -98,6 +98,7 @@ def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
         "engine": flags.on,
         "working_dir": os.getcwd(),
         "parallel": flags.parallel,
+        "vectorized": flags.vectorized,
         "max_failures": flags.max_failures,
         "resources": {
             name: value
@@ -116,26 +117,20 @@ def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
 
 def _checked(flags: Any, words: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
     """Builds the run as every end of every range makes it, and returns when it is evaluated."""
-    files = [w.partition("=")[2] for w in words if w.startswith("--gin_file=")]
-    paths = [w.partition("=")[2] for w in words if w.startswith("--gin_search_paths=")]
-    bound = [w[len("--gin.") :] for w in words if w.startswith("--gin.")]
     for word in words:
         if not word.startswith(("--gin_file=", "--gin_search_paths=", "--gin.")):
             raise UserError(f"flags of train are --gin_file=F and --gin.NAME=VALUE, got {word!r}")
-    if not files:
+    if not any(word.startswith("--gin_file=") for word in words):
         raise UserError("launch needs a run file behind --, as in -- --gin_file=F")
     # Late, with JAX behind it: what only looks at a launch does without.
-    from t5lite import configurables
+    from t5lite.cli.vectorized import loaded
+    from t5lite.training.population import check_alike
 
     quiet_libraries()
     sys.path.append(os.getcwd())
 
     def build(row: dict[str, Scalar]) -> Any:
-        own = [binding(name, value)[len("--gin.") :] for name, value in row.items()]
-        model_dir = f"MODEL_DIR={options['folder']}"
-        run, _ = configurables.load(
-            files, [*bound, *own, model_dir], ",".join(paths).split(","), "train", "evaluate"
-        )
+        run, _ = loaded([*words, *bindings(row), f"--gin.MODEL_DIR={options['folder']}"])
         return run
 
     space = parse_space(options["space"])
@@ -143,7 +138,9 @@ def _checked(flags: Any, words: Sequence[str], options: dict[str, Any]) -> dict[
     run = build(first)
     for name, values in space.items():
         for value in values.ends()[1:]:
-            build({**first, name: value})
+            other = build({**first, name: value})
+            if flags.vectorized:
+                check_alike(run, other, dropout=True)
     return {"first_score": run.eval_every_steps, "last_step": run.total_steps}
 
 
@@ -188,7 +185,14 @@ def _go_on(launch: Launch) -> None:
         value = "" if ended is None or ended.value is None else f"  {ended.value:.6g}"
         print(f"trial {number}: {state}{value}", flush=True)
 
-    ended = _until_stopped(lambda stopping: local.run_here(launch, study, numbers, tell, stopping))
+    if launch.vectorized:
+        from t5lite.cli.vectorized import run_vectorized
+
+        ended = run_vectorized(launch, study, numbers, tell)
+    else:
+        ended = _until_stopped(
+            lambda stopping: local.run_here(launch, study, numbers, tell, stopping)
+        )
     best = study.best()
     if best is not None and launch.is_sweep:
         params = "  ".join(f"{name}={value}" for name, value in best.params.items())

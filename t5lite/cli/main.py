@@ -251,6 +251,7 @@ def _define_launch_flags(values: flags.FlagValues) -> None:
     numbers = {
         "trials": "How many, where the method draws them.",
         "parallel": "Trials at a time; 1 here, and all of them on Slurm, if not given.",
+        "vectorized": "Here: so many trials train in one program; they may differ in numbers only.",
         "nodes": "Slurm: for each trial; 1 if not given.",
         "processes": "Of JAX, for each trial; on Slurm for each node; 1, or one a GPU.",
         "gpus": "Slurm: for each node.",

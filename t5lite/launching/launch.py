@@ -19,7 +19,7 @@ from t5lite.launching.study import METHODS, PRUNERS, Study, planned, pruner_of
 SPEC, TRIALS, LOG = "launch.json", "trials", "log.txt"
 COMMANDS = ("train", "eval", "infer")
 # What may differ when a launch is taken up again: it changes no result.
-FREE = ("engine", "parallel", "max_failures", "resources", "working_dir")
+FREE = ("engine", "parallel", "vectorized", "max_failures", "resources", "working_dir")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class Launch:
         engine: "local", or "slurm" and "slurm:PARTITION".
         working_dir: where the command is started.
         parallel: trials that run at once; None for all on Slurm, and one here.
+        vectorized: trials that train in one program here; None for a process each.
         max_failures: restarts of a trial after a crash; restarts after a preemption are free.
         resources: what the engine is asked for, by name.
         space: bindings that are varied, to what `parse_space` reads.
@@ -55,6 +56,7 @@ class Launch:
     engine: str
     working_dir: str
     parallel: int | None = None
+    vectorized: int | None = None
     max_failures: int = 3
     resources: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     space: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -75,6 +77,10 @@ class Launch:
             check_choice("--prune", self.prune, PRUNERS)
             if self.first_score is None:
                 raise UserError("--prune needs scores on the way: bind train.eval_every_steps")
+        if self.vectorized and (self.engine != "local" or self.command != "train"):
+            raise UserError(
+                f"--vectorized is for --on=local and train, got {self.engine} and {self.command}"
+            )
         if self.command != "train" and self.is_sweep:
             raise UserError(f"--sweep is for train, got {self.command}")
         if self.listed and self.space:

@@ -57,7 +57,7 @@ def run_here(
             errors.append(error)
             stopping.set()
 
-    with _alone(pathlib.Path(launch.folder)):
+    with alone(pathlib.Path(launch.folder)):
         threads = [threading.Thread(target=work) for _ in range(launch.parallel or 1)]
         for thread in threads:
             thread.start()
@@ -89,7 +89,8 @@ def environments(count: int) -> list[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def _alone(folder: pathlib.Path) -> Iterator[None]:
+def alone(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from running the launch of a folder; it goes with the process."""
     with (folder / LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -82,7 +82,7 @@ def run_trial(
                 return "stopped"
             # Whoever ran it may have been killed before it could tell.
             if (model_dir / RESULT).exists():
-                return _complete(launch, study, number)
+                return complete(launch, study, number)
             log.write(f"{now()} t5lite {' '.join(arguments)}\n".encode())
             before = sum(outcomes(model_dir).values())
             group, pruned, asked = start(arguments, log), False, False
@@ -96,7 +96,7 @@ def run_trial(
                 stopping.wait(POLL_SECONDS) if not asked else time.sleep(POLL_SECONDS)
             how = _outcome(launch, model_dir, code, before)
             if how == "finished":
-                return _complete(launch, study, number)
+                return complete(launch, study, number)
             if pruned:
                 study.tell(number, "pruned")
                 return "pruned"
@@ -110,7 +110,7 @@ def run_trial(
                 return "stopped"
 
 
-def _complete(launch: Launch, study: Study, number: int) -> str:
+def complete(launch: Launch, study: Study, number: int) -> str:
     """Tells what a trial came to; what has no metrics has no value, and none that is better."""
     scores = launch.scores(number) if launch.command == "train" else [(0, 0.0)]
     state = "complete" if scores else "failed"

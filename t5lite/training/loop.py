@@ -10,7 +10,7 @@ from typing import Any
 from t5lite.core.run_directory import Preempted
 from t5lite.parallel.dispatch import settle
 from t5lite.parallel.sharding import batch_sharding, make_global, on_mesh
-from t5lite.training.member import Evaluate, Member
+from t5lite.training.member import Evaluate, Member, given
 from t5lite.training.preemption import stop_requests
 from t5lite.training.program import TrainProgram
 from t5lite.training.state import TrainState
@@ -49,7 +49,7 @@ def train(program: TrainProgram, *, evaluate: Evaluate, config_text: str) -> Tra
             results = [*results[-3:], sums]
             settle(results, mesh)
             stopping = stop(member.step + 1) and member.step + 1 < run.total_steps
-            member.took(sums, state, stopping=stopping)
+            member.took(given(sums), given(state), stopping=stopping)
             if stopping:
                 raise Preempted(member.step)
     return state

@@ -10,7 +10,7 @@ import pathlib
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -31,10 +31,11 @@ from t5lite.training.partial_restore import as_table, restore_by_rules
 from t5lite.training.program import TrainProgram
 from t5lite.training.progress import Progress
 from t5lite.training.run import Run
-from t5lite.training.state import TrainState, initial_opt_state, initial_state
+from t5lite.training.state import TrainState, initial_opt_state
 from t5lite.training.step import Sums
 
 Evaluate = Callable[[Any], dict[str, float]]
+T = TypeVar("T")
 
 
 class Member:
@@ -132,12 +133,18 @@ class Member:
         """Returns this process's rows of the next batch."""
         return self._meter.timed_next(self._feed)
 
-    def took(self, sums: Sums, state: TrainState, *, stopping: bool) -> dict[str, float] | None:
+    def took(
+        self,
+        sums: Callable[[], Sums],
+        state: Callable[[], TrainState],
+        *,
+        stopping: bool,
+    ) -> dict[str, float] | None:
         """Is told that a step was taken, and what came of it.
 
         Args:
-            sums: of the step, perhaps not computed yet.
-            state: behind it.
+            sums: gives those of the step; called some time, when they are needed.
+            state: gives the one behind it; called now or never.
             stopping: whether it was the last for now.
 
         Returns:
@@ -157,14 +164,15 @@ class Member:
             self._log()
         scores = None
         with self._meter.paused():
+            now = state() if scoring or saving else None
             rank = None
-            if scoring:
-                scores = self._score(step, state.params)
+            if scoring and now is not None:
+                scores = self._score(step, now.params)
                 rank = run.rank(scores)
             # Last: all that is told of a step is written before there is a checkpoint of it.
-            if saving:
+            if saving and now is not None:
                 told = {**about(run), "rank": rank, "data": self._feed.state()}
-                self._checkpoints.save(step, state, told)
+                self._checkpoints.save(step, now, told)
         return scores
 
     def _log(self) -> None:
@@ -184,6 +192,11 @@ class Member:
         self._writer.write(step, self.run.eval_split, scores)
         self._progress.score(step, self.run.eval_split, scores)
         return scores
+
+
+def given(value: T) -> Callable[[], T]:
+    """Returns what gives a value that is there already."""
+    return lambda: value
 
 
 def about(run: Run) -> dict[str, Any]:
@@ -216,14 +229,7 @@ def first_state(program: TrainProgram, checkpoints: Checkpoints, progress: Progr
             )
         return checkpoints.restore(latest, shapes)
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
-    # Run once: on a CPU most of the time of compiling it would go into making it fast.
-    on_cpu = program.mesh.platform == "cpu"
-    init = jax.jit(
-        lambda h: initial_state(run.model, h, axes, run.param_dtype),
-        out_shardings=shardings,
-        compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
-    )
-    state = init(hyper)
+    state = program.init(hyper)
     if run.initial_checkpoint is not None:
         with open_checkpoint(run.initial_checkpoint) as (source, step):
             if run.restore_optimizer:
@@ -273,7 +279,7 @@ class Meter:
         self._peak_flops = None if device is None else device.flops * jax.device_count()
         self._once = {"compile_seconds": compile_seconds}
         # What the steps since the last metrics returned, the latest perhaps not computed yet.
-        self.sums: list[Sums] = []
+        self.sums: list[Callable[[], Sums]] = []
         self.start()
 
     def start(self) -> None:
@@ -296,7 +302,7 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Waits for the steps since the last call and returns their metrics."""
-        sums, self.sums = jax.device_get(self.sums), []
+        sums, self.sums = jax.device_get([of_step() for of_step in self.sums]), []
         steps, seconds = len(sums), time.perf_counter() - self._started
         tokens = math.fsum(float(s["tokens"] + s["input_tokens"]) for s in sums)
         flops_per_second = self._flops_per_step * steps / seconds

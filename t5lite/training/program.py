@@ -1,6 +1,7 @@
 """The program of a run: the shapes of what its step takes, where they live, and the step itself."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, check_lengths, on_mesh
 from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.run import Run
-from t5lite.training.state import TrainState, abstract_state
+from t5lite.training.state import TrainState, abstract_state, initial_state
 from t5lite.training.step import make_train_step
 
 
@@ -23,6 +24,7 @@ class TrainProgram:
         hyper: the run's numbers, which enter the step as inputs.
         state, batch: shapes, dtypes and shardings.
         param_axes: names of the axes of each parameter.
+        init: from the run's numbers to its first state, compiled.
     """
 
     run: Run
@@ -31,6 +33,11 @@ class TrainProgram:
     state: TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
     param_axes: Any
+    init: Callable[[Hyperparameters], TrainState]
+
+    def of(self, run: Run) -> "TrainProgram":
+        """Returns the program of a run that differs in numbers only, without tracing it again."""
+        return dataclasses.replace(self, run=run, hyper=as_inputs(run.hyperparameters))
 
     def lower(self) -> jax.stages.Lowered:
         """Returns the step, traced; compiled it takes (hyper, state, batch) of just these shapes.
@@ -72,4 +79,11 @@ def train_program(run: Run, mesh: DeviceMesh) -> TrainProgram:
         name: jax.ShapeDtypeStruct((run.batch_size, length), jnp.int32, sharding=sharding)
         for name, length in run.layout.lengths.items()
     }
-    return TrainProgram(run, mesh, as_inputs(run.hyperparameters), state, batch, axes)
+    # Run once: on a CPU most of the time of compiling it would go into making it fast.
+    on_cpu = mesh.platform == "cpu"
+    init = jax.jit(
+        lambda hyper: initial_state(run.model, hyper, axes, run.param_dtype),
+        out_shardings=jax.tree.map(lambda x: x.sharding, state),
+        compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
+    )
+    return TrainProgram(run, mesh, as_inputs(run.hyperparameters), state, batch, axes, init)
