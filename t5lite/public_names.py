@@ -20,6 +20,7 @@ from t5lite.inference.decoding import Decoding
 from t5lite.inference.evaluate import Evaluation
 from t5lite.inference.requests import Inference
 from t5lite.interop.conversion import Conversion
+from t5lite.launching.sweep import Sweep
 from t5lite.models.architectures import Classes, DecoderOnly, EncoderDecoder, EncoderOnly
 from t5lite.models.config import T5Config
 from t5lite.models.losses import CrossEntropy
@@ -106,6 +107,7 @@ ROOTS: Mapping[str, Callable[..., Any]] = {
     "evaluate": Evaluation,
     "vocab": VocabularyTraining,
     "infer": Inference,
+    "sweep": Sweep,
     "convert": Conversion,
 }
 

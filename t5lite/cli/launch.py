@@ -79,7 +79,16 @@ def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
                 "a launch gives every trial a MODEL_DIR of its own in --dir/--name; leave out "
                 "--gin.MODEL_DIR"
             )
-    if flags.minimize and flags.maximize:
+    file = _sweep_file(flags)
+
+    def chosen(name: str) -> Any:
+        own = getattr(flags, name)
+        return getattr(file, name, None) if own is None else own
+
+    higher, lower = (flags.maximize, flags.minimize)
+    if not (higher or lower) and file is not None:
+        higher, lower = file.maximize, file.minimize
+    if higher and lower:
         raise UserError("--minimize and --maximize cannot both be there")
     pairs = [text.partition("=") for text in flags.sweep]
     for (name, equals, _), text in zip(pairs, flags.sweep, strict=True):
@@ -88,9 +97,13 @@ def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
     space = {name.strip(): values.strip() for name, _, values in pairs}
     if len(space) < len(pairs):
         raise UserError("--sweep names something twice")
+    if space and file is not None:
+        raise UserError("--sweep and --sweep_file cannot both be there")
+    listed = [] if file is None else [dict(row) for row in file.listed or ()]
+    space = space if file is None else file.space
     ranges = parse_space(space)
     drawn = any(isinstance(v, Range) and v.points is None for v in ranges.values())
-    objective = flags.maximize or flags.minimize
+    objective = higher or lower
     return {
         "folder": str((pathlib.Path(flags.dir) / flags.name).absolute()),
         "command": command,
@@ -106,13 +119,24 @@ def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
             if (value := getattr(flags, name))
         },
         "space": space,
-        "method": flags.method or ("quasi" if drawn else "grid"),
-        "trials": flags.trials,
-        "prune": flags.prune,
+        "listed": listed,
+        "method": chosen("method") or ("quasi" if drawn else "grid"),
+        "trials": chosen("trials"),
+        "prune": chosen("prune"),
         **({"objective": objective} if objective else {}),
-        "maximize": bool(flags.maximize),
-        "seed": flags.seed,
+        "maximize": bool(higher),
+        "seed": chosen("seed") or 0,
     }
+
+
+def _sweep_file(flags: Any) -> Any:
+    """Returns what `--sweep_file` says, None without one."""
+    if not flags.sweep_file:
+        return None
+    from t5lite import configurables
+
+    (sweep,) = configurables.load([flags.sweep_file], [], [], "sweep")
+    return sweep
 
 
 def _checked(flags: Any, words: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
@@ -135,12 +159,14 @@ def _checked(flags: Any, words: Sequence[str], options: dict[str, Any]) -> dict[
 
     space = parse_space(options["space"])
     first: dict[str, Scalar] = {name: values.ends()[0] for name, values in space.items()}
+    others = [{**first, name: end} for name, values in space.items() for end in values.ends()[1:]]
+    if options["listed"]:
+        first, *others = options["listed"]
     run = build(first)
-    for name, values in space.items():
-        for value in values.ends()[1:]:
-            other = build({**first, name: value})
-            if flags.vectorized:
-                check_alike(run, other, dropout=True)
+    for row in others:
+        other = build(row)
+        if flags.vectorized:
+            check_alike(run, other, dropout=True)
     return {"first_score": run.eval_every_steps, "last_step": run.total_steps}
 
 

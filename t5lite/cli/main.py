@@ -269,7 +269,15 @@ def _define_launch_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "options", [], "Slurm: a further line of the batch file.", flag_values=values
     )
-    flags.DEFINE_integer("seed", 0, "Of values that are drawn.", flag_values=values)
+    flags.DEFINE_string(
+        "sweep_file",
+        None,
+        "Or a gin file that binds sweep.values, or sweep.listed for the trials one by one.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "seed", None, "Of values that are drawn; 0 if not given.", flag_values=values
+    )
     flags.DEFINE_integer(
         "max_failures",
         3,

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from t5lite.core.run_directory import outcomes
+from t5lite.core.run_directory import outcomes, read_metrics
 from tests.cli.test_commands import SMALL
 
 SWEEP = ["--sweep=Cosine.learning_rate=log(1e-4, 1e-2, 2)", "--sweep=train.seed=range(2)"]
@@ -67,6 +67,42 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_is_not(launch, 
     assert "all 4 trials have ended" in launch("resume", "killed")[1]
 
 
+def test_a_vectorized_sweep_is_that_of_runs_alone(launch, t5lite, tmp_path):
+    # One run alone, as the second trial's command says.
+    single = [
+        *("train", *SMALL, "--gin.train.show_examples=0", f"--gin.MODEL_DIR={tmp_path}/alone"),
+        *("--gin.Cosine.learning_rate=0.0001", "--gin.train.seed=1", "--gin.STEPS=40"),
+    ]
+    assert t5lite(*single)[0] == 0
+    words = ["--on=local", "--name=many", "--vectorized=3", *SWEEP, *TRAIN, "--gin.STEPS=40"]
+    for steps, number in ((4, signal.SIGKILL), (12, signal.SIGTERM)):
+        process = launch.start(*words)
+        metrics = tmp_path / "many" / "trials" / "0001" / "metrics.jsonl"
+        while not (metrics.exists() and f'"step": {steps},' in metrics.read_text()):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, err = process.communicate()
+        assert process.returncode == (42 if number == signal.SIGTERM else -signal.SIGKILL), err
+    code, out, err = launch("resume", "many")
+    assert code == 0, err
+    found = results(launch, "many")["trials"]
+    assert [trial["state"] for trial in found] == ["complete"] * 4
+    assert [trial["step"] for trial in found] == [40] * 4
+    assert [(t["preempted"], t["failed"]) for t in found[:3]] == [(1, 1)] * 3
+    assert found[3]["preempted"] == found[3]["failed"] == 0
+    told, wanted = (
+        {(m["step"], m["split"]): m["loss_nats_per_token"] for m in read_metrics(folder)}
+        for folder in (tmp_path / "many" / "trials" / "0001", tmp_path / "alone")
+    )
+    assert told == pytest.approx(wanted, rel=1e-4)
+    # Each is a run of its own.
+    folder = tmp_path / "many" / "trials" / "0003"
+    code, out, err = t5lite("eval", f"--gin_file={folder}/config.gin", "--json")
+    assert code == 0, err
+    assert json.loads(out)[0]["step"] == 40
+
+
 def test_trials_that_do_badly_are_pruned_and_others_fail(launch):
     code, out, err = launch(
         *("--on=local", "--name=pruned", "--prune=asha", "--parallel=1"),
@@ -118,6 +154,13 @@ def test_a_launch_without_a_sweep_in_two_processes(launch, tmp_path):
             "what train.seed is swept over is empty, got range(0)",
         ),
         (["--on=local", "--name=a", "--prune=asha", *TRAIN], "bind train.eval_every_steps"),
+        (
+            [
+                *("--on=local", "--name=a", "--vectorized=2"),
+                *("--sweep=T5Config.mlp_dim=[8, 16]", *TRAIN),
+            ],
+            "runs of one program need the same model",
+        ),
         (["status", "nothing"], "there is no launch 'nothing' in"),
         (["statsu", "nothing"], "did you mean 'status'?"),
     ],
@@ -135,3 +178,26 @@ def test_without_slurm_a_line_says_so(launch):
     _, err = process.communicate(timeout=100)
     assert process.returncode == 2
     assert "sbatch is not there: this machine knows no Slurm" in err
+
+
+def test_a_sweep_file_lists_trials(launch, tmp_path):
+    path = tmp_path / "trials.gin"
+    path.write_text(
+        "sweep.listed = [{'Cosine.learning_rate': 0.1, 'train.seed': 3},\n"
+        "                {'Cosine.learning_rate': 0.2, 'train.seed': 4}]\n"
+    )
+    words = ["--on=local", "--name=a", f"--sweep_file={path}", "--dry_run"]
+    code, out, err = launch(*words, *TRAIN)
+    assert code == 0, err
+    assert [line.split()[-3:-1] for line in out.splitlines()] == [
+        ["--gin.Cosine.learning_rate=0.1", "--gin.train.seed=3"],
+        ["--gin.Cosine.learning_rate=0.2", "--gin.train.seed=4"],
+    ]
+    path.write_text("sweep.values = {'Cosine.learning_rate': 'log(0.1, 1.0)'}\nsweep.trials = 3\n")
+    code, out, err = launch(*words, *TRAIN)
+    assert code == 0, err
+    assert len(out.splitlines()) == 3
+    path.write_text("sweep.trials = 3\n")
+    code, _, err = launch(*words, *TRAIN)
+    assert code == 2
+    assert "sweep needs either sweep.values or sweep.listed" in err
