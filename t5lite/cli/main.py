@@ -84,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _print_help(command, values)
         sys.exit(0)
     if command == "launch":
+        if values.vectorized and argv is None:
+            _with_huge_pages()
         _run(lambda: importlib.import_module("t5lite.cli.launch").run(values, rest[1:], launched))
         return
     if command == "report":

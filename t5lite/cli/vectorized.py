@@ -7,6 +7,7 @@ from typing import Any
 from t5lite import configurables
 from t5lite.cli.eval import evaluation_of
 from t5lite.cli.quiet import quiet_libraries
+from t5lite.core.run_directory import RESULT
 from t5lite.inference.evaluate import Evaluate
 from t5lite.launching.launch import Launch
 from t5lite.launching.local import alone
@@ -37,6 +38,11 @@ def run_vectorized(
         for number in numbers:
             trial = study.take(number)
             if trial is None:
+                continue
+            # Whoever ran it may have been killed before it could tell.
+            if (launch.model_dir(number) / RESULT).exists():
+                ended[number] = complete(launch, study, number)
+                tell(number, ended[number])
                 continue
             arguments = launch.arguments(number, trial.params)
             run, evaluation = loaded(arguments[1:])

@@ -85,11 +85,13 @@ def run_trial(
                 return complete(launch, study, number)
             log.write(f"{now()} t5lite {' '.join(arguments)}\n".encode())
             before = sum(outcomes(model_dir).values())
-            group, pruned, asked = start(arguments, log), False, False
+            group, pruned, asked, told = start(arguments, log), False, False, 0
             while (code := group.poll()) is None:
                 if launch.command == "train" and launch.prune and not pruned:
-                    for step, value in launch.scores(number):
+                    scores = launch.scores(number)
+                    for step, value in scores[told:]:
                         pruned = study.report(trial, step, value) if step else False
+                    told = len(scores)
                 if (pruned or stopping.is_set()) and not asked:
                     group.stop()
                     asked = True

@@ -47,7 +47,10 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_is_not(launch, 
         while len(list(killed.glob("trials/*/metrics.jsonl"))) <= count:
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
-        process.send_signal(number)
+        if number == signal.SIGTERM:
+            assert "asked to save and stop" in launch("cancel", "killed")[1]
+        else:
+            process.send_signal(number)
         _, err = process.communicate()
         assert process.returncode == (42 if number == signal.SIGTERM else -signal.SIGKILL)
         if number == signal.SIGTERM:
