@@ -16,8 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from t5lite.core.errors import UserError
-from t5lite.core.files import write_whole
+from t5lite.core.files import held, write_whole
 
 METRICS, ATTEMPTS, RESULT, LOCK = "metrics.jsonl", "attempts.jsonl", "result.json", "train.lock"
 # What a process that saved its state and wants to be started again ends with.
@@ -47,6 +46,16 @@ def read_metrics(model_dir: pathlib.Path) -> list[dict[str, Any]]:
     return read_records(model_dir / METRICS)
 
 
+def curve(metrics: Sequence[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+    """Returns the steps and values of a metric of evaluations, or of SPLIT/NAME, in order."""
+    split, _, short = name.rpartition("/")
+    if split not in {line["split"] for line in metrics}:
+        # A task's own metric has its name before it.
+        split, short = "", name
+    lines = [m for m in metrics if (m["split"] == split if split else m["split"] != "train")]
+    return [(m["step"], float(m[short])) for m in lines if m.get(short) is not None]
+
+
 def outcomes(model_dir: pathlib.Path) -> dict[str, int]:
     """Counts how the attempts at a run ended: "finished", "preempted", "failed" or "killed".
 
@@ -69,7 +78,7 @@ def attempt(model_dir: pathlib.Path, command: Sequence[str]) -> Iterator[None]:
     """
     with locked(model_dir):
         path = model_dir / ATTEMPTS
-        number = max((line["attempt"] for line in read_records(path)), default=0) + 1
+        number = next_attempt(model_dir)
         append(
             path,
             attempt=number,
@@ -82,10 +91,7 @@ def attempt(model_dir: pathlib.Path, command: Sequence[str]) -> Iterator[None]:
         try:
             yield
             outcome = "finished"
-        except Preempted:
-            outcome = "preempted"
-            raise
-        except KeyboardInterrupt:
+        except (Preempted, KeyboardInterrupt):
             outcome = "preempted"
             raise
         except BaseException as caught:
@@ -97,21 +103,22 @@ def attempt(model_dir: pathlib.Path, command: Sequence[str]) -> Iterator[None]:
             append(path, attempt=number, ended=now(), outcome=outcome, seconds=seconds, **said)
 
 
+def next_attempt(model_dir: pathlib.Path) -> int:
+    """Returns the number of the attempt that follows those written down."""
+    lines = read_records(model_dir / ATTEMPTS)
+    return max((line["attempt"] for line in lines), default=0) + 1
+
+
 @contextlib.contextmanager
 def locked(model_dir: pathlib.Path) -> Iterator[None]:
     """Keeps other processes from training in the same folder. It goes with the process."""
-    with (model_dir / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UserError(
-                f"{model_dir} is being trained by {file.read().strip() or 'another process'}; wait "
-                "for it, stop it, or use another MODEL_DIR"
-            ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    with held(
+        model_dir / LOCK,
+        lambda who: (
+            f"{model_dir} is being trained by process {who}; wait for it, stop it, or use "
+            "another MODEL_DIR"
+        ),
+    ):
         yield
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from t5lite.core.errors import UserError, check_choice, suggestion
 from t5lite.core.files import write_whole
-from t5lite.core.run_directory import read_metrics
+from t5lite.core.run_directory import curve, read_metrics
 from t5lite.launching.space import Scalar, bindings, parse_space
 from t5lite.launching.study import METHODS, PRUNERS, Study, planned, pruner_of
 
@@ -147,19 +147,16 @@ class Launch:
         Raises:
             UserError: where it was evaluated and there is no such metric.
         """
-        split, _, name = self.objective.rpartition("/")
-        lines = read_metrics(self.model_dir(number))
-        splits = {line["split"] for line in lines}
-        if split not in splits:
-            # A task's own metric has its name before it.
-            split, name = "", self.objective
-        lines = [m for m in lines if (m["split"] == split if split else m["split"] != "train")]
-        if lines and name not in lines[0]:
+        metrics = read_metrics(self.model_dir(number))
+        told = {key for m in metrics for key in m if key not in ("step", "split")}
+        short = self.objective.rpartition("/")[2]
+        is_evaluated = any(m["split"] != "train" for m in metrics)
+        if is_evaluated and not {self.objective, short} & told:
             raise UserError(
                 f"the objective must be a metric of the run, got {self.objective!r}; "
-                f"{suggestion(name, [key for key in lines[0] if key not in ('step', 'split')])}"
+                f"{suggestion(short, told)}"
             )
-        return [(m["step"], float(m[name])) for m in lines if m.get(name) is not None]
+        return curve(metrics, self.objective)
 
 
 def save(launch: Launch) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
 from t5lite.core.errors import UserError
+from t5lite.core.files import held
 from t5lite.launching.launch import Launch
 from t5lite.launching.study import Study
 from t5lite.launching.trial import Group, Processes, run_trial
@@ -91,20 +92,15 @@ def environments(count: int) -> list[dict[str, str]]:
 @contextlib.contextmanager
 def alone(folder: pathlib.Path) -> Iterator[None]:
     """Keeps other processes from running the launch of a folder; it goes with the process."""
-    with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UserError(
-                f"{folder.name} is being run by process {file.read()}; look at it with `t5lite "
-                f"launch status {folder.name}`, end it with `t5lite launch cancel {folder.name}`"
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    name = folder.name
+    with held(
+        folder / LOCK,
+        lambda who: (
+            f"{name} is being run by process {who}; look at it with `t5lite launch status "
+            f"{name}`, end it with `t5lite launch cancel {name}`"
+        ),
+    ):
         yield
-        file.truncate(0)
 
 
 def cancel_here(folder: pathlib.Path) -> bool:

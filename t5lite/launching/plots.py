@@ -194,7 +194,8 @@ def _height(report: Report, name: str, run: ReportedRun) -> float:
     if not numbers or len(values) == 1:
         return values.index(run.params[name]) / max(len(values) - 1, 1)
     scale = math.log if name in report.logarithmic else float
-    low, high, value = (scale(v) for v in (values[0], values[-1], run.params[name]))  # type: ignore[arg-type]
+    mine: Any = run.params[name]
+    low, high, value = (scale(v) for v in (values[0], values[-1], mine))
     return (value - low) / (high - low)
 
 

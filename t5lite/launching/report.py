@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5lite.core.errors import UserError
-from t5lite.core.run_directory import ATTEMPTS, METRICS, outcomes, read_metrics, read_records
+from t5lite.core.run_directory import ATTEMPTS, METRICS, curve, outcomes, read_metrics, read_records
 from t5lite.launching.launch import SPEC, read
 from t5lite.launching.space import Range, Scalar, parse_space
 
@@ -126,14 +126,6 @@ def _run(
     name: str, model_dir: pathlib.Path, params: Mapping[str, Scalar], objective: str, command: str
 ) -> ReportedRun:
     metrics = read_metrics(model_dir)
-    split, _, short = objective.rpartition("/")
-    if split not in {m["split"] for m in metrics}:
-        split, short = "", objective
-    curve = [
-        (m["step"], float(m[short]))
-        for m in metrics
-        if (m["split"] == split if split else m["split"] != "train") and m.get(short) is not None
-    ]
     trained = [m for m in metrics if m["split"] == "train"]
     steps = [m["step"] for m in trained]
     # A line tells of all steps since the one before it.
@@ -146,7 +138,7 @@ def _run(
     return ReportedRun(
         name=name,
         params=params,
-        curve=curve,
+        curve=curve(metrics, objective),
         step=max((m["step"] for m in metrics), default=0),
         attempts=ended,
         tokens_per_second=speeds[len(speeds) // 2] if speeds else None,

@@ -17,6 +17,7 @@ from t5lite.core.run_directory import (
     RESULT,
     append,
     is_locked,
+    next_attempt,
     now,
     outcomes,
     read_records,
@@ -128,10 +129,12 @@ def _outcome(launch: Launch, model_dir: pathlib.Path, code: int, before: int) ->
     counts = outcomes(model_dir)
     if sum(counts.values()) == before and code not in (0, MISTAKE_EXIT, *ASKED_TO_STOP):
         # It came to no beginning.
-        ends = read_records(model_dir / ATTEMPTS)
-        attempt = max((line["attempt"] for line in ends), default=0) + 1
         append(
-            model_dir / ATTEMPTS, attempt=attempt, ended=now(), outcome="failed", exit_status=code
+            model_dir / ATTEMPTS,
+            attempt=next_attempt(model_dir),
+            ended=now(),
+            outcome="failed",
+            exit_status=code,
         )
         return "failed"
     if code == 0 and (launch.command != "train" or (model_dir / RESULT).exists()):

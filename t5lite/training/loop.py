@@ -3,12 +3,13 @@
 One turn: take a batch, step, and where it is due log, evaluate, save.
 """
 
+import collections
 import contextlib
 import time
 from typing import Any
 
 from t5lite.core.run_directory import Preempted
-from t5lite.parallel.dispatch import settle
+from t5lite.parallel.dispatch import DEPTH, settle
 from t5lite.parallel.sharding import batch_sharding, make_global, on_mesh
 from t5lite.training.member import Evaluate, Member, given
 from t5lite.training.preemption import stop_requests
@@ -43,10 +44,10 @@ def train(program: TrainProgram, *, evaluate: Evaluate, config_text: str) -> Tra
         started = time.perf_counter()
         compiled = program.lower().compile()
         member.begin(compile_seconds=time.perf_counter() - started)
-        results: list[Any] = []
+        results: collections.deque[Any] = collections.deque(maxlen=DEPTH)
         while member.step < run.total_steps:
             state, sums = compiled(program.hyper, state, place(member.next_batch()))
-            results = [*results[-3:], sums]
+            results.append(sums)
             settle(results, mesh)
             stopping = stop(member.step + 1) and member.step + 1 < run.total_steps
             member.took(given(sums), given(state), stopping=stopping)

@@ -4,6 +4,7 @@ What runs differ in are numbers, which are inputs of the program; here each is a
 each place. A run that ends leaves its place to the next.
 """
 
+import collections
 import contextlib
 import dataclasses
 import pathlib
@@ -19,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from t5lite.core.errors import UserError
 from t5lite.core.numbers import as_inputs
 from t5lite.core.run_directory import Preempted, attempt
-from t5lite.parallel.dispatch import settle
+from t5lite.parallel.dispatch import DEPTH, settle
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import on_mesh
 from t5lite.training.hyperparameters import Hyperparameters
@@ -87,12 +88,12 @@ def train_population(
         stop = stack.enter_context(stop_requests())
         stack.enter_context(contextlib.closing(crew))
         crew.fill()
-        results: list[Any] = []
+        results: collections.deque[Any] = collections.deque(maxlen=DEPTH)
         turn = 0
         while crew.places:
             turn += 1
             sums = crew.step()
-            results = [*results[-3:], sums]
+            results.append(sums)
             settle(results, mesh)
             stopping = stop(turn)
             for index in sorted(crew.places):
