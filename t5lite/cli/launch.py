@@ -18,14 +18,33 @@ from t5lite.core.run_directory import RESTART_EXIT
 from t5lite.launching.space import Range, Scalar, bindings, parse_space
 
 try:
-    from t5lite.launching import local, slurm, status
+    from t5lite.launching import gke, local, slurm, status
+    from t5lite.launching.engines import MODULES, module_of, watched
     from t5lite.launching.launch import LOG, Launch, read, save
     from t5lite.launching.study import Study
 except ModuleNotFoundError as missing:
     raise UserError(f"launch needs {missing.name}; pip install 't5lite[sweep]'") from missing
 
 ACTIONS = ("status", "results", "logs", "resume", "cancel", "trial")
-ENGINES = ("local", "slurm")
+# What is asked of an engine, and of which.
+RESOURCES = {
+    "nodes": ("slurm",),
+    "processes": ("local", "slurm"),
+    "gpus": ("slurm",),
+    "time_limit": ("slurm",),
+    "options": ("slurm", "tpu", "gke"),
+    "zone": ("tpu",),
+    "spot": ("tpu", "gke"),
+    "reserved": ("tpu",),
+    "slices": ("tpu", "gke"),
+    "runtime_version": ("tpu",),
+    "ssh_options": ("tpu",),
+    "setup": ("tpu", "gke"),
+    "wheel": ("tpu", "gke"),
+    "image": ("gke",),
+    "claim": ("gke",),
+    "queue": ("gke",),
+}
 LOG_LINES = 40
 
 
@@ -48,8 +67,14 @@ def run(flags: Any, words: Sequence[str], command: Sequence[str]) -> None:
 def _start(flags: Any, command: Sequence[str]) -> None:
     engine = (flags.on or "").partition(":")[0]
     if not flags.on:
-        raise UserError("launch needs --on=local or --on=slurm, or an action such as status NAME")
-    check_choice("--on", engine, ENGINES)
+        raise UserError(
+            "launch needs --on=local, slurm, tpu:SLICE or gke:SLICE, or an action such as status "
+            "NAME"
+        )
+    check_choice("--on", engine, MODULES)
+    for resource, engines in RESOURCES.items():
+        if getattr(flags, resource) and engine not in engines:
+            raise UserError(f"--{resource} is for --on={' or '.join(engines)}, got {flags.on}")
     if not flags.name:
         raise UserError("launch needs --name: results go to the folder of that name in --dir")
     words = list(command)
@@ -62,11 +87,10 @@ def _start(flags: Any, command: Sequence[str]) -> None:
         **(_checked(flags, words, options) if name == "train" else {}),
     )
     numbers = range(launch.num_trials)
+    module_of(launch).check(launch, numbers)
     if flags.dry_run:
-        _dry_run(launch, numbers)
+        print(module_of(launch).text(launch, numbers))
         return
-    if engine == "slurm":
-        slurm.check(launch, numbers)
     save(launch)
     _go_on(launch)
 
@@ -113,11 +137,7 @@ def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
         "parallel": flags.parallel,
         "vectorized": flags.vectorized,
         "max_failures": flags.max_failures,
-        "resources": {
-            name: value
-            for name in ("nodes", "processes", "gpus", "time_limit", "options")
-            if (value := getattr(flags, name))
-        },
+        "resources": {name: value for name in RESOURCES if (value := getattr(flags, name))},
         "space": space,
         "listed": listed,
         "method": chosen("method") or ("quasi" if drawn else "grid"),
@@ -170,22 +190,11 @@ def _checked(flags: Any, words: Sequence[str], options: dict[str, Any]) -> dict[
     return {"first_score": run.eval_every_steps, "last_step": run.total_steps}
 
 
-def _dry_run(launch: Launch, numbers: Sequence[int]) -> None:
-    if launch.engine != "local":
-        print(slurm.script(launch, numbers))
-        print(f"# {slurm.check(launch, numbers)}")
-        return
-    rows = launch.rows or [{}]
-    for number in numbers:
-        if number < len(rows):
-            print("t5lite", *launch.arguments(number, rows[number]))
-        else:
-            print(f"t5lite {launch.command} ... # trial {number} is chosen by those before it")
-
-
 def _go_on(launch: Launch) -> None:
     """Runs or submits what has not ended yet."""
     study = launch.study()
+    if module_of(launch) is gke:
+        gke.reconcile(launch, study)
     trials = study.trials()
     numbers = [
         number
@@ -195,13 +204,9 @@ def _go_on(launch: Launch) -> None:
     if not numbers:
         print(f"{launch.name}: all {launch.num_trials} trials have ended")
         return
-    if launch.engine != "local":
-        job = slurm.submit(launch, numbers)
-        print(
-            f"submitted as job {job}; t5lite launch status {launch.name}"
-            if job
-            else f"{launch.name}: Slurm has all that is left"
-        )
+    engine = watched(launch)
+    if engine is None:
+        print(module_of(launch).submit(launch, study, numbers))
         return
     # Those that were begun go first.
     numbers.sort(key=lambda n: (n >= len(trials) or trials[n].state.name != "RUNNING", n))
@@ -217,7 +222,7 @@ def _go_on(launch: Launch) -> None:
         ended = run_vectorized(launch, study, numbers, tell)
     else:
         ended = _until_stopped(
-            lambda stopping: local.run_here(launch, study, numbers, tell, stopping)
+            lambda stopping: local.run_here(launch, study, numbers, engine, tell, stopping)
         )
     best = study.best()
     if best is not None and launch.is_sweep:
@@ -258,16 +263,13 @@ def _act(flags: Any, action: str, folder: pathlib.Path) -> None:
         _until_stopped(work)
         sys.exit({"failed": 1, "stopped": RESTART_EXIT}.get(states[0], 0))
     elif action == "cancel":
-        if launch.engine == "local":
-            done = local.cancel_here(folder)
-            print(f"{launch.name}: " + ("asked to save and stop" if done else "does not run"))
-        else:
-            jobs = slurm.cancel(folder)
-            print(f"{launch.name}: " + (f"cancelled {', '.join(jobs)}" if jobs else "has no job"))
+        print(f"{launch.name}: {module_of(launch).cancel(launch)}")
     elif action == "logs":
         _logs(flags, launch)
     else:
         study = launch.study()
+        if module_of(launch) is gke:
+            gke.reconcile(launch, study)
         rows = status.rows(launch, study)
         if flags.json:
             print(status.as_json(launch, study, rows))

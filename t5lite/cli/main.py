@@ -238,7 +238,7 @@ def _flags(command: str) -> flags.FlagValues:
 
 def _define_launch_flags(values: flags.FlagValues) -> None:
     texts = {
-        "on": "Where: local, or slurm or slurm:PARTITION.",
+        "on": "Where: local, slurm or slurm:PARTITION, tpu:v5e-256 and the like, or gke:tpu7x-64.",
         "name": "The launch's; what it writes is in --dir/NAME.",
         "method": "How values are chosen: grid, random, quasi or tpe; a grid where it can be one, "
         "else quasi-random.",
@@ -247,16 +247,25 @@ def _define_launch_flags(values: flags.FlagValues) -> None:
         "given. SPLIT/NAME is of another split.",
         "maximize": "Or one that is better the higher.",
         "time_limit": "Slurm: of a job, as in 12:00:00; it saves two minutes before, and goes on.",
+        "zone": "TPU: Google's, as in us-east5-a; gcloud's own if not given.",
+        "runtime_version": "TPU: what machines boot with; what Google says for the kind of TPU.",
+        "setup": "TPU, GKE: a shell script that makes a worker ready, in place of launch/setup.sh: "
+        "it may mount, export and install.",
+        "wheel": "TPU, GKE: a wheel of t5lite; one of this checkout if not given.",
+        "image": "GKE: a container image with Python, JAX and what t5lite needs.",
+        "claim": "GKE: a PersistentVolumeClaim that pods mount at --dir.",
+        "queue": "GKE: of Kueue.",
     }
     for name, text in texts.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
     numbers = {
         "trials": "How many, where the method draws them.",
-        "parallel": "Trials at a time; 1 here, and all of them on Slurm, if not given.",
+        "parallel": "Trials at a time; all of them on Slurm and GKE, else 1, if not given.",
         "vectorized": "Here: so many trials train in one program; they may differ in numbers only.",
         "nodes": "Slurm: for each trial; 1 if not given.",
         "processes": "Of JAX, for each trial; on Slurm for each node; 1, or one a GPU.",
         "gpus": "Slurm: for each node.",
+        "slices": "TPU, GKE: for each trial, with the data-centre network between them.",
     }
     for name, text in numbers.items():
         flags.DEFINE_integer(name, None, text, lower_bound=1, flag_values=values)
@@ -269,8 +278,20 @@ def _define_launch_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_multi_string(
-        "options", [], "Slurm: a further line of the batch file.", flag_values=values
+        "options",
+        [],
+        "A further line of Slurm's batch file, or a flag of gcloud's queued-resources create or of "
+        "kubectl.",
+        flag_values=values,
     )
+    flags.DEFINE_multi_string(
+        "ssh_options",
+        [],
+        "TPU: a further flag of gcloud's ssh and scp, such as --internal-ip.",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean("spot", False, "TPU, GKE: may be preempted.", flag_values=values)
+    flags.DEFINE_boolean("reserved", False, "TPU: from a reservation.", flag_values=values)
     flags.DEFINE_string(
         "sweep_file",
         None,

@@ -103,6 +103,19 @@ def attempt(model_dir: pathlib.Path, command: Sequence[str]) -> Iterator[None]:
             append(path, attempt=number, ended=now(), outcome=outcome, seconds=seconds, **said)
 
 
+def open_attempt(model_dir: pathlib.Path) -> int | None:
+    """Returns the attempt of which no end is written down: it goes on, or was killed."""
+    lines = read_records(model_dir / ATTEMPTS)
+    return lines[-1]["attempt"] if lines and "outcome" not in lines[-1] else None
+
+
+def close_attempt(model_dir: pathlib.Path, outcome: str) -> None:
+    """Writes down how an attempt ended that could not say so itself; of one that did, nothing."""
+    number = open_attempt(model_dir)
+    if number is not None:
+        append(model_dir / ATTEMPTS, attempt=number, ended=now(), outcome=outcome)
+
+
 def next_attempt(model_dir: pathlib.Path) -> int:
     """Returns the number of the attempt that follows those written down."""
     lines = read_records(model_dir / ATTEMPTS)

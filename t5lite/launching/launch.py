@@ -30,9 +30,9 @@ class Launch:
         folder: where all of it is kept.
         command: "train", "eval" or "infer".
         flags: of the command.
-        engine: "local", or "slurm" and "slurm:PARTITION".
+        engine: "local", "slurm" or "slurm:PARTITION", "tpu:SLICE" or "gke:SLICE".
         working_dir: where the command is started.
-        parallel: trials that run at once; None for all on Slurm, and one here.
+        parallel: trials that run at once; None for all on Slurm and GKE, else one.
         vectorized: trials that train in one program here; None for a process each.
         max_failures: restarts of a trial after a crash; restarts after a preemption are free.
         resources: what the engine is asked for, by name.

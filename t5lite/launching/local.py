@@ -5,6 +5,7 @@ import fcntl
 import os
 import pathlib
 import queue
+import shlex
 import signal
 import socket
 import sys
@@ -16,18 +17,42 @@ from t5lite.core.errors import UserError
 from t5lite.core.files import held
 from t5lite.launching.launch import Launch
 from t5lite.launching.study import Study
-from t5lite.launching.trial import Group, Processes, run_trial
+from t5lite.launching.trial import Engine, Group, Processes, run_trial
 
 LOCK = "launch.lock"
 Tell = Callable[[int, str], None]
 
 
+class Here:
+    """Processes of this machine as an engine."""
+
+    restarts, attaches = True, False
+
+    def __init__(self, launch: Launch) -> None:
+        self._count = int(launch.resources.get("processes") or 1)
+
+    def start(self, number: int, arguments: Sequence[str], log: IO[bytes]) -> Group:
+        """Starts a trial's processes."""
+        del number
+        command = [sys.executable, "-m", "t5lite.launching.child", *arguments]
+        return Processes([(command, each) for each in environments(self._count)], log)
+
+    def end(self, number: int) -> None:
+        """There is nothing to give back."""
+
+
 def run_here(
-    launch: Launch, study: Study, numbers: Sequence[int], tell: Tell, stopping: threading.Event
+    launch: Launch,
+    study: Study,
+    numbers: Sequence[int],
+    engine: Engine,
+    tell: Tell,
+    stopping: threading.Event,
 ) -> dict[int, str]:
     """Runs trials, `launch.parallel` at a time, and returns how each of them ended.
 
     Args:
+        engine: where they run; what watches them is here.
         tell: called with a trial's number and "started", or how it ended.
         stopping: once set, those that run are asked to save, and no other begins.
 
@@ -40,17 +65,15 @@ def run_here(
     ended: dict[int, str] = {}
     errors: list[BaseException] = []
 
-    def start(arguments: Sequence[str], log: IO[bytes]) -> Group:
-        count = int(launch.resources.get("processes") or 1)
-        command = [sys.executable, "-m", "t5lite.launching.child", *arguments]
-        return Processes([(command, each) for each in environments(count)], log)
-
     def work() -> None:
         try:
             while not stopping.is_set():
                 number = waiting.get_nowait()
                 tell(number, "started")
-                ended[number] = run_trial(launch, study, number, start, stopping)
+                try:
+                    ended[number] = run_trial(launch, study, number, engine, stopping)
+                finally:
+                    engine.end(number)
                 tell(number, ended[number])
         except queue.Empty:
             return
@@ -87,6 +110,33 @@ def environments(count: int) -> list[dict[str, str]]:
         }
         for index in range(count)
     ]
+
+
+def check(launch: Launch, numbers: Sequence[int]) -> None:
+    """There is nobody to ask."""
+
+
+def text(launch: Launch, numbers: Sequence[int]) -> str:
+    """Returns the trials' commands."""
+    rows = launch.rows or [{}]
+    return "\n".join(
+        shlex.join(["t5lite", *launch.arguments(number, rows[number])])
+        if number < len(rows)
+        else f"t5lite {launch.command} ... # trial {number} is chosen by those before it"
+        for number in numbers
+    )
+
+
+def active(launch: Launch) -> dict[int, str]:
+    """Nobody else has trials of it."""
+    del launch
+    return {}
+
+
+def cancel(launch: Launch) -> str:
+    """Asks the launcher to stop, and tells of it."""
+    asked = cancel_here(pathlib.Path(launch.folder))
+    return "asked to save and stop" if asked else "does not run"
 
 
 @contextlib.contextmanager

@@ -4,23 +4,37 @@ import json
 import os
 import pathlib
 import shlex
-import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from typing import IO, Any
 
-import t5lite
-from t5lite.core.errors import UserError
 from t5lite.core.files import write_whole
 from t5lite.core.run_directory import append, read_records
 from t5lite.launching.launch import Launch
+from t5lite.launching.outside import call
+from t5lite.launching.shipping import template
 from t5lite.launching.study import Study
 from t5lite.launching.trial import Group, Processes, run_trial
 
 SCRIPT, JOBS = "job.sbatch", "jobs.jsonl"
 # States of a job that Slurm has not done with.
 ALIVE = ("PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "REQUEUED", "PREEMPTED")
+
+
+class Job:
+    """The job that this process is in, as an engine."""
+
+    restarts = attaches = False
+
+    def start(self, number: int, arguments: Sequence[str], log: IO[bytes]) -> Group:
+        """Starts a trial's processes on the nodes of the job."""
+        del number
+        command = ["srun", "--kill-on-bad-exit=1", sys.executable, "-m", "t5lite", *arguments]
+        return _Step([(command, {})], log)
+
+    def end(self, number: int) -> None:
+        """Slurm takes back what was held."""
 
 
 def script(launch: Launch, numbers: Sequence[int]) -> str:
@@ -36,53 +50,60 @@ def script(launch: Launch, numbers: Sequence[int]) -> str:
     options += list(wanted.get("options") or ())
     folder = pathlib.Path(launch.folder)
     at_once = f"%{launch.parallel}" if launch.parallel else ""
-    return _template("slurm.sbatch").format(
-        name=launch.name,
-        array=_ranges(numbers) + at_once,
-        nodes=wanted.get("nodes") or 1,
-        processes=wanted.get("processes") or wanted.get("gpus") or 1,
-        working_dir=launch.working_dir,
-        folder=folder,
-        dir=shlex.quote(str(folder.parent)),
-        options="\n".join(f"#SBATCH {option}" for option in options),
-        python=shlex.quote(sys.executable),
+    return (
+        template("slurm.sbatch")
+        .read_text()
+        .format(
+            name=launch.name,
+            array=_ranges(numbers) + at_once,
+            nodes=wanted.get("nodes") or 1,
+            processes=wanted.get("processes") or wanted.get("gpus") or 1,
+            working_dir=launch.working_dir,
+            folder=folder,
+            dir=shlex.quote(str(folder.parent)),
+            options="\n".join(f"#SBATCH {option}" for option in options),
+            python=shlex.quote(sys.executable),
+        )
     )
 
 
-def check(launch: Launch, numbers: Sequence[int]) -> str:
-    """Has Slurm look at the job without submitting it, and returns what it says.
+def check(launch: Launch, numbers: Sequence[int]) -> None:
+    """Has Slurm look at the job without submitting it.
 
     Raises:
         UserError: where it would refuse it.
     """
-    return _call(["sbatch", "--test-only"], script(launch, numbers)).strip()
+    call(["sbatch", "--test-only"], script(launch, numbers))
 
 
-def submit(launch: Launch, numbers: Sequence[int]) -> str | None:
-    """Submits those of the trials that Slurm does not have already.
+def text(launch: Launch, numbers: Sequence[int]) -> str:
+    """Returns the batch file and what Slurm says of it."""
+    said = call(["sbatch", "--test-only"], script(launch, numbers)).strip()
+    return f"{script(launch, numbers)}\n# {said}"
 
-    Returns:
-        The job's id; None where there was nothing to submit.
-    """
+
+def submit(launch: Launch, study: Study, numbers: Sequence[int]) -> str:
+    """Submits those of the trials that Slurm does not have already, and tells of it."""
+    del study
     folder = pathlib.Path(launch.folder)
-    queued = active(folder)
+    queued = active(launch)
     missing = [number for number in numbers if number not in queued]
     if not missing:
-        return None
-    text = script(launch, missing)
-    write_whole(folder / SCRIPT, text)
-    job = _call(["sbatch", "--parsable"], text).strip().partition(";")[0]
+        return f"{launch.name}: Slurm has all that is left"
+    batch = script(launch, missing)
+    write_whole(folder / SCRIPT, batch)
+    job = call(["sbatch", "--parsable"], batch).strip().partition(";")[0]
     append(folder / JOBS, job=job, trials=missing)
-    return job
+    return f"submitted as job {job}; t5lite launch status {launch.name}"
 
 
-def active(folder: pathlib.Path) -> dict[int, str]:
+def active(launch: Launch) -> dict[int, str]:
     """Returns the trials that Slurm has not done with, and their states there."""
-    jobs = {line["job"] for line in read_records(folder / JOBS)}
+    jobs = {line["job"] for line in read_records(pathlib.Path(launch.folder) / JOBS)}
     if not jobs:
         return {}
     found: dict[int, str] = {}
-    for job in json.loads(_call(["squeue", "--states=all", "--json"]))["jobs"]:
+    for job in json.loads(call(["squeue", "--states=all", "--json"]))["jobs"]:
         number, identity = job["array_task_id"], job["array_job_id"]
         state = job["job_state"]
         state = state[0] if isinstance(state, list) else state
@@ -95,24 +116,21 @@ def active(folder: pathlib.Path) -> dict[int, str]:
     return found
 
 
-def cancel(folder: pathlib.Path) -> list[str]:
-    """Takes the launch's jobs out of Slurm, and returns those that were there."""
-    jobs = sorted({line["job"] for line in read_records(folder / JOBS)}) if active(folder) else []
-    if jobs:
-        _call(["scancel", *jobs])
-    return jobs
+def cancel(launch: Launch) -> str:
+    """Takes the launch's jobs out of Slurm, and tells of it."""
+    lines = read_records(pathlib.Path(launch.folder) / JOBS)
+    jobs = sorted({line["job"] for line in lines}) if active(launch) else []
+    if not jobs:
+        return "has no job"
+    call(["scancel", *jobs])
+    return f"cancelled {', '.join(jobs)}"
 
 
 def run_task(launch: Launch, study: Study, number: int, stopping: threading.Event) -> str:
     """Runs one trial within its task of the array, once; requeues the task where that is due."""
-
-    def start(arguments: Sequence[str], log: IO[bytes]) -> Group:
-        command = ["srun", "--kill-on-bad-exit=1", sys.executable, "-m", "t5lite", *arguments]
-        return _Step([(command, {})], log)
-
-    state = run_trial(launch, study, number, start, stopping, restarts=False)
+    state = run_trial(launch, study, number, Job(), stopping)
     if state == "stopped":
-        _call(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
+        call(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
     return state
 
 
@@ -121,30 +139,7 @@ class _Step(Processes):
 
     def stop(self) -> None:
         """Asks the tasks to save and end."""
-        _call(["scancel", "--signal=TERM", os.environ["SLURM_JOB_ID"]])
-
-
-def _call(command: Sequence[str], text: str | None = None) -> str:
-    try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=120)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{command[0]} is not there: this machine knows no Slurm; launch on a login node, or "
-            "with --on=local"
-        ) from error
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"{command[0]} did not answer within 120 seconds") from error
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit {done.returncode}"]
-        raise UserError(f"{command[0]}: {lines[-1].removeprefix(f'{command[0]}: ')}")
-    # Where it would start a job --test-only tells of it as of an error.
-    return done.stdout or done.stderr
-
-
-def _template(name: str) -> str:
-    package = pathlib.Path(t5lite.__file__).parent
-    found = [p / "launch" / name for p in (package, package.parent)]
-    return next(path for path in found if path.exists()).read_text()
+        call(["scancel", "--signal=TERM", os.environ["SLURM_JOB_ID"]])
 
 
 def _plain(number: Any) -> int:

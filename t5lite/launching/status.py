@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from optuna.trial import TrialState
 
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import is_locked, outcomes, read_metrics
-from t5lite.launching import slurm
+from t5lite.launching.engines import module_of
 from t5lite.launching.launch import Launch
 from t5lite.launching.space import Scalar
 from t5lite.launching.study import Study
@@ -28,7 +27,7 @@ class Row:
 
     Args:
         state: "complete", "pruned", "failed", "running", "interrupted" (it goes on at the next
-            start), "waiting", or as Slurm has it.
+            start), "waiting", or as the engine has it.
         value: of the objective; the latest where it is not complete.
         attempts: counts by outcome.
     """
@@ -44,7 +43,7 @@ class Row:
 
 def rows(launch: Launch, study: Study) -> list[Row]:
     """Returns all trials there are or are to be, by number."""
-    queued = slurm.active(pathlib.Path(launch.folder)) if launch.engine != "local" else {}
+    queued = module_of(launch).active(launch)
     trials, planned, found = study.trials(), launch.rows, []
     for number in range(max(launch.num_trials, len(trials))):
         model_dir = launch.model_dir(number)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, Protocol
 
 from t5lite.core.run_directory import (
@@ -16,6 +16,7 @@ from t5lite.core.run_directory import (
     RESTART_EXIT,
     RESULT,
     append,
+    close_attempt,
     is_locked,
     next_attempt,
     now,
@@ -41,23 +42,33 @@ class Group(Protocol):
         """Asks them to save and end."""
 
 
-# Starts `t5lite ARGUMENTS` with its output appended to a file.
-Start = Callable[[Sequence[str], IO[bytes]], Group]
+class Engine(Protocol):
+    """Where trials run.
+
+    Attributes:
+        restarts: whether a trial that was preempted or crashed is started again at once;
+            otherwise whoever called does that.
+        attaches: whether a start goes on with what an earlier launcher has left running.
+    """
+
+    restarts: bool
+    attaches: bool
+
+    def start(self, number: int, arguments: Sequence[str], log: IO[bytes]) -> Group:
+        """Starts `t5lite ARGUMENTS` with its output appended to a file."""
+
+    def end(self, number: int) -> None:
+        """Gives back what a trial held."""
 
 
 def run_trial(
     launch: Launch,
     study: Study,
     number: int,
-    start: Start,
+    engine: Engine,
     stopping: threading.Event,
-    *,
-    restarts: bool = True,
 ) -> str:
     """Runs a trial to its end, or until `stopping` is set.
-
-    Args:
-        restarts: whether it is started again here; otherwise whoever called does that.
 
     Returns:
         "complete", "pruned", "failed", or "stopped" where it can be taken up again.
@@ -77,7 +88,7 @@ def run_trial(
         log = stack.enter_context((model_dir / LOG).open("ab", buffering=0))
         while True:
             # What another supervisor left behind, asked to stop when that one was killed.
-            while is_locked(model_dir) and not stopping.is_set():
+            while not engine.attaches and is_locked(model_dir) and not stopping.is_set():
                 time.sleep(POLL_SECONDS)
             if stopping.is_set():
                 return "stopped"
@@ -85,8 +96,10 @@ def run_trial(
             if (model_dir / RESULT).exists():
                 return complete(launch, study, number)
             log.write(f"{now()} t5lite {' '.join(arguments)}\n".encode())
-            before = sum(outcomes(model_dir).values())
-            group, pruned, asked, told = start(arguments, log), False, False, 0
+            if not engine.attaches:
+                close_attempt(model_dir, "killed")
+            before = len(read_records(model_dir / ATTEMPTS))
+            group, pruned, asked, told = engine.start(number, arguments, log), False, False, 0
             while (code := group.poll()) is None:
                 if launch.command == "train" and launch.prune and not pruned:
                     scores = launch.scores(number)
@@ -109,7 +122,7 @@ def run_trial(
             if how == "mistake" or (how == "failed" and failures > launch.max_failures):
                 study.tell(number, "failed")
                 return "failed"
-            if not restarts:
+            if not engine.restarts:
                 return "stopped"
 
 
@@ -126,8 +139,9 @@ def _outcome(launch: Launch, model_dir: pathlib.Path, code: int, before: int) ->
 
     Where several processes stop, the status may be that of one that was killed behind the others.
     """
-    counts = outcomes(model_dir)
-    if sum(counts.values()) == before and code not in (0, MISTAKE_EXIT, *ASKED_TO_STOP):
+    lines = read_records(model_dir / ATTEMPTS)
+    is_open = bool(lines) and "outcome" not in lines[-1]
+    if len(lines) == before and not is_open and code not in (0, MISTAKE_EXIT, *ASKED_TO_STOP):
         # It came to no beginning.
         append(
             model_dir / ATTEMPTS,
@@ -139,10 +153,8 @@ def _outcome(launch: Launch, model_dir: pathlib.Path, code: int, before: int) ->
         return "failed"
     if code == 0 and (launch.command != "train" or (model_dir / RESULT).exists()):
         return "finished"
-    ends = [line for line in read_records(model_dir / ATTEMPTS) if "outcome" in line]
-    if code in ASKED_TO_STOP or (
-        sum(counts.values()) > before and ends and ends[-1]["outcome"] == "preempted"
-    ):
+    said = [line["outcome"] for line in lines[before:] if "outcome" in line]
+    if code in ASKED_TO_STOP or said[-1:] == ["preempted"]:
         return "preempted"
     return "mistake" if code == MISTAKE_EXIT else "failed"
 

@@ -1,0 +1,22 @@
+"""Where trials can run: some engines are watched from here, others do all by themselves."""
+
+from types import ModuleType
+
+from t5lite.launching import gke, local, slurm, tpu
+from t5lite.launching.launch import Launch
+from t5lite.launching.trial import Engine
+
+MODULES = {"local": local, "slurm": slurm, "tpu": tpu, "gke": gke}
+
+
+def module_of(launch: Launch) -> ModuleType:
+    """Returns the module of a launch's engine: `check`, `text`, `active` and `cancel`."""
+    return MODULES[launch.engine.partition(":")[0]]
+
+
+def watched(launch: Launch) -> Engine | None:
+    """Returns the engine of a launch whose trials are watched from here; None of another one."""
+    module = module_of(launch)
+    if module is local:
+        return local.Here(launch)
+    return tpu.Slices(launch) if module is tpu else None

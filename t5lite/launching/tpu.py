@@ -1,0 +1,359 @@
+"""Trials on TPU slices of Google Cloud: a queued resource each, created, watched and deleted.
+
+Whoever launches watches, as with `local`; but a run outlives its watcher, and who comes back goes
+on watching it. What is preempted is deleted, created again and goes on from its checkpoint.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from typing import IO, Any
+
+from t5lite.core.errors import UserError
+from t5lite.core.run_directory import RESTART_EXIT, close_attempt, next_attempt, open_attempt
+from t5lite.launching.launch import Launch
+from t5lite.launching.local import cancel_here
+from t5lite.launching.outside import call
+from t5lite.launching.shipping import CODE, pack, setup_script
+from t5lite.launching.slices import Slice, slice_of
+from t5lite.launching.trial import Group
+
+GONE = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING")
+# What worker.sh ends with where it knows nothing of an attempt.
+UNKNOWN_EXIT = 75
+# What gcloud and ssh end with where the way to a worker is cut.
+CUT = (1, 255)
+TRIES = 5
+NAME = re.compile(r"[a-z][-a-z0-9]{0,40}")
+
+
+class Slices:
+    """Queued resources as an engine."""
+
+    restarts = attaches = True
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+
+    def start(self, number: int, arguments: Sequence[str], log: IO[bytes]) -> Group:
+        """Creates the trial's slice where that is due, and starts or goes on watching its run."""
+        return _Watch(self._launch, number, arguments, log)
+
+    def end(self, number: int) -> None:
+        """Deletes the trial's slice."""
+        if _states(self._launch).get(number):
+            call(_delete(self._launch, number))
+
+
+def slice_for(launch: Launch) -> Slice:
+    """Returns the slice that `--on=tpu:NAME` asks for.
+
+    Raises:
+        UserError: where it cannot be had as a queued resource, or the launch cannot be one's name.
+    """
+    wanted = slice_of(launch.engine.partition(":")[2])
+    if wanted.runtime is None:
+        raise UserError(
+            f"{wanted.accelerator} is to be had on GKE only: --on=gke:{wanted.accelerator}"
+        )
+    if not NAME.fullmatch(launch.name):
+        raise UserError(
+            "--name of a launch on TPUs must be up to 41 lower-case letters, digits and hyphens, "
+            f"a letter first, got {launch.name!r}"
+        )
+    return wanted
+
+
+def check(launch: Launch, numbers: Sequence[int]) -> None:
+    """Looks whether all that would be called can be, and creates nothing.
+
+    Raises:
+        UserError: where gcloud would refuse a command, knows no login or project, or a queued
+            resource of that name is another's.
+    """
+    setup_script(launch)
+    _states(launch)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        lines = [shlex.join(command) for command in commands(launch, numbers[0])]
+        json.dump([{"command_string": line} for line in lines], file)
+        file.flush()
+        try:
+            found = json.loads(
+                call(["gcloud", "meta", "lint-gcloud-commands", f"--commands-file={file.name}"])
+            )
+        except UserError:
+            # Google does not promise to keep this command.
+            return
+    for one in found:
+        if not one["success"]:
+            reason = one["error_message"].splitlines()[0].strip()
+            raise UserError(f"gcloud would refuse {one['command_string']}: {reason}")
+
+
+def text(launch: Launch, numbers: Sequence[int]) -> str:
+    """Returns the gcloud commands of the first trial, as a shell takes them."""
+    more = f"\n# and so on for {len(numbers) - 1} more" if len(numbers) > 1 else ""
+    return "\n".join(shlex.join(c) for c in commands(launch, numbers[0])) + more
+
+
+def commands(launch: Launch, number: int) -> list[list[str]]:
+    """Returns what is called for a trial that nothing happens to, in order."""
+    rows = launch.rows
+    arguments = launch.arguments(number, rows[number] if number < len(rows) else {})
+    attempt = next_attempt(launch.model_dir(number))
+    return [
+        _create(launch, number),
+        _gcloud(launch, "queued-resources", "describe", _name(launch, number), "--format=json"),
+        _copy(launch, number),
+        _ssh(launch, number, _started(attempt, arguments)),
+        _delete(launch, number),
+    ]
+
+
+def active(launch: Launch) -> dict[int, str]:
+    """Returns the trials that have a queued resource, and its state."""
+    states = _states(launch)
+    return {number: state.lower().replace("_", " ") for number, state in states.items()}
+
+
+def cancel(launch: Launch) -> str:
+    """Asks the launcher to stop, or the runs that nobody watches, and tells of it.
+
+    All of them save and end, and their slices are deleted.
+    """
+    if cancel_here(pathlib.Path(launch.folder)):
+        return "asked to save and stop"
+    found = _states(launch)
+    for number, state in found.items():
+        if state == "ACTIVE":
+            with contextlib.suppress(UserError):
+                call(_ssh(launch, number, "bash ~/.t5lite/worker.sh stop"))
+        call(_delete(launch, number))
+    names = ", ".join(_name(launch, number) for number in found)
+    return f"deleted {names}" if found else "has no slice"
+
+
+class _Watch:
+    """One attempt at a trial, watched by a thread of its own."""
+
+    def __init__(
+        self, launch: Launch, number: int, arguments: Sequence[str], log: IO[bytes]
+    ) -> None:
+        self._launch, self._number, self._arguments, self._log = launch, number, arguments, log
+        self._model_dir = launch.model_dir(number)
+        self._stopping = threading.Event()
+        self._ended: int | BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def poll(self) -> int | None:
+        """Returns the run's exit status once it has ended.
+
+        Raises:
+            UserError: where gcloud cannot do what it is asked to.
+        """
+        if isinstance(self._ended, BaseException):
+            raise self._ended
+        return self._ended
+
+    def stop(self) -> None:
+        """Asks the run to save and end; a slice that is waited for is waited for no more."""
+        self._stopping.set()
+        if _states(self._launch).get(self._number) == "ACTIVE":
+            with contextlib.suppress(UserError):
+                call(_ssh(self._launch, self._number, "bash ~/.t5lite/worker.sh stop"))
+
+    def _run(self) -> None:
+        try:
+            self._ended = self._work()
+        except BaseException as error:
+            self._ended = error
+
+    def _work(self) -> int:
+        if not self._has_slice():
+            return RESTART_EXIT
+        cuts = 0
+        while True:
+            attempt = open_attempt(self._model_dir)
+            if attempt is None:
+                code = self._start()
+            else:
+                code = self._follow(f"bash ~/.t5lite/worker.sh attach {attempt}")
+            is_open = open_attempt(self._model_dir) is not None
+            if self._state() != "ACTIVE" or code == UNKNOWN_EXIT:
+                # Preempted: the machines are gone, or they are others.
+                self._say("the slice was preempted")
+                close_attempt(self._model_dir, "preempted")
+                return RESTART_EXIT
+            if code in CUT and (is_open or code == CUT[1]) and cuts < TRIES:
+                cuts += 1
+                self._stopping.wait(poll_seconds())
+                continue
+            if code not in CUT:
+                close_attempt(self._model_dir, "killed")
+            return code
+
+    def _has_slice(self) -> bool:
+        """Returns once the slice is there, or False where it was preempted or is not wanted."""
+        created = False
+        while not self._stopping.is_set():
+            state = self._state()
+            if state == "ACTIVE":
+                return True
+            if state is None:
+                close_attempt(self._model_dir, "preempted")
+                self._say(f"creating {_name(self._launch, self._number)}")
+                pack(self._launch)
+                call(_create(self._launch, self._number))
+                created = True
+            elif state == "FAILED" and created:
+                raise UserError(
+                    f"{_name(self._launch, self._number)} cannot be had; gcloud compute tpus "
+                    "queued-resources describe tells why"
+                )
+            elif state in GONE:
+                close_attempt(self._model_dir, "preempted")
+                self._say(f"deleting what is {state.lower()}")
+                call(_delete(self._launch, self._number))
+                continue
+            self._stopping.wait(poll_seconds())
+        return False
+
+    def _start(self) -> int:
+        copied = self._stream(_copy(self._launch, self._number))
+        if copied:
+            return copied
+        attempt = next_attempt(self._model_dir)
+        return self._follow(_started(attempt, self._arguments))
+
+    def _follow(self, command: str) -> int:
+        return self._stream(_ssh(self._launch, self._number, command))
+
+    def _stream(self, command: Sequence[str]) -> int:
+        """Runs gcloud with its output into the log, for as long as there is a slice."""
+        process = subprocess.Popen(
+            command,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(poll_seconds())
+            if self._state() != "ACTIVE":
+                # A machine that is gone does not hang up.
+                os.killpg(process.pid, 9)
+                process.wait()
+                return CUT[1]
+
+    def _state(self) -> str | None:
+        """Asks again where the network does not answer."""
+        for left in reversed(range(TRIES)):
+            try:
+                return _states(self._launch).get(self._number)
+            except UserError:
+                if not left:
+                    raise
+                self._stopping.wait(poll_seconds())
+        return None
+
+    def _say(self, text: str) -> None:
+        self._log.write(f"t5lite: {text}\n".encode())
+
+
+def poll_seconds() -> float:
+    """How often Google is asked: T5LITE_POLL_SECONDS, or 30."""
+    return float(os.environ.get("T5LITE_POLL_SECONDS") or 30)
+
+
+def _states(launch: Launch) -> dict[int, str]:
+    """The state of every queued resource of the launch, by trial.
+
+    Raises:
+        UserError: where one of that name is another launch's.
+    """
+    listed = call(_gcloud(launch, "queued-resources", "list", "--format=json"))
+    found = {}
+    pattern = re.compile(rf"{re.escape(launch.name)}-(\d{{4,}})")
+    for resource in json.loads(listed):
+        name = resource["name"].rpartition("/")[2]
+        match = pattern.fullmatch(name)
+        if match is None:
+            continue
+        nodes: list[dict[str, Any]] = resource.get("tpu", {}).get("nodeSpec", [])
+        owners = {node.get("node", {}).get("labels", {}).get("t5lite") for node in nodes}
+        if nodes and owners != {_owner(launch)}:
+            raise UserError(
+                f"the queued resource {name} is there and belongs to another launch: use another "
+                "--name"
+            )
+        found[int(match[1])] = resource.get("state", {}).get("state", "ACCEPTED")
+    return found
+
+
+def _owner(launch: Launch) -> str:
+    return hashlib.sha256(launch.folder.encode()).hexdigest()[:16]
+
+
+def _name(launch: Launch, number: int) -> str:
+    return f"{launch.name}-{number:04d}"
+
+
+def _gcloud(launch: Launch, group: str, action: str, *words: str) -> list[str]:
+    zone = launch.resources.get("zone")
+    where = [f"--zone={zone}"] if zone else []
+    return ["gcloud", "compute", "tpus", group, action, *words, *where, "--quiet"]
+
+
+def _create(launch: Launch, number: int) -> list[str]:
+    wanted, given, name = slice_for(launch), launch.resources, _name(launch, number)
+    slices = int(given.get("slices") or 1)
+    nodes = [f"--node-count={slices}", f"--node-prefix={name}"]
+    kinds = [f"--{kind}" for kind in ("spot", "reserved") if given.get(kind)]
+    return _gcloud(
+        launch,
+        *("queued-resources", "create", name, f"--accelerator-type={wanted.accelerator}"),
+        f"--runtime-version={given.get('runtime_version') or wanted.runtime}",
+        *(nodes if slices > 1 else [f"--node-id={name}"]),
+        *(*kinds, f"--labels=t5lite={_owner(launch)}", *(given.get("options") or ())),
+    )
+
+
+def _delete(launch: Launch, number: int) -> list[str]:
+    return _gcloud(launch, "queued-resources", "delete", _name(launch, number), "--force")
+
+
+def _workers(launch: Launch) -> tuple[str, list[str]]:
+    """By which commands all workers are reached."""
+    several = int(launch.resources.get("slices") or 1) > 1
+    own = list(launch.resources.get("ssh_options") or ())
+    group = "queued-resources" if several else "tpu-vm"
+    return group, [*(["--node=all"] if several else []), "--worker=all", *own]
+
+
+def _copy(launch: Launch, number: int) -> list[str]:
+    group, workers = _workers(launch)
+    code = str(pathlib.Path(launch.folder) / CODE)
+    return _gcloud(launch, group, "scp", code, f"{_name(launch, number)}:t5lite.tar.gz", *workers)
+
+
+def _ssh(launch: Launch, number: int, command: str) -> list[str]:
+    group, workers = _workers(launch)
+    return _gcloud(launch, group, "ssh", _name(launch, number), f"--command={command}", *workers)
+
+
+def _started(attempt: int, arguments: Sequence[str]) -> str:
+    """The command that a worker starts an attempt with."""
+    # Failing ends with 1: tar's own 2 would pass for a mistake of the user's.
+    unpack = "mkdir -p ~/.t5lite && tar -xzf ~/t5lite.tar.gz -C ~/.t5lite || exit 1"
+    return f"{unpack}; bash ~/.t5lite/worker.sh start {attempt} {shlex.join(arguments)}"
+

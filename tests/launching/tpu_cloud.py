@@ -1,0 +1,228 @@
+"""A cloud of TPUs on this machine: Google's API, faked on loopback, and workers with a real sshd.
+
+`gcloud` is the real one. A slice has two workers, at port 22 of addresses of loopback, each with a
+home of its own; it becomes active after it was looked at twice.
+"""
+
+import http.server
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.parse
+
+STATES = ("WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
+PARENT = "projects/p/locations/z"
+
+
+def missing():
+    """Returns what this machine lacks for it."""
+    needed = ("gcloud", "/usr/sbin/sshd", "ssh-keygen", "ssh")
+    lacks = [name for name in needed if shutil.which(name) is None]
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.1.2.3", 22))
+        except OSError:
+            lacks.append("port 22 of loopback")
+    return lacks
+
+
+class Cloud:
+    """Fake Cloud TPU and its workers, until stopped.
+
+    Attributes:
+        environment: with which gcloud talks to it.
+        created, deleted: names of queued resources, in order, again where that is so.
+        refused: what the API says to a wish to create something, None to grant it.
+    """
+
+    def __init__(self, folder, worker_environment):
+        self.folder = folder
+        self.resources, self.created, self.deleted, self.refused = {}, [], [], None
+        self._metadata = {}
+        self._lock = threading.Lock()
+        net = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}"
+        self.hosts = [f"{net}.1", f"{net}.2"]
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self._server = server
+        url = f"http://127.0.0.1:{server.server_port}/"
+        home = folder / "home"
+        (home / ".ssh").mkdir(parents=True)
+        self._key = home / ".ssh" / "google_compute_engine"
+        self._keygen(self._key)
+        self.environment = {
+            "HOME": str(home),
+            "CLOUDSDK_CONFIG": str(folder / "gcloud"),
+            "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU": url,
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": f"{url}compute/v1/",
+            "CLOUDSDK_CORE_PROJECT": "p",
+            "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "true",
+            "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",
+            "T5LITE_POLL_SECONDS": "2",
+        }
+        self._daemons = [self._sshd(i, worker_environment) for i in range(2)]
+
+    def _keygen(self, path):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+
+    def _sshd(self, index, environment):
+        place = self.folder / f"worker{index}"
+        (place / "home").mkdir(parents=True)
+        self._keygen(place / "host_key")
+        pathlib.Path("/run/sshd").mkdir(exist_ok=True)
+        own = {
+            **environment,
+            "HOME": str(place / "home"),
+            "JAX_PROCESS_ID": str(index),
+            "JAX_NUM_PROCESSES": "2",
+        }
+        words = " ".join(f'"{name}={value}"' for name, value in own.items())
+        (place / "config").write_text(
+            f"Port 22\nListenAddress {self.hosts[index]}\nHostKey {place}/host_key\n"
+            f"AuthorizedKeysFile {self._key}.pub\nPidFile {place}/pid\nStrictModes no\n"
+            f"UsePAM no\nPermitRootLogin yes\nSetEnv {words}\n"
+            f"Subsystem sftp internal-sftp -d {place}/home\n"
+        )
+        command = ["/usr/sbin/sshd", "-D", "-e", "-f", place / "config"]
+        with (place / "log").open("w") as log:
+            return subprocess.Popen(command, stderr=log, stdout=log)
+
+    def home(self, index):
+        """Returns the home of a worker."""
+        return self.folder / f"worker{index}" / "home"
+
+    def preempt(self, name):
+        """Takes the machines of a slice away: all that runs there is killed, all files are lost."""
+        with self._lock:
+            self.resources[name]["state"] = {"state": "SUSPENDED"}
+        self._kill_workers()
+
+    def _kill_workers(self):
+        homes = [str(self.home(index)) for index in range(2)]
+        for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
+            try:
+                words = path.read_text(errors="replace").split("\0")
+                if any(f"HOME={home}" in words for home in homes):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+            except OSError:
+                continue
+        for home in homes:
+            # What was just killed may write a last file.
+            shutil.rmtree(home, ignore_errors=True)
+            pathlib.Path(home).mkdir(exist_ok=True)
+
+    def stop(self):
+        """Ends it."""
+        self._kill_workers()
+        for daemon in self._daemons:
+            daemon.kill()
+            daemon.wait()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self):
+        cloud = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *arguments):
+                pass
+
+            def answer(self):
+                size = int(self.headers.get("Content-Length") or 0)
+                body = json.loads(self.rfile.read(size) or b"{}")
+                url = urllib.parse.urlparse(self.path)
+                with cloud._lock:
+                    code, document = cloud._answer(
+                        self.command, url.path, urllib.parse.parse_qs(url.query), body
+                    )
+                text = json.dumps(document).encode()
+                self.send_response(code)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_GET = do_POST = do_PATCH = do_DELETE = answer
+
+        return Handler
+
+    def _answer(self, method, path, query, body):
+        with (self.folder / "requests.log").open("a") as file:
+            file.write(f"{method} {path} {query} {json.dumps(body)}\n")
+        path = re.sub("^/(v2[^/]*/)?", "", path)
+        kind, name = [*path.removeprefix(f"{PARENT}/").split("/"), ""][:2]
+        # All is done at once; what for, its name says.
+        node = {"name": f"{PARENT}/nodes/{name}"}
+        done = {"name": f"{PARENT}/operations/{name}", "done": True, "response": node}
+        if path == "compute/v1/projects/p":
+            return 200, {
+                "name": "p",
+                "commonInstanceMetadata": {"fingerprint": "YWFh", "items": []},
+            }
+        if kind == "operations":
+            return 200, done
+        if kind == "queuedResources" and method == "POST":
+            if self.refused:
+                return 429, {"error": self.refused}
+            name = query["queuedResourceId"][0]
+            if name in self.resources:
+                text = f"Resource '{PARENT}/queuedResources/{name}' already exists"
+                return 409, {"error": {"code": 409, "message": text, "status": "ALREADY_EXISTS"}}
+            full = f"{PARENT}/queuedResources/{name}"
+            state = {"state": "ACCEPTED"}
+            self.resources[name] = {**body, "name": full, "state": state, "looked": 0}
+            self.created.append(name)
+            return 200, done
+        if kind == "queuedResources" and method == "DELETE":
+            if self.resources.pop(name, None) is None:
+                return 404, {"error": {"code": 404, "message": "no such", "status": "NOT_FOUND"}}
+            self.deleted.append(name)
+            return 200, done
+        if kind == "queuedResources":
+            for resource in self.resources.values():
+                if resource["state"]["state"] != "SUSPENDED":
+                    resource["state"] = {"state": STATES[min(resource["looked"], 2)]}
+                    resource["looked"] += 1
+            found = list(self.resources.values())
+            return 200, self.resources[name] if name else {"queuedResources": found}
+        if kind == "nodes" and method == "PATCH":
+            self._metadata = body["metadata"]
+            return 200, done
+        if kind == "nodes":
+            ends = [
+                {"ipAddress": host, "port": 8470, "accessConfig": {"externalIp": host}}
+                for host in self.hosts
+            ]
+            return 200, {
+                "name": f"{PARENT}/nodes/{name}",
+                "state": "READY",
+                "health": "HEALTHY",
+                "networkEndpoints": ends,
+                "metadata": self._metadata,
+                "acceleratorType": "v5litepod-8",
+            }
+        return 404, {"error": {"code": 404, "message": path, "status": "NOT_FOUND"}}
+
+
+def free_port():
+    """Returns a port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait(condition, seconds):
+    """Waits until something is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.2)
