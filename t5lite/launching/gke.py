@@ -59,8 +59,7 @@ def slice_for(launch: Launch) -> Slice:
 def jobset(launch: Launch, number: int) -> dict[str, Any]:
     """Returns the manifest of a trial."""
     wanted, given = slice_for(launch), launch.resources
-    rows = launch.rows
-    arguments = launch.arguments(number, rows[number] if rows else {})
+    arguments = launch.arguments(number, launch.rows[number])
     folder = pathlib.Path(launch.folder)
     work = "$HOME/.t5lite"
     script = (
@@ -84,8 +83,6 @@ def jobset(launch: Launch, number: int) -> dict[str, Any]:
                 "name": "t5lite",
                 "image": given["image"],
                 "command": ["bash", "-c", f"mkdir -p {shlex.quote(str(folder))}; {tee}{script}"],
-                # What the processes of a slice, and several slices, find each other by.
-                "ports": [{"containerPort": port} for port in (8471, 8080)],
                 "resources": {
                     kind: {"google.com/tpu": str(chips)} for kind in ("requests", "limits")
                 },
@@ -170,8 +167,8 @@ def check(launch: Launch, numbers: Sequence[int]) -> None:
         UserError: where it would refuse it, or one of that name is another launch's.
     """
     setup_script(launch)
-    _kubectl(launch, "apply", "--dry-run=server", "-f", "-", text=text(launch, numbers[:1]))
     _jobsets(launch)
+    _kubectl(launch, "apply", "--dry-run=server", "-f", "-", text=text(launch, numbers[:1]))
 
 
 def text(launch: Launch, numbers: Sequence[int]) -> str:

@@ -356,4 +356,3 @@ def _started(attempt: int, arguments: Sequence[str]) -> str:
     # Failing ends with 1: tar's own 2 would pass for a mistake of the user's.
     unpack = "mkdir -p ~/.t5lite && tar -xzf ~/t5lite.tar.gz -C ~/.t5lite || exit 1"
     return f"{unpack}; bash ~/.t5lite/worker.sh start {attempt} {shlex.join(arguments)}"
-

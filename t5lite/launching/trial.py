@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import IO, Protocol
+from typing import IO, Protocol, runtime_checkable
 
 from t5lite.core.run_directory import (
     ATTEMPTS,
@@ -32,6 +32,7 @@ ASKED_TO_STOP = (RESTART_EXIT, -signal.SIGTERM, 128 + signal.SIGTERM)
 POLL_SECONDS = 0.5
 
 
+@runtime_checkable
 class Group(Protocol):
     """Processes that work as one."""
 
@@ -42,6 +43,7 @@ class Group(Protocol):
         """Asks them to save and end."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Where trials run.
 
