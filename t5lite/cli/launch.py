@@ -1,8 +1,10 @@
 """`t5lite launch`."""
 
 import dataclasses
+import hashlib
 import os
 import pathlib
+import re
 import signal
 import sys
 import threading
@@ -14,13 +16,13 @@ import rich.table
 
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.core.errors import UserError, check_choice
-from t5lite.core.run_directory import RESTART_EXIT
+from t5lite.core.run_directory import RESTART_EXIT, UNAVAILABLE_EXIT
 from t5lite.launching.space import Range, Scalar, bindings, parse_space
 
 try:
     from t5lite.launching import gke, local, slurm, status
     from t5lite.launching.engines import MODULES, module_of, watched
-    from t5lite.launching.launch import LOG, Launch, read, save
+    from t5lite.launching.launch import LOG, SPEC, Launch, check_folder, read, save
     from t5lite.launching.study import Study
 except ModuleNotFoundError as missing:
     raise UserError(f"launch needs {missing.name}; pip install 't5lite[sweep]'") from missing
@@ -46,6 +48,8 @@ RESOURCES = {
     "queue": ("gke",),
 }
 LOG_LINES = 40
+# What shells, Slurm and file systems all take as it is.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def run(flags: Any, words: Sequence[str], command: Sequence[str]) -> None:
@@ -77,7 +81,12 @@ def _start(flags: Any, command: Sequence[str]) -> None:
             raise UserError(f"--{resource} is for --on={' or '.join(engines)}, got {flags.on}")
     if not flags.name:
         raise UserError("launch needs --name: results go to the folder of that name in --dir")
-    words = list(command)
+    if not NAME.fullmatch(flags.name):
+        raise UserError(
+            "--name must be letters, digits and . _ -, beginning with one of the first two, got "
+            f"{flags.name!r}"
+        )
+    words = _joined(command)
     if not words:
         raise UserError("launch needs the flags of t5lite train behind --, as in -- --gin_file=F")
     name = words.pop(0) if not words[0].startswith("-") else "train"
@@ -91,8 +100,35 @@ def _start(flags: Any, command: Sequence[str]) -> None:
     if flags.dry_run:
         print(module_of(launch).text(launch, numbers))
         return
-    save(launch)
-    _go_on(launch)
+    folder = pathlib.Path(launch.folder)
+    check_folder(folder)
+    with local.alone(folder):
+        _leave_engine(launch)
+        save(launch)
+        _go_on(launch)
+
+
+def _joined(command: Sequence[str]) -> list[str]:
+    """Writes `--gin_file F` as `--gin_file=F`."""
+    words: list[str] = []
+    for word in command:
+        if words and words[-1] in ("--gin_file", "--gin_search_paths"):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
+
+
+def _leave_engine(launch: Launch) -> None:
+    """Raises a UserError where another engine still has trials of the launch."""
+    folder = pathlib.Path(launch.folder)
+    if (folder / SPEC).exists():
+        before = read(folder)
+        if module_of(before) is not module_of(launch) and module_of(before).active(before):
+            raise UserError(
+                f"{launch.name} goes on with --on={before.engine}: t5lite launch cancel "
+                f"{launch.reference} first"
+            )
 
 
 def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
@@ -167,27 +203,48 @@ def _checked(flags: Any, words: Sequence[str], options: dict[str, Any]) -> dict[
     if not any(word.startswith("--gin_file=") for word in words):
         raise UserError("launch needs a run file behind --, as in -- --gin_file=F")
     # Late, with JAX behind it: what only looks at a launch does without.
-    from t5lite.cli.vectorized import loaded
+    from t5lite.cli.vectorized import ends
     from t5lite.training.population import check_alike
 
     quiet_libraries()
     sys.path.append(os.getcwd())
 
-    def build(row: dict[str, Scalar]) -> Any:
-        run, _ = loaded([*words, *bindings(row), f"--gin.MODEL_DIR={options['folder']}"])
-        return run
+    rows = ends(options["space"], options["listed"])
+    digest, run = _build(words, rows[0])
+    others = [_build(words, row)[1] for row in rows[1:]]
+    if flags.vectorized:
+        dropout = any(r.model.config.dropout_rate > 0 for r in (run, *others))
+        for other in others:
+            check_alike(run, other, dropout=dropout)
+    return {
+        "first_score": run.eval_every_steps,
+        "last_step": run.total_steps,
+        "config": digest,
+    }
 
-    space = parse_space(options["space"])
-    first: dict[str, Scalar] = {name: values.ends()[0] for name, values in space.items()}
-    others = [{**first, name: end} for name, values in space.items() for end in values.ends()[1:]]
-    if options["listed"]:
-        first, *others = options["listed"]
-    run = build(first)
-    for row in others:
-        other = build(row)
-        if flags.vectorized:
-            check_alike(run, other, dropout=True)
-    return {"first_score": run.eval_every_steps, "last_step": run.total_steps}
+
+def _build(words: Sequence[str], row: dict[str, Scalar]) -> tuple[str, Any]:
+    """Returns a digest of all that gin binds in a trial, and its run."""
+    from t5lite import configurables
+    from t5lite.cli.vectorized import loaded
+
+    run, _ = loaded([*words, *bindings(row), "--gin.MODEL_DIR=any"])
+    return hashlib.sha256(configurables.resolved_text().encode()).hexdigest()[:16], run
+
+
+def _check_unchanged(launch: Launch) -> None:
+    """Raises a UserError where trials would be others than those of the launch's beginning."""
+    from t5lite.cli.vectorized import ends
+
+    quiet_libraries()
+    if (
+        launch.config
+        and _build(launch.flags, ends(launch.space, launch.listed)[0])[0] != launch.config
+    ):
+        raise UserError(
+            f"the run files of {launch.name} have changed since it was begun: its trials could not "
+            "be compared; put them back, or launch under another --name"
+        )
 
 
 def _go_on(launch: Launch) -> None:
@@ -201,8 +258,10 @@ def _go_on(launch: Launch) -> None:
         for number in range(launch.num_trials)
         if number >= len(trials) or not trials[number].state.is_finished()
     ]
+    failed = [str(t.number) for t in trials if t.state.name == "FAIL"]
     if not numbers:
         print(f"{launch.name}: all {launch.num_trials} trials have ended")
+        _tell_failed(failed)
         return
     engine = watched(launch)
     if engine is None:
@@ -214,6 +273,7 @@ def _go_on(launch: Launch) -> None:
     def tell(number: int, state: str) -> None:
         ended = {t.number: t for t in study.trials()}[number] if state != "started" else None
         value = "" if ended is None or ended.value is None else f"  {ended.value:.6g}"
+        value = value if launch.command == "train" else ""
         print(f"trial {number}: {state}{value}", flush=True)
 
     if launch.vectorized:
@@ -228,11 +288,23 @@ def _go_on(launch: Launch) -> None:
     if best is not None and launch.is_sweep:
         params = "  ".join(f"{name}={value}" for name, value in best.params.items())
         print(f"best: trial {best.number}, {launch.objective} {best.value:.6g}, {params}")
+    again = f"t5lite launch resume {launch.reference}"
+    lacking = [str(number) for number, state in ended.items() if state == "lacking"]
+    if lacking:
+        print(
+            f"t5lite: trial {', '.join(lacking)} lacks something; see the logs, mend it and go on "
+            f"with: {again}",
+            file=sys.stderr,
+        )
+        sys.exit(UNAVAILABLE_EXIT)
     if len(ended) < len(numbers) or "stopped" in ended.values():
-        print(f"t5lite: stopped; go on with: t5lite launch resume {launch.name}", file=sys.stderr)
+        print(f"t5lite: stopped; go on with: {again}", file=sys.stderr)
         sys.exit(RESTART_EXIT)
-    if "failed" in ended.values():
-        failed = [str(number) for number, state in ended.items() if state == "failed"]
+    _tell_failed([*failed, *(str(n) for n, state in ended.items() if state == "failed")])
+
+
+def _tell_failed(failed: Sequence[str]) -> None:
+    if failed:
         print(f"t5lite: failed: {', '.join(failed)}; see the logs", file=sys.stderr)
         sys.exit(1)
 
@@ -251,8 +323,15 @@ def _act(flags: Any, action: str, folder: pathlib.Path) -> None:
         if flags.parallel:
             launch = dataclasses.replace(launch, parallel=flags.parallel)
         os.chdir(launch.working_dir)
-        _go_on(launch)
+        sys.path.append(launch.working_dir)
+        with local.alone(folder):
+            # Slices and pods have the code of the beginning.
+            if module_of(launch) in (local, slurm):
+                _check_unchanged(launch)
+            _go_on(launch)
     elif action == "trial":
+        if flags.trial is None or flags.trial >= launch.num_trials:
+            raise UserError(f"launch trial needs --trial under {launch.num_trials}")
         study = launch.study()
         states: list[str] = []
 
@@ -261,7 +340,8 @@ def _act(flags: Any, action: str, folder: pathlib.Path) -> None:
             return {}
 
         _until_stopped(work)
-        sys.exit({"failed": 1, "stopped": RESTART_EXIT}.get(states[0], 0))
+        codes = {"failed": 1, "stopped": RESTART_EXIT, "lacking": UNAVAILABLE_EXIT}
+        sys.exit(codes.get(states[0], 0))
     elif action == "cancel":
         print(f"{launch.name}: {module_of(launch).cancel(launch)}")
     elif action == "logs":
@@ -292,7 +372,7 @@ def _logs(flags: Any, launch: Launch) -> None:
 
 def _table(launch: Launch, study: Study, rows: Sequence[status.Row], *, results: bool) -> None:
     """Prints a table; results go from best to worst."""
-    best = study.best()
+    best = study.best() if launch.is_sweep else None
     if results:
         worst = float("inf")
         sign = -1 if launch.maximize else 1

@@ -52,7 +52,8 @@ nested quotes. A first run: t5lite train --gin_file=gin/run/quickstart.gin"""
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command and ends the process: 0 for success, 2 for a user's mistake.
 
-    With 42 it was asked to stop by SIGTERM, saved, and is to be started again.
+    With 42 it was asked to stop, saved, and is to be started again; with 69 something is lacking
+    that may be there later.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments.pop(0) if arguments else "--help"
@@ -109,15 +110,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(work: Callable[[], None]) -> None:
     """Does a command's work and turns its errors into a line and an exit status."""
-    from t5lite.core.errors import UserError
-    from t5lite.core.run_directory import RESTART_EXIT, Preempted
+    from t5lite.core.errors import Unavailable, UserError
+    from t5lite.core.run_directory import RESTART_EXIT, UNAVAILABLE_EXIT, Preempted
 
     try:
         work()
+    except Unavailable as error:
+        _fail(str(error), UNAVAILABLE_EXIT)
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+        # A wrong path is the user's; a full disk or a network that fails is not.
+        wrong = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+        status = 2 if isinstance(error, wrong) else UNAVAILABLE_EXIT
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", status)
     except Preempted as stop:
         print(f"t5lite: {stop}", file=sys.stderr)
         sys.exit(RESTART_EXIT)
@@ -375,11 +381,11 @@ def _print_help(command: str, values: flags.FlagValues) -> None:
     print("\n".join(lines))
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, status: int = 2) -> NoReturn:
     # An error that passed through gin carries gin's remarks on further lines.
     print(f"t5lite: {message.splitlines()[0]}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     # At once: a checkpoint that failed leaves tasks of Orbax behind, which would print tracebacks
     # while the interpreter shuts down. All files are closed by now.
-    os._exit(2)
+    os._exit(status)

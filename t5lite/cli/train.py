@@ -14,18 +14,25 @@ from t5lite.cli.eval import evaluation_of
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.show import show_examples
 from t5lite.core.run_directory import attempt
+from t5lite.inference.evaluate import Evaluation
 from t5lite.parallel.processes import start_processes
 from t5lite.training.loop import train
 from t5lite.training.program import train_program
+from t5lite.training.run import Run
+
+
+def load(
+    gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]
+) -> tuple[Run, Evaluation]:
+    """Returns the run that gin describes and how it is evaluated."""
+    run, evaluation = configurables.load(gin_files, bindings, search_paths, "train", "evaluate")
+    return dataclasses.replace(run, eval_split=evaluation.split or run.eval_split), evaluation
 
 
 def run(flags: Any, bindings: Sequence[str]) -> None:
     """Builds the run from gin, trains, and shows examples if asked to."""
     quiet_libraries()
-    run, evaluation = configurables.load(
-        flags.gin_file, bindings, flags.gin_search_paths, "train", "evaluate"
-    )
-    run = dataclasses.replace(run, eval_split=evaluation.split or run.eval_split)
+    run, evaluation = load(flags.gin_file, bindings, flags.gin_search_paths)
     start_processes()
     mesh = run.mesh.make()
     program = train_program(run, mesh)
@@ -33,7 +40,8 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     model_dir.mkdir(parents=True, exist_ok=True)
     _, evaluate = evaluation_of(run, evaluation, mesh)
     config_text = configurables.resolved_text()
-    with attempt(model_dir, sys.argv) if jax.process_index() == 0 else contextlib.nullcontext():
+    command = ["t5lite", *sys.argv[1:]]
+    with attempt(model_dir, command) if jax.process_index() == 0 else contextlib.nullcontext():
         state = train(program, evaluate=evaluate, config_text=config_text)
     if run.show_examples:
         show_examples(run, mesh, state.params)

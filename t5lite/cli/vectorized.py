@@ -1,16 +1,17 @@
 """Trials of a launch in one program: `t5lite launch --on=local --vectorized=N`."""
 
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from t5lite import configurables
 from t5lite.cli.eval import evaluation_of
 from t5lite.cli.quiet import quiet_libraries
+from t5lite.cli.train import load
+from t5lite.core.errors import Unavailable, UserError
 from t5lite.core.run_directory import RESULT
 from t5lite.inference.evaluate import Evaluate
-from t5lite.launching.launch import Launch
-from t5lite.launching.local import alone
+from t5lite.launching.launch import LOG, Launch
+from t5lite.launching.space import Scalar, parse_space
 from t5lite.launching.study import Study
 from t5lite.launching.trial import complete
 from t5lite.training.population import Entrant, train_population
@@ -51,40 +52,57 @@ def run_vectorized(
             yield Entrant(run, configurables.resolved_text(), ["t5lite", *arguments])
 
     def evaluate(run: Run) -> Evaluate:
-        # Those with the same loss share their programs.
-        key = repr(run.loss)
+        evaluation = taken[run.model_dir][1]
+        # Those that are evaluated alike share their programs.
+        key = repr((run.loss, run.eval_split, evaluation))
         if key not in evaluations:
-            evaluations[key] = evaluation_of(run, taken[run.model_dir][1], mesh)[1]
+            evaluations[key] = evaluation_of(run, evaluation, mesh)[1]
         return evaluations[key]
 
     def on_scores(run: Run, step: int, scores: Mapping[str, float]) -> bool:
         trial = taken[run.model_dir][0]
         told = launch.scores(trial.number)
-        return bool(launch.prune and told) and study.report(trial, *told[-1])
+        return bool(launch.prune and told and step) and study.report(trial, *told[-1])
 
-    def on_end(run: Run, how: str) -> None:
+    def on_end(run: Run, how: str | UserError) -> None:
         number = taken[run.model_dir][0].number
+        if isinstance(how, UserError):
+            with (launch.model_dir(number) / LOG).open("a") as log:
+                log.write(f"t5lite: {how}\n")
         if how == "finished":
             ended[number] = complete(launch, study, number)
+        elif isinstance(how, Unavailable):
+            ended[number] = "lacking"
         else:
             ended[number] = "pruned" if how == "pruned" else "failed"
             study.tell(number, ended[number])
         tell(number, ended[number])
 
-    first, _ = loaded(launch.arguments(0, launch.rows[0] if launch.rows else {})[1:])
-    swept = any("dropout" in name for name in (*launch.space, *(launch.rows or [{}])[0]))
-    mesh = first.mesh.make()
-    with alone(pathlib.Path(launch.folder)):
-        train_population(
-            entrants(),
-            min(launch.vectorized or 1, len(numbers)),
-            mesh,
-            evaluate=evaluate,
-            dropout=swept or first.model.config.dropout_rate > 0,
-            on_scores=on_scores,
-            on_end=on_end,
-        )
+    runs = [loaded(launch.arguments(0, row)[1:])[0] for row in ends(launch.space, launch.listed)]
+    mesh = runs[0].mesh.make()
+    train_population(
+        entrants(),
+        min(launch.vectorized or 1, len(numbers)),
+        mesh,
+        evaluate=evaluate,
+        # Whatever it is bound by.
+        dropout=any(run.model.config.dropout_rate > 0 for run in runs),
+        on_scores=on_scores,
+        on_end=on_end,
+    )
     return ended
+
+
+def ends(
+    texts: Mapping[str, str], listed: Sequence[Mapping[str, Scalar]]
+) -> list[dict[str, Scalar]]:
+    """Returns trials at the ends of all that is varied; what holds for them holds for all."""
+    if listed:
+        return [dict(row) for row in listed]
+    space = parse_space(texts)
+    first: dict[str, Scalar] = {name: values.ends()[0] for name, values in space.items()}
+    others = [{**first, name: end} for name, values in space.items() for end in values.ends()[1:]]
+    return [first, *others]
 
 
 def loaded(flags: Sequence[str]) -> Any:
@@ -93,4 +111,4 @@ def loaded(flags: Sequence[str]) -> Any:
     paths = [f.partition("=")[2] for f in flags if f.startswith("--gin_search_paths=")]
     bindings = [f[len("--gin.") :] for f in flags if f.startswith("--gin.")]
     searched = ",".join(paths).split(",") if paths else []
-    return configurables.load(files, bindings, searched, "train", "evaluate")
+    return load(files, bindings, searched)

@@ -14,6 +14,10 @@ class UserError(Exception):
     """
 
 
+class Unavailable(UserError):
+    """Something is lacking that may be there later: room on a disk, a lock, another process."""
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Returns "did you mean 'x'?" for the nearest known name, or the list of all of them.
 

@@ -5,9 +5,12 @@ import fcntl
 import os
 import pathlib
 import socket
+import time
 from collections.abc import Callable, Iterator
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import Unavailable
+
+LOOKS = 5
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
@@ -25,14 +28,19 @@ def held(path: pathlib.Path, taken: Callable[[str], str]) -> Iterator[None]:
         taken: from who has it, "PID on HOST", to what the user is told.
 
     Raises:
-        UserError: where another process holds it.
+        Unavailable: where another process holds it.
     """
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UserError(taken(file.read())) from error
+        for left in reversed(range(LOOKS)):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                # Perhaps somebody looks whether it is held.
+                if not left:
+                    file.seek(0)
+                    raise Unavailable(taken(file.read())) from error
+                time.sleep(0.05)
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()}")
         file.flush()

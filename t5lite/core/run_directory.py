@@ -21,6 +21,8 @@ from t5lite.core.files import held, write_whole
 METRICS, ATTEMPTS, RESULT, LOCK = "metrics.jsonl", "attempts.jsonl", "result.json", "train.lock"
 # What a process that saved its state and wants to be started again ends with.
 RESTART_EXIT = 42
+# And one that lacks something which may be there later.
+UNAVAILABLE_EXIT = 69
 
 
 class Preempted(Exception):
@@ -74,7 +76,7 @@ def attempt(model_dir: pathlib.Path, command: Sequence[str]) -> Iterator[None]:
     """Writes down that a run was started and, behind it, how that ended. One at a time.
 
     Raises:
-        UserError: where another process trains in the same folder.
+        Unavailable: where another process trains in the same folder.
     """
     with locked(model_dir):
         path = model_dir / ATTEMPTS
@@ -91,8 +93,11 @@ def attempt(model_dir: pathlib.Path, command: Sequence[str]) -> Iterator[None]:
         try:
             yield
             outcome = "finished"
-        except (Preempted, KeyboardInterrupt):
+        except Preempted:
             outcome = "preempted"
+            raise
+        except KeyboardInterrupt:
+            outcome = "killed"
             raise
         except BaseException as caught:
             error = (str(caught).splitlines() or [type(caught).__name__])[0]

@@ -166,6 +166,7 @@ def check(launch: Launch, numbers: Sequence[int]) -> None:
     Raises:
         UserError: where it would refuse it, or one of that name is another launch's.
     """
+    slice_for(launch)
     setup_script(launch)
     _jobsets(launch)
     _kubectl(launch, "apply", "--dry-run=server", "-f", "-", text=text(launch, numbers[:1]))
@@ -192,7 +193,7 @@ def submit(launch: Launch, study: Study, numbers: Sequence[int]) -> str:
         study.take(number)
         launch.model_dir(number).mkdir(parents=True, exist_ok=True)
     _kubectl(launch, "apply", "-f", "-", text=text(launch, missing))
-    return f"created {len(missing)} JobSets; t5lite launch status {launch.name}"
+    return f"created {len(missing)} JobSets; t5lite launch status {launch.reference}"
 
 
 def reconcile(launch: Launch, study: Study) -> None:

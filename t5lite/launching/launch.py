@@ -16,10 +16,10 @@ from t5lite.core.run_directory import curve, read_metrics
 from t5lite.launching.space import Scalar, bindings, parse_space
 from t5lite.launching.study import METHODS, PRUNERS, Study, planned, pruner_of
 
-SPEC, TRIALS, LOG = "launch.json", "trials", "log.txt"
+SPEC, TRIALS, LOG, LOCK = "launch.json", "trials", "log.txt", "launch.lock"
 COMMANDS = ("train", "eval", "infer")
 # What may differ when a launch is taken up again: it changes no result.
-FREE = ("engine", "parallel", "vectorized", "max_failures", "resources", "working_dir")
+FREE = ("engine", "parallel", "vectorized", "max_failures", "resources")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class Launch:
         maximize: whether higher is better.
         seed: of what is drawn.
         first_score, last_step: of the run: its first evaluation after the start, and its end.
+        config: a digest of all that gin binds in the first trial.
 
     Raises:
         UserError: where they do not fit together.
@@ -69,6 +70,7 @@ class Launch:
     seed: int = 0
     first_score: int | None = None
     last_step: int | None = None
+    config: str | None = None
 
     def __post_init__(self) -> None:
         check_choice("the command behind --", self.command, COMMANDS)
@@ -81,6 +83,12 @@ class Launch:
             raise UserError(
                 f"--vectorized is for --on=local and train, got {self.engine} and {self.command}"
             )
+        if self.vectorized and (self.parallel or self.resources.get("processes")):
+            raise UserError("--vectorized goes with neither --parallel nor --processes")
+        if not self.is_sweep and (self.trials or self.method != "grid" or self.prune):
+            raise UserError("--trials, --method and --prune are for what --sweep varies")
+        if self.method == "list" and not self.listed:
+            raise UserError("--method=list needs a --sweep_file with sweep.listed")
         if self.command != "train" and self.is_sweep:
             raise UserError(f"--sweep is for train, got {self.command}")
         if self.listed and self.space:
@@ -97,6 +105,13 @@ class Launch:
     def name(self) -> str:
         """The folder's."""
         return pathlib.Path(self.folder).name
+
+    @property
+    def reference(self) -> str:
+        """What to write behind `t5lite launch status`."""
+        parent = pathlib.Path(self.folder).parent
+        elsewhere = "" if parent == pathlib.Path("runs").absolute() else f" --dir={parent}"
+        return f"{self.name}{elsewhere}"
 
     @property
     def rows(self) -> list[dict[str, Scalar]]:
@@ -148,7 +163,9 @@ class Launch:
             UserError: where it was evaluated and there is no such metric.
         """
         metrics = read_metrics(self.model_dir(number))
-        told = {key for m in metrics for key in m if key not in ("step", "split")}
+        split = self.objective.rpartition("/")[0]
+        wanted = [m for m in metrics if (m["split"] == "train") == (split == "train")]
+        told = {key for m in wanted for key in m if key not in ("step", "split")}
         short = self.objective.rpartition("/")[2]
         is_evaluated = any(m["split"] != "train" for m in metrics)
         if is_evaluated and not {self.objective, short} & told:
@@ -166,19 +183,36 @@ def save(launch: Launch) -> None:
         UserError: where it does, naming what is different.
     """
     folder = pathlib.Path(launch.folder)
-    mine = json.loads(json.dumps(dataclasses.asdict(launch)))
+    mine = _as_json(launch)
     if (folder / SPEC).exists():
-        theirs = dataclasses.asdict(read(folder))
+        theirs = _as_json(read(folder))
         for name, value in mine.items():
-            if name not in FREE and json.loads(json.dumps(theirs[name])) != value:
+            if name not in FREE and theirs[name] != value:
                 raise UserError(
                     f"{folder} belongs to another launch: {name} is {theirs[name]!r} there, got "
-                    f"{value!r}; use another --name, or `t5lite launch resume {folder.name}`"
+                    f"{value!r}; use another --name, or `t5lite launch resume {launch.reference}`"
                 )
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is there and holds no launch; use another --name")
+    else:
+        check_folder(folder)
     (folder / TRIALS).mkdir(parents=True, exist_ok=True)
     write_whole(folder / SPEC, json.dumps(mine, indent=1) + "\n")
+
+
+def check_folder(folder: pathlib.Path) -> None:
+    """Raises a UserError where a folder holds something, but no launch."""
+    # One that was killed while it began leaves no more than these.
+    begun = (LOCK, SPEC, TRIALS)
+    if folder.exists() and not (folder / SPEC).exists():
+        others = [path.name for path in folder.iterdir() if not path.name.startswith(begun)]
+        if others or ((folder / TRIALS).exists() and any((folder / TRIALS).iterdir())):
+            raise UserError(f"{folder} is there and holds no launch; use another --name")
+
+
+def _as_json(launch: Launch) -> dict[str, Any]:
+    """As it is written: without its folder, which may be moved."""
+    document: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(launch)))
+    del document["folder"]
+    return document
 
 
 def read(folder: pathlib.Path) -> Launch:
@@ -188,7 +222,7 @@ def read(folder: pathlib.Path) -> Launch:
         UserError: where there is none.
     """
     try:
-        return Launch(**json.loads((folder / SPEC).read_text()))
+        return Launch(**json.loads((folder / SPEC).read_text()), folder=str(folder.absolute()))
     except FileNotFoundError as error:
         siblings = sorted(path.parent.name for path in folder.parent.glob(f"*/{SPEC}"))
         hint = suggestion(folder.name, siblings) if siblings else "it holds none"

@@ -15,11 +15,10 @@ from typing import IO
 
 from t5lite.core.errors import UserError
 from t5lite.core.files import held
-from t5lite.launching.launch import Launch
+from t5lite.launching.launch import LOCK, Launch
 from t5lite.launching.study import Study
 from t5lite.launching.trial import Engine, Group, Processes, run_trial
 
-LOCK = "launch.lock"
 Tell = Callable[[int, str], None]
 
 
@@ -34,7 +33,8 @@ class Here:
     def start(self, number: int, arguments: Sequence[str], log: IO[bytes]) -> Group:
         """Starts a trial's processes."""
         del number
-        command = [sys.executable, "-m", "t5lite.launching.child", *arguments]
+        child = [sys.executable, "-m", "t5lite.launching.child", str(os.getpid())]
+        command = [*child, *arguments]
         return Processes([(command, each) for each in environments(self._count)], log)
 
     def end(self, number: int) -> None:
@@ -57,7 +57,7 @@ def run_here(
         stopping: once set, those that run are asked to save, and no other begins.
 
     Raises:
-        UserError: where another process runs this launch, or the objective is no metric.
+        UserError: where the objective is no metric of the run.
     """
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in numbers:
@@ -81,14 +81,13 @@ def run_here(
             errors.append(error)
             stopping.set()
 
-    with alone(pathlib.Path(launch.folder)):
-        threads = [threading.Thread(target=work) for _ in range(launch.parallel or 1)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            # In turns: a signal is handled between them.
-            while thread.is_alive():
-                thread.join(0.2)
+    threads = [threading.Thread(target=work) for _ in range(launch.parallel or 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        # In turns: a signal is handled between them.
+        while thread.is_alive():
+            thread.join(0.2)
     if errors:
         raise errors[0]
     return ended
@@ -141,8 +140,9 @@ def cancel(launch: Launch) -> str:
 
 @contextlib.contextmanager
 def alone(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes from running the launch of a folder; it goes with the process."""
+    """Keeps other processes from running or submitting a launch; it goes with the process."""
     name = folder.name
+    folder.mkdir(parents=True, exist_ok=True)
     with held(
         folder / LOCK,
         lambda who: (
@@ -160,6 +160,8 @@ def cancel_here(folder: pathlib.Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             pid, _, host = file.read().partition(" on ")
+            if not pid.isdigit():
+                raise UserError(f"{folder.name} is just being started: cancel it again") from error
             if host != socket.gethostname():
                 raise UserError(f"{folder.name} runs on {host}: cancel it there") from error
             os.kill(int(pid), signal.SIGTERM)

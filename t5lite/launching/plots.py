@@ -23,7 +23,7 @@ def figures(report: Report, importance: dict[str, float]) -> dict[str, Any]:
     """Returns the figures by name; those for which there is nothing to show are left out."""
     drawn = {"curves": _curves(report)}
     for name in report.names:
-        drawn[f"by_{name}"] = _by_value(report, name)
+        drawn[f"by_{name.replace('/', '_')}"] = _by_value(report, name)
     if len(report.names) > 1:
         drawn["parallel_coordinates"] = _parallel(report)
     if importance:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import datetime
 import io
 import math
 import pathlib
@@ -10,7 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5lite.core.errors import UserError
-from t5lite.core.run_directory import ATTEMPTS, METRICS, curve, outcomes, read_metrics, read_records
+from t5lite.core.run_directory import (
+    ATTEMPTS,
+    METRICS,
+    RESULT,
+    curve,
+    is_locked,
+    outcomes,
+    read_metrics,
+    read_records,
+)
 from t5lite.launching.launch import SPEC, read
 from t5lite.launching.space import Range, Scalar, parse_space
 
@@ -30,6 +40,7 @@ class ReportedRun:
         goodput: the share of the time of all attempts that went into steps which count; None where
             an attempt did not say how long it took.
         command: that trains it again.
+        is_whole: whether all its steps are done.
     """
 
     name: str
@@ -41,6 +52,7 @@ class ReportedRun:
     hours: float
     goodput: float | None
     command: str
+    is_whole: bool = True
 
     @property
     def value(self) -> float | None:
@@ -73,10 +85,21 @@ class Report:
 
     @property
     def best(self) -> ReportedRun | None:
-        """The run with the best value."""
+        """The run with the best value of those that have done all their steps."""
+        first = self.ordered[:1]
+        return first[0] if first and first[0].is_whole and first[0].value is not None else None
+
+    @property
+    def ordered(self) -> list[ReportedRun]:
+        """The runs from best to worst, behind those that are whole the others."""
         sign = -1 if self.maximize else 1
-        done = [run for run in self.runs if run.value is not None]
-        return min(done, key=lambda run: sign * (run.value or 0.0)) if done else None
+        return sorted(
+            self.runs,
+            key=lambda r: (
+                not r.is_whole or r.value is None,
+                math.inf if r.value is None else sign * r.value,
+            ),
+        )
 
 
 def collect(folders: Sequence[str], *, objective: str | None, maximize: bool | None) -> Report:
@@ -131,9 +154,14 @@ def _run(
     # A line tells of all steps since the one before it.
     counts = [b - a for a, b in zip([0, *steps], steps, strict=False)]
     useful = math.fsum(n * m["step_seconds"] for n, m in zip(counts, trained, strict=True))
-    attempts = [m for m in read_records(model_dir / ATTEMPTS) if "outcome" in m]
-    spent = math.fsum(m.get("seconds", 0.0) for m in attempts)
+    lines = read_records(model_dir / ATTEMPTS)
+    spent = math.fsum(m.get("seconds", 0.0) for m in lines if "outcome" in m)
     ended = outcomes(model_dir)
+    if is_locked(model_dir) and lines and "outcome" not in lines[-1]:
+        # One that goes on is not killed.
+        ended["killed"] -= 1
+        began = datetime.datetime.fromisoformat(lines[-1]["began"])
+        spent += (datetime.datetime.now(datetime.UTC) - began).total_seconds()
     speeds = sorted(m["tokens_per_second"] for m in trained)
     return ReportedRun(
         name=name,
@@ -145,13 +173,12 @@ def _run(
         hours=spent / 3600,
         goodput=min(useful / spent, 1.0) if spent and not ended["killed"] else None,
         command=command,
+        is_whole=(model_dir / RESULT).exists(),
     )
 
 
 def table(report: Report) -> tuple[list[str], list[list[Any]]]:
     """Returns titles and rows, the best run first."""
-    sign = -1 if report.maximize else 1
-    ordered = sorted(report.runs, key=lambda r: math.inf if r.value is None else sign * r.value)
     titles = [
         *("run", *report.names, report.objective, "step", "tokens_per_second", "hours"),
         *("goodput_fraction", "preempted", "failed"),
@@ -163,7 +190,7 @@ def table(report: Report) -> tuple[list[str], list[list[Any]]]:
             *(run.value, run.step, run.tokens_per_second, run.hours, run.goodput),
             *(run.attempts["preempted"], run.attempts["failed"] + run.attempts["killed"]),
         ]
-        for run in ordered
+        for run in report.ordered
     ]
     return titles, rows
 

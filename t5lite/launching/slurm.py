@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from t5lite.core.files import write_whole
 from t5lite.core.run_directory import append, read_records
-from t5lite.launching.launch import Launch
+from t5lite.launching.launch import TRIALS, Launch
 from t5lite.launching.outside import call
 from t5lite.launching.shipping import template
 from t5lite.launching.study import Study
@@ -58,8 +58,8 @@ def script(launch: Launch, numbers: Sequence[int]) -> str:
             array=_ranges(numbers) + at_once,
             nodes=wanted.get("nodes") or 1,
             processes=wanted.get("processes") or wanted.get("gpus") or 1,
-            working_dir=launch.working_dir,
-            folder=folder,
+            working_dir=shlex.quote(launch.working_dir),
+            output=shlex.quote(f"{folder}/{TRIALS}/%a.slurm.txt"),
             dir=shlex.quote(str(folder.parent)),
             options="\n".join(f"#SBATCH {option}" for option in options),
             python=shlex.quote(sys.executable),
@@ -83,7 +83,10 @@ def text(launch: Launch, numbers: Sequence[int]) -> str:
 
 
 def submit(launch: Launch, study: Study, numbers: Sequence[int]) -> str:
-    """Submits those of the trials that Slurm does not have already, and tells of it."""
+    """Submits those of the trials that Slurm does not have already, and tells of it.
+
+    Call it where nobody else submits the launch.
+    """
     del study
     folder = pathlib.Path(launch.folder)
     queued = active(launch)
@@ -94,7 +97,7 @@ def submit(launch: Launch, study: Study, numbers: Sequence[int]) -> str:
     write_whole(folder / SCRIPT, batch)
     job = call(["sbatch", "--parsable"], batch).strip().partition(";")[0]
     append(folder / JOBS, job=job, trials=missing)
-    return f"submitted as job {job}; t5lite launch status {launch.name}"
+    return f"submitted as job {job}; t5lite launch status {launch.reference}"
 
 
 def active(launch: Launch) -> dict[int, str]:

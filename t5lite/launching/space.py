@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -111,17 +112,23 @@ def _parse(name: str, text: str) -> Range | Choice:
     if not isinstance(numbers, list | tuple):
         raise UserError(rule)
     if kind == "range" and all(type(n) is int for n in numbers) and 1 <= len(numbers) <= 3:
+        if numbers[2:] == [0]:
+            raise UserError(rule)
         kind, numbers = "list", list(range(*numbers))
     if kind == "list":
         if not numbers:
             raise UserError(f"what {name} is swept over is empty, got {text}")
         if not all(isinstance(value, Scalar) for value in numbers):
             raise UserError(f"values of {name} must be numbers, texts, True, False or None")
+        if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
+            raise UserError(f"values of {name} must be finite, got {text}")
         if len(set(map(repr, numbers))) < len(numbers):
             raise UserError(f"values of {name} must be different from each other, got {text}")
         return Choice(tuple(numbers))
     if not (2 <= len(numbers) <= 3 and all(type(n) in (int, float) for n in numbers)):
         raise UserError(rule)
+    if not all(math.isfinite(n) for n in numbers):
+        raise UserError(f"the range of {name} must be finite, got {text}")
     low, high, points = (*numbers, None)[:3]
     if not low < high:
         raise UserError(f"the range of {name} is empty: got {text}; the lower end goes first")

@@ -6,6 +6,7 @@ that ran it was killed.
 
 import contextlib
 import fcntl
+import os
 import pathlib
 import threading
 from collections.abc import Iterator, Sequence
@@ -63,7 +64,6 @@ class Study:
             study_name=NAME,
             direction="maximize" if maximize else "minimize",
             # Several at once: those that run count as bad, so that not all try the same.
-            sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
             pruner=pruner or optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
@@ -82,7 +82,11 @@ class Study:
     def take(self, number: int) -> Trial | None:
         """Returns a trial to run, one that was begun too; None where it has ended."""
         with self._thread, self._planning():
-            while len(self.trials()) <= number:
+            while (count := len(self.trials())) <= number:
+                # Seeded for each trial: every process would draw the same ones in turn.
+                own = int(np.random.SeedSequence([self._seed, count]).generate_state(1)[0])
+                # Several at once: those that run count as bad, so that not all try the same.
+                self._study.sampler = optuna.samplers.TPESampler(seed=own, constant_liar=True)
                 self._study.ask(self._distributions)
             frozen = self.trials()[number]
             if frozen.state.is_finished():
@@ -202,9 +206,17 @@ class _Lock(JournalFileOpenLock):
         self._held = threading.local()
 
     def acquire(self) -> bool:
-        """Waits for it."""
+        """Waits for it, and takes away a line that was cut short, by a kill or a full disk."""
         self._held.file = self.path.with_suffix(".lock").open("w")
         fcntl.flock(self._held.file, fcntl.LOCK_EX)
+        if self.path.exists():
+            with self.path.open("r+b") as journal:
+                size = journal.seek(0, os.SEEK_END)
+                end = size
+                while end and (journal.seek(end - 1), journal.read(1))[1] != b"\n":
+                    end -= 1
+                if end < size:
+                    journal.truncate(end)
         return True
 
     def release(self) -> None:

@@ -79,6 +79,7 @@ def check(launch: Launch, numbers: Sequence[int]) -> None:
         UserError: where gcloud would refuse a command, knows no login or project, or a queued
             resource of that name is another's.
     """
+    slice_for(launch)
     setup_script(launch)
     _states(launch)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:

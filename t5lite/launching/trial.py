@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import pathlib
 import signal
@@ -13,8 +14,10 @@ from typing import IO, Protocol, runtime_checkable
 
 from t5lite.core.run_directory import (
     ATTEMPTS,
+    METRICS,
     RESTART_EXIT,
     RESULT,
+    UNAVAILABLE_EXIT,
     append,
     close_attempt,
     is_locked,
@@ -30,6 +33,8 @@ from t5lite.launching.study import Study
 MISTAKE_EXIT = 2
 ASKED_TO_STOP = (RESTART_EXIT, -signal.SIGTERM, 128 + signal.SIGTERM)
 POLL_SECONDS = 0.5
+# What is lacking may be there then.
+RETRY_SECONDS = 5.0
 
 
 @runtime_checkable
@@ -73,7 +78,8 @@ def run_trial(
     """Runs a trial to its end, or until `stopping` is set.
 
     Returns:
-        "complete", "pruned", "failed", or "stopped" where it can be taken up again.
+        "complete", "pruned", "failed", "stopped" where it can be taken up again, or "lacking" where
+        somebody must mend something before.
 
     Raises:
         UserError: where the objective is no metric of the run.
@@ -81,8 +87,8 @@ def run_trial(
     model_dir = launch.model_dir(number)
     model_dir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        watch = stack.enter_context((model_dir / "trial.lock").open("w"))
-        fcntl.flock(watch, fcntl.LOCK_EX)
+        if not _watches(stack.enter_context((model_dir / "trial.lock").open("w")), stopping):
+            return "stopped"
         trial = study.take(number)
         if trial is None:
             return "complete"
@@ -101,18 +107,21 @@ def run_trial(
             if not engine.attaches:
                 close_attempt(model_dir, "killed")
             before = len(read_records(model_dir / ATTEMPTS))
-            group, pruned, asked, told = engine.start(number, arguments, log), False, False, 0
+            group, pruned, asked = engine.start(number, arguments, log), False, False
+            told, read = 0, 0
             while (code := group.poll()) is None:
-                if launch.command == "train" and launch.prune and not pruned:
-                    scores = launch.scores(number)
-                    for step, value in scores[told:]:
+                size = _size(model_dir / METRICS)
+                # Without pruning once, to see that the objective is there.
+                if launch.command == "train" and size > read and (launch.prune or not told):
+                    scores, read = launch.scores(number), size
+                    for step, value in scores[told:] if launch.prune and not pruned else ():
                         pruned = study.report(trial, step, value) if step else False
                     told = len(scores)
                 if (pruned or stopping.is_set()) and not asked:
                     group.stop()
                     asked = True
                 stopping.wait(POLL_SECONDS) if not asked else time.sleep(POLL_SECONDS)
-            how = _outcome(launch, model_dir, code, before)
+            how = _outcome(launch, model_dir, code, before, asked=asked or stopping.is_set())
             if how == "finished":
                 return complete(launch, study, number)
             if pruned:
@@ -124,26 +133,54 @@ def run_trial(
             if how == "mistake" or (how == "failed" and failures > launch.max_failures):
                 study.tell(number, "failed")
                 return "failed"
+            if how == "lacking":
+                # Not the trial's fault: it has not failed for good.
+                if failures > launch.max_failures:
+                    return "lacking"
+                stopping.wait(RETRY_SECONDS)
             if not engine.restarts:
                 return "stopped"
 
 
 def complete(launch: Launch, study: Study, number: int) -> str:
-    """Tells what a trial came to; what has no metrics has no value, and none that is better."""
-    scores = launch.scores(number) if launch.command == "train" else [(0, 0.0)]
-    state = "complete" if scores else "failed"
-    study.tell(number, state, scores[-1][1] if scores else None)
-    return state
+    """Tells what a trial came to; in a sweep one without a score of its last step has failed."""
+    scores = launch.scores(number) if launch.command == "train" else []
+    if launch.is_sweep:
+        result = json.loads((launch.model_dir(number) / RESULT).read_text())
+        if not scores or scores[-1][0] != result["step"]:
+            study.tell(number, "failed")
+            return "failed"
+    # Optuna takes no trial without a value; of one alone nothing is made of it.
+    study.tell(number, "complete", scores[-1][1] if scores else 0.0)
+    return "complete"
 
 
-def _outcome(launch: Launch, model_dir: pathlib.Path, code: int, before: int) -> str:
+def _watches(lock: IO[str], stopping: threading.Event) -> bool:
+    """Waits until nobody else watches a trial, or returns False once `stopping` is set."""
+    while not stopping.is_set():
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            stopping.wait(POLL_SECONDS)
+    return False
+
+
+def _size(path: pathlib.Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _outcome(
+    launch: Launch, model_dir: pathlib.Path, code: int, before: int, *, asked: bool
+) -> str:
     """Says how processes ended: by what the run wrote, where it did, and not by their status alone.
 
     Where several processes stop, the status may be that of one that was killed behind the others.
     """
     lines = read_records(model_dir / ATTEMPTS)
     is_open = bool(lines) and "outcome" not in lines[-1]
-    if len(lines) == before and not is_open and code not in (0, MISTAKE_EXIT, *ASKED_TO_STOP):
+    free = (RESTART_EXIT, *(ASKED_TO_STOP if asked else ()))
+    if len(lines) == before and not is_open and code not in (0, MISTAKE_EXIT, *free):
         # It came to no beginning.
         append(
             model_dir / ATTEMPTS,
@@ -152,12 +189,14 @@ def _outcome(launch: Launch, model_dir: pathlib.Path, code: int, before: int) ->
             outcome="failed",
             exit_status=code,
         )
-        return "failed"
+        return "lacking" if code == UNAVAILABLE_EXIT else "failed"
     if code == 0 and (launch.command != "train" or (model_dir / RESULT).exists()):
         return "finished"
     said = [line["outcome"] for line in lines[before:] if "outcome" in line]
-    if code in ASKED_TO_STOP or said[-1:] == ["preempted"]:
+    if code in free or said[-1:] == ["preempted"]:
         return "preempted"
+    if code == UNAVAILABLE_EXIT:
+        return "lacking"
     return "mistake" if code == MISTAKE_EXIT else "failed"
 
 

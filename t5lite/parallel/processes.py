@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import Unavailable, UserError
 
 # The names by which a process is told by hand who it is. JAX itself reads the first.
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -122,7 +122,7 @@ def roll_call(address: str, count: int, index: int, seconds: float) -> None:
         seconds: how long it waits.
 
     Raises:
-        UserError: in every process that came, naming those that did not.
+        Unavailable: in every process that came, naming those that did not.
     """
     deadline = time.monotonic() + seconds
     host, port = _host_and_port(address)
@@ -130,7 +130,7 @@ def roll_call(address: str, count: int, index: int, seconds: float) -> None:
         _call(port, count, deadline) if index == 0 else _present(host, port, count, index, deadline)
     )
     if answer:
-        raise UserError(
+        raise Unavailable(
             f"{answer} did not come within {seconds:g} seconds; look at what it says, or set "
             f"{TIMEOUT} for slower ones"
         )
@@ -146,7 +146,7 @@ def _call(port: int, count: int, deadline: float) -> str:
                 socket.create_server(("", port), family=family, dualstack_ipv6=both)
             )
         except OSError as error:
-            raise UserError(
+            raise Unavailable(
                 f"process 0 cannot listen at port {port}: {error.strerror}; set another one in "
                 f"{ADDRESS}, or where that is not set in JAX_COORDINATOR_PORT"
             ) from error

@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import Unavailable, UserError
 from t5lite.core.lazy import by_name
 from t5lite.training.state import TrainState
 
@@ -95,7 +95,7 @@ class Checkpoints:
         """Copies the state and writes it while training goes on.
 
         Raises:
-            UserError: where this checkpoint, or the one before it, cannot be written.
+            Unavailable: where this checkpoint, or the one before it, cannot be written.
         """
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state), about=ocp.args.JsonSave(dict(about))
@@ -107,11 +107,11 @@ class Checkpoints:
             self._manager.save(step, args=args)
 
     def check_room(self, state: Any) -> None:
-        """Raises a UserError where the disk has no room for one checkpoint of `state`."""
+        """Raises an Unavailable where the disk has no room for one checkpoint of `state`."""
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.directory).free
         if free < size:
-            raise UserError(
+            raise Unavailable(
                 f"a checkpoint needs {size:,} bytes, but {self.directory} has {free:,} left; "
                 "those that are there are whole: make room and start again to go on"
             )
@@ -207,7 +207,7 @@ class Checkpoints:
         """Waits for what is being written.
 
         Raises:
-            UserError: where it cannot be written.
+            Unavailable: where it cannot be written.
         """
         with self._write_errors():
             self._manager.wait_until_finished()
@@ -233,7 +233,7 @@ class Checkpoints:
         except (ValueError, OSError) as error:
             full = "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
             reason = "the disk is full" if full else str(error).splitlines()[0]
-            raise UserError(
+            raise Unavailable(
                 f"a checkpoint could not be written in {self.directory}: {reason}; those before "
                 "it are whole; make room and start again to go on from the latest"
             ) from error

@@ -119,15 +119,17 @@ class Member:
         """Whether there is nothing left to train."""
         return 0 < self.step >= self.run.total_steps
 
-    def begin(self, *, compile_seconds: float) -> None:
-        """Evaluates what a new run begins with, and starts the clock."""
+    def begin(self, *, compile_seconds: float) -> dict[str, float] | None:
+        """Evaluates what a new run begins with, returns the scores, and starts the clock."""
         self._meter = Meter(self.run, compile_seconds=compile_seconds)
-        if self._is_new:
+        scores = self._score(self.step, self.first_state.params) if self._is_new else None
+        if scores is not None:
             # Ranked only to see that what ranks is there.
-            self.run.rank(self._score(self.step, self.first_state.params))
+            self.run.rank(scores)
         # The loop's own from now on.
         del self.first_state
         self._meter.start()
+        return scores
 
     def next_batch(self) -> dict[str, np.ndarray]:
         """Returns this process's rows of the next batch."""

@@ -66,7 +66,7 @@ def train_population(
     evaluate: Callable[[Run], Evaluate],
     dropout: bool = True,
     on_scores: Callable[[Run, int, Mapping[str, float]], bool] = lambda run, step, scores: False,
-    on_end: Callable[[Run, str], None] = lambda run, how: None,
+    on_end: Callable[[Run, str | UserError], None] = lambda run, how: None,
 ) -> None:
     """Trains runs, `size` of them at a time, each as it would be alone.
 
@@ -75,18 +75,19 @@ def train_population(
         evaluate: from a run to what scores its parameters.
         dropout: whether any of them has dropout: it is compiled for all, and a rate of 0 drops
             nothing.
-        on_scores: is told of each evaluation, and says whether to end the run there.
+        on_scores: is told of each evaluation and, but for that of step 0, says whether to end the
+            run there.
         on_end: is told how each run ended: "finished", "pruned", or the error that ended it.
 
     Raises:
         UserError: where a run cannot be of one program with the others.
         Preempted: where SIGTERM asked to stop, once all runs are saved.
     """
-    crew = _Crew(entrants, size, mesh, evaluate, on_end, dropout)
+    crew = _Crew(entrants, size, mesh, evaluate, on_scores, on_end, dropout)
     with contextlib.ExitStack() as stack:
         stack.enter_context(on_mesh(mesh))
         stop = stack.enter_context(stop_requests())
-        stack.enter_context(contextlib.closing(crew))
+        stack.push(crew.leave_all)
         crew.fill()
         results: collections.deque[Any] = collections.deque(maxlen=DEPTH)
         turn = 0
@@ -97,10 +98,9 @@ def train_population(
             settle(results, mesh)
             stopping = stop(turn)
             for index in sorted(crew.places):
-                crew.account(index, sums, on_scores, stopping=stopping)
+                crew.account(index, sums, stopping=stopping)
             if stopping and crew.places:
                 steps = [place.member.step for place in crew.places.values()]
-                crew.leave_all(Preempted(min(steps)))
                 raise Preempted(min(steps))
             crew.fill()
 
@@ -114,12 +114,14 @@ class _Crew:
         size: int,
         mesh: DeviceMesh,
         evaluate: Callable[[Run], Evaluate],
-        on_end: Callable[[Run, str], None],
+        on_scores: Callable[[Run, int, Mapping[str, float]], bool],
+        on_end: Callable[[Run, str | UserError], None],
         dropout: bool,
     ) -> None:
         self.places: dict[int, _Place] = {}
         self._entrants, self._size, self._mesh = entrants, size, mesh
-        self._evaluate, self._on_end, self._dropout = evaluate, on_end, dropout
+        self._evaluate, self._dropout = evaluate, dropout
+        self._on_scores, self._on_end = on_scores, on_end
         self._program: TrainProgram | None = None
         self._hyper: Any = None
         self._state: Any = None
@@ -130,16 +132,25 @@ class _Crew:
         """Gives free places to those that wait."""
         for index in range(self._size):
             while index not in self.places and (entrant := next(self._entrants, None)):
-                self._enter(index, entrant)
+                run = entrant.run
+                if self._program is None:
+                    self._program = train_program(run, self._mesh)
+                check_alike(self._program.run, run, dropout=self._dropout)
+                try:
+                    scores = self._enter(index, entrant, self._program.of(run))
+                except UserError as error:
+                    self._on_end(run, error)
+                    continue
+                if scores is not None:
+                    # Too early to end it; whether they are of use is told.
+                    self._on_scores(run, 0, scores)
 
-    def _enter(self, index: int, entrant: Entrant) -> None:
+    def _enter(
+        self, index: int, entrant: Entrant, program: TrainProgram
+    ) -> dict[str, float] | None:
         run = entrant.run
-        if self._program is None:
-            self._program = train_program(run, self._mesh)
-        check_alike(self._program.run, run, dropout=self._dropout)
         model_dir = pathlib.Path(run.model_dir)
         model_dir.mkdir(parents=True, exist_ok=True)
-        program = self._program.of(run)
         with contextlib.ExitStack() as stack:
             stack.enter_context(attempt(model_dir, entrant.command))
             member = stack.enter_context(
@@ -153,7 +164,7 @@ class _Crew:
             if member.is_done:
                 stack.close()
                 self._on_end(run, "finished")
-                return
+                return None
             if self._state is None:
                 self._begin(program)
             hyper = as_inputs(_numbers(run, dropout=self._dropout))
@@ -161,8 +172,9 @@ class _Crew:
                 lambda all_of, one: _with(all_of, index, one), self._hyper, hyper
             )
             self._state = self._put(self._state, member.first_state, np.int32(index))
-            member.begin(compile_seconds=self._compile_seconds)
+            scores = member.begin(compile_seconds=self._compile_seconds)
             self.places[index] = _Place(entrant, member, stack.pop_all())
+            return scores
 
     def _begin(self, program: TrainProgram) -> None:
         """Compiles the one program, and makes room for all states."""
@@ -211,7 +223,6 @@ class _Crew:
         self,
         index: int,
         sums: Any,
-        on_scores: Callable[[Run, int, Mapping[str, float]], bool],
         *,
         stopping: bool,
     ) -> None:
@@ -226,15 +237,20 @@ class _Crew:
             )
         except UserError as error:
             self._leave(index, error)
-            self._on_end(run, str(error))
+            self._on_end(run, error)
             return
         if scores is not None and member.step < run.total_steps:
-            if on_scores(run, member.step, scores):
+            if self._on_scores(run, member.step, scores):
                 self._leave(index, Preempted(member.step))
                 self._on_end(run, "pruned")
         elif member.step >= run.total_steps:
-            self._leave(index, None)
-            self._on_end(run, "finished")
+            try:
+                self._leave(index, None)
+            except UserError as error:
+                # Its last checkpoint, perhaps.
+                self._on_end(run, error)
+            else:
+                self._on_end(run, "finished")
 
     def _leave(self, index: int, error: BaseException | None) -> None:
         stack = self.places.pop(index).stack
@@ -243,14 +259,14 @@ class _Crew:
         else:
             stack.__exit__(type(error), error, None)
 
-    def leave_all(self, error: BaseException) -> None:
-        """Closes all runs, which have been saved."""
+    def leave_all(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        """Closes all runs behind an error, or behind a `Preempted`, for which they are saved."""
+        del kind, trace
         for index in list(self.places):
-            self._leave(index, error)
-
-    def close(self) -> None:
-        """Closes what is open behind an error."""
-        self.leave_all(Preempted(0))
+            with contextlib.suppress(UserError):
+                self._leave(index, error)
 
 
 def check_alike(first: Run, run: Run, *, dropout: bool) -> None:

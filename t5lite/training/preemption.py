@@ -1,7 +1,8 @@
-"""SIGTERM, by which schedulers announce that a process will be ended, asks training to stop."""
+"""Signals that ask training to stop: SIGTERM, as schedulers send it, and Ctrl-C."""
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -25,8 +26,19 @@ def stop_requests() -> Iterator[Callable[[int], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda step: False
         return
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.getsignal(number) for number in numbers]
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        if number == signal.SIGINT:
+            print("t5lite: saving; Ctrl-C again to stop at once", file=sys.stderr)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for number in numbers:
+        signal.signal(number, ask)
     try:
         yield lambda step: asked.is_set()
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)

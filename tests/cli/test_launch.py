@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -132,11 +134,75 @@ def test_a_launch_without_a_sweep_in_two_processes(launch, tmp_path):
     assert log.count("step 6/6") == 1
 
 
+def test_a_sweep_whose_run_file_has_changed_is_not_gone_on_with(launch, tmp_path):
+    path = tmp_path / "my.gin"
+    path.write_text("include 'gin/run/quickstart.gin'\nT5Config.num_encoder_layers = 1\n")
+    words = ["--on=local", "--name=a", "--sweep=train.seed=range(2)"]
+    train = [*TRAIN[:1], f"--gin_file={path}", *TRAIN[2:]]
+    process = launch.start(*words, *train)
+    while not list(tmp_path.glob("a/trials/0000/metrics.jsonl")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    path.write_text("include 'gin/run/quickstart.gin'\nT5Config.num_encoder_layers = 3\n")
+    code, _, err = launch("resume", "a")
+    assert code == 2
+    assert "the run files of a have changed since it was begun" in err
+    code, _, err = launch(*words, *train)
+    assert code == 2
+    assert "a belongs to another launch: config is" in err
+    path.write_text("include 'gin/run/quickstart.gin'\nT5Config.num_encoder_layers = 1\n")
+    code, _, err = launch("resume", "a")
+    assert code == 0, err
+
+
+def test_a_wrong_objective_is_told_at_the_first_evaluation(launch, tmp_path):
+    for more in ([], ["--vectorized=2"]):
+        words = ["--on=local", f"--name=b{len(more)}", "--minimize=exact_mach", *more]
+        code, _, err = launch(*words, "--sweep=train.seed=range(2)", *TRAIN, "--gin.STEPS=100000")
+        assert code == 2
+        assert "the objective must be a metric of the run, got 'exact_mach'" in err
+
+
+def test_ctrl_c_saves_what_trains_in_one_program(launch, tmp_path):
+    words = ["--on=local", "--name=c", "--vectorized=2", "--sweep=DROPOUT=[0.0, 0.1]"]
+    train = [*TRAIN, "--gin.STEPS=100000", "--gin.train.log_every_steps=1"]
+    macro = tmp_path / "macro.gin"
+    macro.write_text("DROPOUT = 0.0\nT5Config.dropout_rate = %DROPOUT\n")
+    process = launch.start(*words, *train, f"--gin_file={macro}")
+    metrics = tmp_path / "c" / "trials" / "0001" / "metrics.jsonl"
+    while not (metrics.exists() and '"step": 5,' in metrics.read_text()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 42, err
+    assert "saving; Ctrl-C again to stop at once" in err
+    for number in range(2):
+        folder = tmp_path / "c" / "trials" / f"000{number}"
+        saved = max(int(path.name) for path in (folder / "checkpoints").iterdir())
+        assert saved == read_metrics(folder)[-1]["step"]
+        assert outcomes(folder)["preempted"] == 1
+
+
+def test_a_trainer_whose_launcher_is_gone_does_not_start():
+    command = [sys.executable, "-m", "t5lite.launching.child", "1", "train"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "the launcher, process 1, is gone" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--on=loacl", "--name=a", *TRAIN], "--on is unknown: got 'loacl'; did you mean 'local'?"),
         (["--on=local", *TRAIN], "launch needs --name"),
+        (["--on=local", "--name=my sweep", *TRAIN], "--name must be letters, digits and . _ -"),
+        (["--on=local", "--name=../a", *TRAIN], "--name must be letters, digits and . _ -"),
+        (["--on=local", "--name=a", "--spot", *TRAIN], "--spot is for --on=tpu or gke, got local"),
+        (["--on=tpu:tpu7x-64", "--name=a", *TRAIN], "is to be had on GKE only: --on=gke:tpu7x-64"),
+        (["--on=tpu:v5e-17", "--name=a", *TRAIN], "a slice of v5e is v5e-N with the number of"),
         (["--on=local", "--name=a"], "launch needs the flags of t5lite train behind --"),
         (["--on=local", "--name=a", "--", "tarin", "-x"], "did you mean 'train'?"),
         (["--on=local", "--name=a", *TRAIN, "--gin.MODEL_DIR=x"], "leave out --gin.MODEL_DIR"),

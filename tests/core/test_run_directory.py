@@ -33,7 +33,7 @@ def test_attempts_are_counted_by_how_they_ended(tmp_path):
         file.write(json.dumps({"attempt": 5, "began": "now"}) + '\n{"attempt": 5, "outc')
     with attempt(tmp_path, ["train"]):
         pass
-    assert outcomes(tmp_path) == {"finished": 2, "preempted": 2, "failed": 1, "killed": 1}
+    assert outcomes(tmp_path) == {"finished": 2, "preempted": 1, "failed": 1, "killed": 2}
     lines = read_records(tmp_path / ATTEMPTS)
     assert lines[0]["command"] == ["train", "--gin.STEPS=3"]
     assert [line["error"] for line in lines if "error" in line] == ["loss is nan"]

@@ -1,6 +1,7 @@
 """What a launch's folder holds."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -24,6 +25,7 @@ def launch(tmp_path):
 def test_what_is_kept_comes_back(launch, tmp_path):
     save(launch)
     assert read(tmp_path / "lr") == launch
+    assert "folder" not in json.loads((tmp_path / "lr" / "launch.json").read_text())
     # Where it runs is no part of what it is.
     save(dataclasses.replace(launch, engine="slurm", parallel=8, max_failures=0))
     assert launch.arguments(1, launch.rows[1]) == [
@@ -43,6 +45,10 @@ def test_the_folder_of_another_launch_is_left_alone(launch, tmp_path):
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="is there and holds no launch"):
         save(dataclasses.replace(launch, folder=str(tmp_path / "mine")))
+    # One that was killed while it began is begun again.
+    (tmp_path / "begun" / "trials").mkdir(parents=True)
+    (tmp_path / "begun" / "launch.json.17.tmp").touch()
+    save(dataclasses.replace(launch, folder=str(tmp_path / "begun")))
     with pytest.raises(UserError, match="there is no launch 'lrr' in .*; did you mean 'lr'?"):
         read(tmp_path / "lrr")
 
@@ -53,13 +59,18 @@ def test_a_list_of_trials_is_run_as_it_stands(launch):
     assert with_list.rows == listed
     with pytest.raises(UserError, match="must all bind the same names"):
         dataclasses.replace(with_list, listed=[{"a": 1}, {"b": 1}])
+    with pytest.raises(UserError, match="needs a --sweep_file with sweep.listed"):
+        dataclasses.replace(launch, method="list")
+    with pytest.raises(UserError, match="are for what --sweep varies"):
+        dataclasses.replace(launch, space={}, method="quasi", trials=2)
 
 
 def test_the_objective_is_a_metric_of_any_split(launch):
     metrics = launch.model_dir(0)
     metrics.mkdir(parents=True)
     for step in (2, 4):
-        append(metrics / "metrics.jsonl", step=step, split="train", loss=1.0 * step)
+        of_training = {"loss": 1.0 * step, "learning_rate": 0.1}
+        append(metrics / "metrics.jsonl", step=step, split="train", **of_training)
         append(metrics / "metrics.jsonl", step=step, split="dev", **{"loss": 0.1 * step, "t/f1": 0})
     append(metrics / "metrics.jsonl", step=6, split="dev", **{"loss": None, "t/f1": 1})
 
@@ -71,3 +82,6 @@ def test_the_objective_is_a_metric_of_any_split(launch):
     assert scores("t/f1") == [(2, 0), (4, 0), (6, 1)]
     with pytest.raises(UserError, match="got 'los'; did you mean 'loss'?"):
         scores("los")
+    # What training tells is none of an evaluation.
+    with pytest.raises(UserError, match="got 'learning_rate'; known: loss, t/f1"):
+        scores("learning_rate")

@@ -8,9 +8,9 @@ import json
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.core.run_directory import append
+from t5lite.core.run_directory import append, locked, now, write_result
 from t5lite.launching import plots, report
-from t5lite.launching.launch import Launch, save
+from t5lite.launching.launch import Launch, read, save
 
 
 @pytest.fixture
@@ -36,6 +36,7 @@ def launch(tmp_path):
         append(folder / "attempts.jsonl", attempt=1, began="", command=["t5lite", "train"])
         if number:
             append(folder / "attempts.jsonl", attempt=1, outcome="finished", seconds=36.0)
+            write_result(folder, 20)
         for step in (10, 20):
             append(
                 folder / "metrics.jsonl",
@@ -54,14 +55,14 @@ def test_a_table_has_the_best_first(launch):
     found = report.collect([launch.folder], objective=None, maximize=None)
     titles, *rows = csv.reader(io.StringIO(report.as_csv(found)))
     assert titles[:5] == ["run", "AdamW.learning_rate", "train.seed", "loss", "step"]
-    assert [row[0] for row in rows] == ["4", "5", "2", "3", "0", "1", "6", "7"]
+    assert [row[0] for row in rows] == ["4", "5", "2", "3", "1", "6", "0", "7"]
     assert rows[0][1:5] == ["0.01", "0", "1.5", "20"]
     best = dict(zip(titles, rows[0], strict=True))
     # 20 steps of 0.9 seconds in 36.
     assert float(best["goodput_fraction"]) == 0.5
     assert float(best["hours"]) == 0.01
     assert best["tokens_per_second"] == "2000.0"
-    killed = dict(zip(titles, rows[4], strict=True))
+    killed = dict(zip(titles, rows[6], strict=True))
     assert (killed["failed"], killed["goodput_fraction"]) == ("1", "")
     assert rows[-1][3] == ""
     assert found.best.command.endswith(
@@ -70,6 +71,32 @@ def test_a_table_has_the_best_first(launch):
     assert report.as_markdown(found).count("\n") == 10
     highest = report.collect([launch.folder], objective="dev/loss", maximize=True)
     assert highest.best.name == "6"
+
+
+def test_what_has_not_done_all_its_steps_is_not_the_best(launch):
+    # Its first score is better than any last one.
+    folder = launch.model_dir(7)
+    folder.mkdir()
+    launch.study().take(7)
+    append(folder / "attempts.jsonl", attempt=1, began=now(), command=["t5lite", "train"])
+    append(folder / "metrics.jsonl", step=0, split="dev", loss=0.1)
+    with locked(folder):
+        found = report.collect([launch.folder], objective=None, maximize=None)
+    assert found.best.name == "4"
+    titles, *rows = csv.reader(io.StringIO(report.as_csv(found)))
+    # The first one was killed before its end.
+    assert [row[0] for row in rows] == ["4", "5", "2", "3", "1", "6", "7", "0"]
+    going = dict(zip(titles, rows[-2], strict=True))
+    assert (going["run"], going["failed"]) == ("7", "0")
+
+
+def test_a_launch_can_be_moved(launch, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "lr").rename(tmp_path / "elsewhere" / "lr")
+    found = report.collect([str(moved)], objective=None, maximize=None)
+    assert found.best.name == "4"
+    assert found.best.command.endswith(f"--gin.MODEL_DIR={moved}/trials/0004")
+    assert read(moved).study().best().number == 4
 
 
 def test_runs_of_no_launch_are_compared(launch):

@@ -57,6 +57,9 @@ def test_draws_are_within_a_range_and_reach_both_ends():
         ("0.1", "must be a list such as [0.0, 0.1], range(3)"),
         ("[0.1", "must be a list such as [0.0, 0.1], range(3)"),
         ("[1, 1]", "values of x must be different from each other"),
+        ("range(1, 5, 0)", "must be a list such as [0.0, 0.1], range(3)"),
+        ("[1e999]", "values of x must be finite, got [1e999]"),
+        ("uniform(0.0, 1e999)", "the range of x must be finite"),
         ("[[1]]", "values of x must be numbers, texts, True, False or None"),
     ],
 )

@@ -43,6 +43,31 @@ def test_a_plan_that_was_cut_off_is_made_whole(tmp_path):
     assert [study.take(n).params for n in range(8)] == plan
 
 
+def test_what_is_drawn_one_by_one_differs_whoever_draws(tmp_path):
+    for name in ("again", "other"):
+        (tmp_path / name).mkdir()
+    drawn = [Study(tmp_path, SPACE, seed=3).take(number).params for number in range(6)]
+    assert len({params["b"] for params in drawn}) == 6
+    again = Study(tmp_path / "again", SPACE, seed=3)
+    assert [again.take(number).params for number in range(6)] == drawn
+    other = Study(tmp_path / "other", SPACE, seed=4)
+    assert other.take(0).params != drawn[0]
+
+
+def test_a_line_that_was_cut_short_is_taken_away(tmp_path):
+    study = Study(tmp_path, SPACE)
+    study.plan(rows("random"))
+    study.tell(study.take(0).number, "complete", 1.0)
+    journal = tmp_path / "study.journal"
+    whole = journal.read_bytes()
+    for cut in range(len(whole) - 30, len(whole)):
+        journal.write_bytes(whole[:cut])
+        study = Study(tmp_path, SPACE)
+        study.tell(study.take(0).number if study.take(0) else 0, "complete", 1.0)
+        assert Study(tmp_path, SPACE).trials()[0].value == 1.0
+        assert len(Study(tmp_path, SPACE).trials()) == 8
+
+
 def test_a_trial_that_was_begun_is_taken_up_with_what_it_told(tmp_path):
     study = Study(tmp_path, SPACE)
     study.plan(rows("random"))

@@ -110,7 +110,7 @@ def test_what_diverges_or_is_pruned_disturbs_nobody(make_run):
     ended = together(
         runs, 3, on_scores=lambda run, step, scores: run.model_dir.endswith("slow") and step == 3
     )
-    assert ended["bad"].startswith("training diverged")
+    assert str(ended["bad"]).startswith("training diverged")
     assert {name: ended[name] for name in ("good", "slow", "next")} == {
         "good": "finished",
         "slow": "pruned",
