@@ -53,8 +53,8 @@ def t5lite(cluster, tmp_path, data_dir, programs_dir):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }
 
-    def run(*arguments, command=()):
-        own = [*arguments, f"--dir={tmp_path}"]
+    def run(*arguments, command=(), code=0):
+        own = [f"--dir={tmp_path}", *arguments]
         behind = ["--", *command] if command else []
         done = subprocess.run(
             [sys.executable, "-m", "t5lite", "launch", *own, *behind],
@@ -63,14 +63,14 @@ def t5lite(cluster, tmp_path, data_dir, programs_dir):
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, (done.stdout, done.stderr)
+        assert done.returncode == code, (done.stdout, done.stderr)
         return done.stdout
 
     return run
 
 
-def trials(t5lite, name):
-    return json.loads(t5lite("results", name, "--json"))["trials"]
+def trials(t5lite, name, *words):
+    return json.loads(t5lite(*words, "results", name, "--json"))["trials"]
 
 
 def has_steps(model_dir, steps):
@@ -151,16 +151,18 @@ def test_crashes_draw_on_a_budget_and_dead_nodes_are_left(cluster, t5lite, tmp_p
     assert (third["step"], third["failed"]) == (600, 1)
     cluster.start_node(int(nodes["2"].rpartition(".")[2]))
     # What failed is not begun again.
-    assert "all 3 trials have ended" in t5lite("resume", "crash")
+    assert "all 3 trials have ended" in t5lite("resume", "crash", code=1)
 
 
 def test_what_is_cancelled_goes_on_when_resumed(cluster, t5lite, tmp_path):
-    t5lite("--on=slurm:spot", "--name=one", command=[*TRAIN, "--gin.STEPS=600"])
-    folder = tmp_path / "one" / "trials" / "0000"
+    # A folder that shells take for two.
+    there = f"--dir={tmp_path}/my runs"
+    t5lite(there, "--on=slurm:spot", "--name=one", command=[*TRAIN, "--gin.STEPS=600"])
+    folder = tmp_path / "my runs" / "one" / "trials" / "0000"
     cluster.wait(lambda: has_steps(folder, 3), 120)
-    assert "cancelled" in t5lite("cancel", "one")
-    cluster.wait(lambda: trials(t5lite, "one")[0]["state"] == "interrupted", 60)
-    assert "submitted as job" in t5lite("resume", "one")
-    cluster.wait(lambda: trials(t5lite, "one")[0]["state"] == "complete", 200)
+    assert "cancelled" in t5lite(there, "cancel", "one")
+    cluster.wait(lambda: trials(t5lite, "one", there)[0]["state"] == "interrupted", 60)
+    assert "submitted as job" in t5lite(there, "resume", "one")
+    cluster.wait(lambda: trials(t5lite, "one", there)[0]["state"] == "complete", 200)
     assert outcomes(folder)["finished"] == 1
-    assert "step 600/600" in t5lite("logs", "one", "--trial=0")
+    assert "step 600/600" in t5lite(there, "logs", "one", "--trial=0")
