@@ -13,6 +13,9 @@ from jax.sharding import AxisType
 from t5lite.core.errors import UserError
 from t5lite.parallel.rules import MESH_AXES, Rules, with_rules
 
+# The outermost axis where `Mesh.population` is over 1; else there is none of that name.
+POPULATION = "population"
+
 
 @dataclasses.dataclass(frozen=True)
 class DeviceMesh:
@@ -57,6 +60,8 @@ class Mesh:
         expert: shares of the batch among which the experts of a mixture are split.
         sequence: shares of the tokens of a row.
         tensor: shares of heads, feed-forward width and vocabulary.
+        population: groups of devices among which the runs of a vectorized sweep are split; each
+            group has a mesh of all the others. What trains alone does the same in each.
         rules: changes to `parallel.rules.RULES`, pairs of a logical axis and the mesh axes that
             split it, as in [('embed', ['fsdp', 'data']), ('vocab', None)].
 
@@ -70,6 +75,7 @@ class Mesh:
     expert: int = 1
     sequence: int = 1
     tensor: int = 1
+    population: int = 1
     rules: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
@@ -80,6 +86,8 @@ class Mesh:
                 "Mesh axes must be whole numbers > 0, at most one of them -1 for the rest and not "
                 f"dcn, got {sizes}"
             )
+        if self.population < 1:
+            raise UserError(f"Mesh.population must be a number > 0, got {self.population}")
         with_rules(self.rules)
 
     def make(self, devices: Sequence[Any] | None = None) -> DeviceMesh:
@@ -90,6 +98,8 @@ class Mesh:
                 number of slices.
         """
         devices = jax.devices() if devices is None else list(devices)
+        if self.population > 1:
+            return self._groups(devices)
         slices = _slices(devices, self.dcn)
         sizes = {name: getattr(self, name) for name in MESH_AXES} | {"dcn": len(slices)}
         count, given = len(devices), math.prod(size for size in sizes.values() if size != -1)
@@ -107,6 +117,19 @@ class Mesh:
         auto = (AxisType.Auto,) * len(shape)
         mesh = jax.sharding.Mesh(np.stack(arranged), MESH_AXES, axis_types=auto)
         return DeviceMesh(mesh, with_rules(self.rules))
+
+    def _groups(self, devices: Sequence[Any]) -> DeviceMesh:
+        """The same mesh over each of some equal parts of the devices."""
+        if len(devices) % self.population:
+            raise UserError(
+                f"Mesh.population must divide the {len(devices)} devices, got {self.population}"
+            )
+        size, one = len(devices) // self.population, dataclasses.replace(self, population=1)
+        parts = [one.make(devices[start : start + size]) for start in range(0, len(devices), size)]
+        grid = np.stack([part.devices.devices for part in parts])
+        names = (POPULATION, *MESH_AXES)
+        mesh = jax.sharding.Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
+        return DeviceMesh(mesh, parts[0].rules)
 
 
 def _slices(devices: Sequence[Any], wanted: int | None) -> list[list[Any]]:

@@ -21,7 +21,7 @@ from t5lite.core.errors import UserError
 from t5lite.core.numbers import as_inputs
 from t5lite.core.run_directory import Preempted, attempt
 from t5lite.parallel.dispatch import DEPTH, settle
-from t5lite.parallel.mesh import DeviceMesh
+from t5lite.parallel.mesh import POPULATION, DeviceMesh
 from t5lite.parallel.sharding import on_mesh
 from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.member import Evaluate, Member
@@ -69,6 +69,8 @@ def train_population(
     on_end: Callable[[Run, str | UserError], None] = lambda run, how: None,
 ) -> None:
     """Trains runs, `size` of them at a time, each as it would be alone.
+
+    Where the mesh has an axis `population` they are split among its groups of devices.
 
     Args:
         entrants: asked for the next one whenever a place is free.
@@ -119,13 +121,17 @@ class _Crew:
         dropout: bool,
     ) -> None:
         self.places: dict[int, _Place] = {}
-        self._entrants, self._size, self._mesh = entrants, size, mesh
+        groups = mesh.shape.get(POPULATION, 1)
+        # As many for each group of devices.
+        self._size = -(-size // groups) * groups
+        self._axis = POPULATION if groups > 1 else None
+        self._entrants, self._mesh = entrants, mesh
         self._evaluate, self._dropout = evaluate, dropout
         self._on_scores, self._on_end = on_scores, on_end
         self._program: TrainProgram | None = None
         self._hyper: Any = None
         self._state: Any = None
-        self._batches: list[dict[str, np.ndarray] | None] = [None] * size
+        self._batches: list[dict[str, np.ndarray] | None] = [None] * self._size
         self._step: Any = None
 
     def fill(self) -> None:
@@ -182,7 +188,7 @@ class _Crew:
         run, size = program.run, self._size
         hyper = as_inputs(_numbers(run, dropout=self._dropout))
         self._hyper = jax.tree.map(lambda x: np.stack([x] * size), hyper)
-        state, batch = (_stacked(size, tree) for tree in (program.state, program.batch))
+        state, batch = (_stacked(size, tree, self._axis) for tree in (program.state, program.batch))
         shardings = jax.tree.map(lambda x: x.sharding, state)
         zeros = jax.jit(
             lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state),
@@ -190,7 +196,8 @@ class _Crew:
         )
         self._state = zeros()
         step = make_train_step(run.model, program.param_axes, microbatches=run.microbatches)
-        jitted = jax.jit(jax.vmap(step), donate_argnums=1, out_shardings=(shardings, None))
+        of_all = jax.vmap(step, spmd_axis_name=self._axis)
+        jitted = jax.jit(of_all, donate_argnums=1, out_shardings=(shardings, None))
         self._step = jitted.lower(self._hyper, state, batch).compile()
         self._put = jax.jit(
             lambda all_of, one, index: jax.tree.map(lambda a, x: a.at[index].set(x), all_of, one),
@@ -308,12 +315,12 @@ def _with(all_of: np.ndarray, index: int, one: np.ndarray) -> np.ndarray:
     return changed
 
 
-def _stacked(size: int, tree: Any) -> Any:
-    """Shapes with an axis for the places before all others, which no device splits."""
+def _stacked(size: int, tree: Any, axis: str | None) -> Any:
+    """Shapes with a dimension for the places before all others, split by a mesh axis or none."""
 
     def stack(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         assert isinstance(x.sharding, NamedSharding)
-        sharding = NamedSharding(x.sharding.mesh, PartitionSpec(None, *x.sharding.spec))
+        sharding = NamedSharding(x.sharding.mesh, PartitionSpec(axis, *x.sharding.spec))
         return jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=sharding)
 
     return jax.tree.map(stack, tree)

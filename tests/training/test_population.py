@@ -78,7 +78,11 @@ def saved_params(run, step):
     return by_name(state.params)
 
 
-@pytest.mark.parametrize("mesh", [Mesh(), Mesh(fsdp=2, tensor=2)], ids=["data", "split"])
+@pytest.mark.parametrize(
+    "mesh",
+    [Mesh(), Mesh(fsdp=2, tensor=2), Mesh(population=2, fsdp=2)],
+    ids=["data", "split", "population"],
+)
 def test_each_member_is_the_same_run_alone(make_run, mesh):
     runs = [
         make_run("a", rate=1e-2, seed=0, mesh=mesh),
@@ -86,7 +90,16 @@ def test_each_member_is_the_same_run_alone(make_run, mesh):
         # Takes the place of the first that ends.
         make_run("c", rate=1e-3, seed=0, mesh=mesh, total_steps=4),
     ]
-    assert together(runs, 2) == {"a": "finished", "b": "finished", "c": "finished"}
+    stacked = set()
+
+    def look(run, step, scores):
+        # The embeddings of both places.
+        found = [x for x in jax.live_arrays() if x.shape == (2, 384, 16)]
+        stacked.update(x.sharding.spec[0] for x in found)
+        return False
+
+    assert together(runs, 2, on_scores=look) == dict.fromkeys("abc", "finished")
+    assert stacked == {"population" if mesh.population > 1 else None}
     for run in runs:
         state, own = alone(run, pathlib.Path(run.model_dir).name + "_alone")
         told, wanted = (read_metrics(pathlib.Path(r.model_dir)) for r in (run, own))
