@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from typing import IO, Any
 
@@ -32,6 +33,11 @@ UNKNOWN_EXIT = 75
 # What gcloud and ssh end with where the way to a worker is cut.
 CUT = (1, 255)
 TRIES = 5
+# Errors that pass.
+PASSING = re.compile(
+    r"UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|did not answer|onnection|[Tt]imed out|"
+    r"Unable to find the server|name resolution"
+)
 NAME = re.compile(r"[a-z][-a-z0-9]{0,40}")
 
 
@@ -50,7 +56,7 @@ class Slices:
     def end(self, number: int) -> None:
         """Deletes the trial's slice."""
         if _states(self._launch).get(number):
-            call(_delete(self._launch, number))
+            _ask(_delete(self._launch, number), but="NOT_FOUND")
 
 
 def slice_for(launch: Launch) -> Slice:
@@ -137,7 +143,7 @@ def cancel(launch: Launch) -> str:
         if state == "ACTIVE":
             with contextlib.suppress(UserError):
                 call(_ssh(launch, number, "bash ~/.t5lite/worker.sh stop"))
-        call(_delete(launch, number))
+        _ask(_delete(launch, number), but="NOT_FOUND")
     names = ", ".join(_name(launch, number) for number in found)
     return f"deleted {names}" if found else "has no slice"
 
@@ -168,8 +174,8 @@ class _Watch:
     def stop(self) -> None:
         """Asks the run to save and end; a slice that is waited for is waited for no more."""
         self._stopping.set()
-        if _states(self._launch).get(self._number) == "ACTIVE":
-            with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError):
+            if self._state() == "ACTIVE":
                 call(_ssh(self._launch, self._number, "bash ~/.t5lite/worker.sh stop"))
 
     def _run(self) -> None:
@@ -213,7 +219,7 @@ class _Watch:
                 close_attempt(self._model_dir, "preempted")
                 self._say(f"creating {_name(self._launch, self._number)}")
                 pack(self._launch)
-                call(_create(self._launch, self._number))
+                _ask(_create(self._launch, self._number), but="ALREADY_EXISTS")
                 created = True
             elif state == "FAILED" and created:
                 raise UserError(
@@ -223,7 +229,7 @@ class _Watch:
             elif state in GONE:
                 close_attempt(self._model_dir, "preempted")
                 self._say(f"deleting what is {state.lower()}")
-                call(_delete(self._launch, self._number))
+                _ask(_delete(self._launch, self._number), but="NOT_FOUND")
                 continue
             self._stopping.wait(poll_seconds())
         return False
@@ -257,15 +263,7 @@ class _Watch:
                 return CUT[1]
 
     def _state(self) -> str | None:
-        """Asks again where the network does not answer."""
-        for left in reversed(range(TRIES)):
-            try:
-                return _states(self._launch).get(self._number)
-            except UserError:
-                if not left:
-                    raise
-                self._stopping.wait(poll_seconds())
-        return None
+        return _states(self._launch).get(self._number)
 
     def _say(self, text: str) -> None:
         self._log.write(f"t5lite: {text}\n".encode())
@@ -276,13 +274,31 @@ def poll_seconds() -> float:
     return float(os.environ.get("T5LITE_POLL_SECONDS") or 30)
 
 
+def _ask(command: Sequence[str], *, but: str | None = None) -> str:
+    """Calls gcloud, again where only the way to Google is cut: a week's sweep outlives that.
+
+    Args:
+        but: what it may say that is no error: an answer that was lost may have come before it.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            return call(command)
+        except UserError as error:
+            if but is not None and but in str(error):
+                return ""
+            if not left or not PASSING.search(str(error)):
+                raise
+            time.sleep(poll_seconds())
+    raise AssertionError
+
+
 def _states(launch: Launch) -> dict[int, str]:
     """The state of every queued resource of the launch, by trial.
 
     Raises:
         UserError: where one of that name is another launch's.
     """
-    listed = call(_gcloud(launch, "queued-resources", "list", "--format=json"))
+    listed = _ask(_gcloud(launch, "queued-resources", "list", "--format=json"))
     found = {}
     pattern = re.compile(rf"{re.escape(launch.name)}-(\d{{4,}})")
     for resource in json.loads(listed):

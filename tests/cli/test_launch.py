@@ -34,19 +34,37 @@ def results(launch, name):
     return json.loads(out)
 
 
-def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_is_not(launch, tmp_path):
-    code, out, err = launch("--on=local", "--name=whole", "--parallel=2", *SWEEP, *TRAIN)
+KILL, ASK = signal.SIGKILL, signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("points", "seeds", "kills"),
+    [
+        (2, 2, ((1, KILL), (2, ASK), (3, KILL))),
+        pytest.param(4, 4, tuple((n, KILL) for n in (1, 4, 8, 11, 14)), marks=pytest.mark.slow),
+    ],
+    ids=["4", "16"],
+)
+def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_is_not(
+    launch, tmp_path, points, seeds, kills
+):
+    sweep = [
+        f"--sweep=Cosine.learning_rate=log(1e-4, 1e-2, {points})",
+        f"--sweep=train.seed=range({seeds})",
+    ]
+    count = points * seeds
+    code, out, err = launch("--on=local", "--name=whole", "--parallel=2", *sweep, *TRAIN)
     assert code == 0, err
     whole = results(launch, "whole")
-    assert [trial["state"] for trial in whole["trials"]] == ["complete"] * 4
+    assert [trial["state"] for trial in whole["trials"]] == ["complete"] * count
     best = min(whole["trials"], key=lambda trial: trial["value"])
     assert whole["best"] == best["trial"]
     assert f"best: trial {best['trial']}, cross_entropy_nats_per_token {best['value']:.6g}" in out
 
     killed = tmp_path / "killed"
-    for count, number in ((1, signal.SIGKILL), (2, signal.SIGTERM), (3, signal.SIGKILL)):
-        process = launch.start("--on=local", "--name=killed", "--parallel=2", *SWEEP, *TRAIN)
-        while len(list(killed.glob("trials/*/metrics.jsonl"))) <= count:
+    for begun, number in kills:
+        process = launch.start("--on=local", "--name=killed", "--parallel=2", *sweep, *TRAIN)
+        while len(list(killed.glob("trials/*/metrics.jsonl"))) <= begun:
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
         if number == signal.SIGTERM:
@@ -67,9 +85,9 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_is_not(launch, 
         assert outcomes(folder)["finished"] == 1
     code, out, _ = launch("status", "killed")
     assert code == 0
-    assert out.count("complete") == 4
+    assert out.count("complete") == count
     assert "==> " in launch("logs", "killed")[1]
-    assert "all 4 trials have ended" in launch("resume", "killed")[1]
+    assert f"all {count} trials have ended" in launch("resume", "killed")[1]
 
 
 def test_a_vectorized_sweep_is_that_of_runs_alone(launch, t5lite, tmp_path):

@@ -108,6 +108,7 @@ def test_a_trial_is_preempted_its_watcher_killed_and_it_finishes(cloud, t5lite, 
         path.read_text().count("set up") for path in sorted(tmp_path.glob("cloud/*/home/setups"))
     ] == [1, 1]
     assert list(cloud.home(1).glob("site/t5lite"))
+    cloud.outages = 2
     cloud.preempt("one-0000")
     wait(lambda: goes_on() and outcomes(folder)["preempted"] == 1, 60)
     wait(lambda: goes_on() and cloud.created == ["one-0000"] * 2, 60)

@@ -40,13 +40,14 @@ class Cloud:
     Attributes:
         environment: with which gcloud talks to it.
         created, deleted: names of queued resources, in order, again where that is so.
+        outages: so many questions the API does not answer from now on.
         refused: what the API says to a wish to create something, None to grant it.
     """
 
     def __init__(self, folder, worker_environment):
         self.folder = folder
         self.resources, self.created, self.deleted, self.refused = {}, [], [], None
-        self._metadata = {}
+        self.outages, self._metadata = 0, {}
         self._lock = threading.Lock()
         net = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}"
         self.hosts = [f"{net}.1", f"{net}.2"]
@@ -187,6 +188,9 @@ class Cloud:
                 return 404, {"error": {"code": 404, "message": "no such", "status": "NOT_FOUND"}}
             self.deleted.append(name)
             return 200, done
+        if kind == "queuedResources" and self.outages:
+            self.outages -= 1
+            return 503, {"error": {"code": 503, "message": "try later", "status": "UNAVAILABLE"}}
         if kind == "queuedResources":
             for resource in self.resources.values():
                 if resource["state"]["state"] != "SUSPENDED":
