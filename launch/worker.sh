@@ -7,8 +7,9 @@
 #   worker.sh run ARGUMENT...         runs it in the place of this script
 #   worker.sh stop                    asks what runs to save and end, and waits for that
 #
-# It ends with the command's exit status. setup.sh, beside it, is read first: it may mount, export
-# and install, and leaves a t5lite on the PATH.
+# start and attach end with the command's exit status where that is 0, 42 or 69, with 101 for 1, 102
+# for 2 and 103 for all others: what gcloud and ssh end with by themselves is none of these. setup.sh,
+# beside this file, is read first: it may mount, export and install, and leaves a t5lite on the PATH.
 set -u
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 action=$1
@@ -19,20 +20,33 @@ ready() {
     export T5LITE_WHEEL
     T5LITE_WHEEL=$(echo "$code"/*.whl)
     # shellcheck disable=SC1091
-    source "$code/setup.sh" || exit 1
-    mkdir -p "$code/work" && cd "$code/work" || exit 1
+    source "$code/setup.sh" || return 1
+    mkdir -p "$code/work" && cd "$code/work"
 }
 
-follow() { # folder, first line
-    local pid
-    until [ -s "$1/boot" ]; do sleep 0.1; done
-    pid=$(cat "$1/pid")
-    # After a reboot the number may be another process's.
-    if [ "$(cat "$1/boot")" = "$(cat "$boot")" ]; then
-        tail --pid="$pid" -s 0.5 -n "$2" -F "$1/log" 2> /dev/null
+goes_on() { # folder of an attempt; after a reboot its number may be another process's
+    [ ! -s "$1/status" ] && [ "$(cat "$1/boot" 2> /dev/null)" = "$(cat "$boot")" ] &&
+        kill -0 "$(cat "$1/pid")" 2> /dev/null
+}
+
+follow() { # folder of an attempt, first line
+    for _ in $(seq 100); do
+        [ -s "$1/boot" ] && break
+        sleep 0.1
+    done
+    if goes_on "$1"; then
+        tail --pid="$(cat "$1/pid")" -s 0.5 -n "$2" -F "$1/log" 2> /dev/null
+    else
+        tail -n "$2" "$1/log"
     fi
     # Without a status it was killed together with what would have written it.
-    exit "$(cat "$1/status" 2> /dev/null || echo 137)"
+    local status
+    status=$(cat "$1/status" 2> /dev/null)
+    case ${status:-137} in
+        0 | 42 | 69) exit "$status" ;;
+        1 | 2) exit $((100 + status)) ;;
+        *) exit 103 ;;
+    esac
 }
 
 case $action in
@@ -41,6 +55,7 @@ case $action in
         shift
         mkdir -p "$code/attempts"
         if mkdir "$state" 2> /dev/null; then
+            rm -f "$code/stopped"
             setsid bash "$code/worker.sh" child "$state" "$@" > "$state/log" 2>&1 < /dev/null &
         fi
         follow "$state" +1
@@ -52,21 +67,27 @@ case $action in
     child) # of start
         state=$1
         shift
-        trap 'echo $? > "$state/status"' EXIT
+        trap 's=$?; echo $s > "$state/status.part" && mv "$state/status.part" "$state/status"' EXIT
         echo $$ > "$state/pid"
         cp "$boot" "$state/boot"
         ready
+        was_ready=$?
+        [ ! -e "$code/stopped" ] || exit 42
+        [ $was_ready = 0 ] || exit 1
         t5lite "$@"
         ;;
     run)
-        ready
+        ready || exit 1
         exec t5lite "$@"
         ;;
     stop)
-        for pid in $(cat "$code"/attempts/*/pid 2> /dev/null); do
-            # The command is its only child; it saves and ends.
-            pkill -TERM -P "$pid"
-            tail --pid="$pid" -f /dev/null
+        touch "$code/stopped"
+        for state in "$code"/attempts/*; do
+            if goes_on "$state"; then
+                # The command is its only child; it saves and ends.
+                pkill -TERM -P "$(cat "$state/pid")"
+                tail --pid="$(cat "$state/pid")" -f /dev/null
+            fi
         done
         ;;
     *)

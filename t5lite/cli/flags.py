@@ -114,12 +114,13 @@ def _define_launch_flags(values: flags.FlagValues) -> None:
         "given. SPLIT/NAME is of another split.",
         "maximize": "Or one that is better the higher.",
         "time_limit": "Slurm: of a job, as in 12:00:00; it saves two minutes before, and goes on.",
-        "zone": "TPU: Google's, as in us-east5-a; gcloud's own if not given.",
+        "zone": "TPU: Google's, as in us-east5-a.",
+        "project": "TPU: Google's; gcloud's own if not given.",
         "runtime_version": "TPU: what machines boot with; what Google says for the kind of TPU.",
-        "setup": "TPU, GKE: a shell script that makes a worker ready, in place of launch/setup.sh: "
-        "it may mount, export and install.",
+        "setup": "TPU, GKE: a shell script that makes a worker ready, in place of launch/setup.sh "
+        "or setup_image.sh: it may mount, export and install.",
         "wheel": "TPU, GKE: a wheel of t5lite; one of this checkout if not given.",
-        "image": "GKE: a container image with Python, JAX and what t5lite needs.",
+        "image": "GKE: a container image with Python, JAX for TPUs and what t5lite requires.",
         "claim": "GKE: a PersistentVolumeClaim that pods mount at --dir.",
         "queue": "GKE: of Kueue.",
     }

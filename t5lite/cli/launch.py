@@ -20,7 +20,7 @@ from t5lite.core.run_directory import RESTART_EXIT, UNAVAILABLE_EXIT
 from t5lite.launching.space import Range, Scalar, bindings, parse_space
 
 try:
-    from t5lite.launching import gke, local, slurm, status
+    from t5lite.launching import gke, local, slurm, status, tpu
     from t5lite.launching.engines import MODULES, module_of, watched
     from t5lite.launching.launch import LOG, SPEC, Launch, check_folder, read, save
     from t5lite.launching.study import Study
@@ -36,6 +36,7 @@ RESOURCES = {
     "time_limit": ("slurm",),
     "options": ("slurm", "tpu", "gke"),
     "zone": ("tpu",),
+    "project": ("tpu",),
     "spot": ("tpu", "gke"),
     "reserved": ("tpu",),
     "slices": ("tpu", "gke"),
@@ -124,10 +125,14 @@ def _leave_engine(launch: Launch) -> None:
     folder = pathlib.Path(launch.folder)
     if (folder / SPEC).exists():
         before = read(folder)
-        if module_of(before) is not module_of(launch) and module_of(before).active(before):
+        places = ("zone", "project", "slices", "options")
+        moved = before.engine != launch.engine or any(
+            before.resources.get(name) != launch.resources.get(name) for name in places
+        )
+        if moved and module_of(before).active(before):
             raise UserError(
-                f"{launch.name} goes on with --on={before.engine}: t5lite launch cancel "
-                f"{launch.reference} first"
+                f"{launch.name} goes on with --on={before.engine} and other options: t5lite launch "
+                f"cancel {launch.reference} first"
             )
 
 
@@ -258,6 +263,9 @@ def _go_on(launch: Launch) -> None:
         for number in range(launch.num_trials)
         if number >= len(trials) or not trials[number].state.is_finished()
     ]
+    if module_of(launch) is tpu:
+        # Whoever watched them may have been killed before it could.
+        tpu.give_back(launch, [t.number for t in trials if t.state.is_finished()])
     failed = [str(t.number) for t in trials if t.state.name == "FAIL"]
     if not numbers:
         print(f"{launch.name}: all {launch.num_trials} trials have ended")

@@ -16,6 +16,7 @@ from t5lite.core.errors import UserError
 from t5lite.core.numbers import as_inputs
 from t5lite.models.flops import train_flops
 from t5lite.parallel.hardware import Device, device_of
+from t5lite.parallel.mesh import POPULATION
 from t5lite.planning.costs import Bound, Costs, bound_of, by_kind_and_axis, costs_of
 from t5lite.planning.gathers import held_whole
 from t5lite.planning.remedies import remedies
@@ -85,6 +86,8 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
 def plan(run: Run, devices: Sequence[Any], topology: str) -> Plan:
     """Returns what the step of `run` costs on `devices`."""
     mesh = run.mesh.make(devices)
+    if POPULATION in mesh.shape:
+        raise UserError("plan is of one run: bind Mesh.population=1 and the devices of a group")
     program = train_program(run, mesh)
     device = device_of(devices[0].device_kind)
     costs = costs_of(

@@ -16,9 +16,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from t5lite.core.errors import Unavailable
 from t5lite.core.files import held, write_whole
 
 METRICS, ATTEMPTS, RESULT, LOCK = "metrics.jsonl", "attempts.jsonl", "result.json", "train.lock"
+OUTCOMES = ("finished", "preempted", "lacking", "failed", "killed")
 # What a process that saved its state and wants to be started again ends with.
 RESTART_EXIT = 42
 # And one that lacks something which may be there later.
@@ -59,7 +61,7 @@ def curve(metrics: Sequence[dict[str, Any]], name: str) -> list[tuple[int, float
 
 
 def outcomes(model_dir: pathlib.Path) -> dict[str, int]:
-    """Counts how the attempts at a run ended: "finished", "preempted", "failed" or "killed".
+    """Counts how the attempts at a run ended, by `OUTCOMES`.
 
     An attempt that said no more was killed; the latest may be going on, which `is_locked` tells.
     """
@@ -68,7 +70,7 @@ def outcomes(model_dir: pathlib.Path) -> dict[str, int]:
         for line in read_records(model_dir / ATTEMPTS)
     }
     counts = Counter(ends.values())
-    return {name: counts[name] for name in ("finished", "preempted", "failed", "killed")}
+    return {name: counts[name] for name in OUTCOMES}
 
 
 @contextlib.contextmanager
@@ -98,6 +100,9 @@ def attempt(model_dir: pathlib.Path, command: Sequence[str]) -> Iterator[None]:
             raise
         except KeyboardInterrupt:
             outcome = "killed"
+            raise
+        except Unavailable as caught:
+            outcome, error = "lacking", str(caught).splitlines()[0]
             raise
         except BaseException as caught:
             error = (str(caught).splitlines() or [type(caught).__name__])[0]
@@ -143,7 +148,8 @@ def locked(model_dir: pathlib.Path) -> Iterator[None]:
 def is_locked(model_dir: pathlib.Path) -> bool:
     """Whether a process is training in the folder."""
     try:
-        with (model_dir / LOCK).open("r") as file:
+        # To be written: over NFS no other file can be locked.
+        with (model_dir / LOCK).open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

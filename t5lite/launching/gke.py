@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from t5lite.core.errors import UserError
-from t5lite.core.run_directory import RESTART_EXIT, RESULT
+from t5lite.core.run_directory import RESTART_EXIT, RESULT, outcomes
 from t5lite.launching.launch import Launch
-from t5lite.launching.outside import call
-from t5lite.launching.shipping import CODE, pack, setup_script
+from t5lite.launching.outside import SECONDS, call
+from t5lite.launching.shipping import CODE, check_files, pack
 from t5lite.launching.slices import CHIPS_PER_HOST, Slice, slice_of
 from t5lite.launching.study import Study
 from t5lite.launching.trial import complete
@@ -24,6 +24,7 @@ from t5lite.launching.trial import complete
 LABEL = "t5lite/launch"
 # Kueue and GKE add to the name of a JobSet, and all of it must fit into 63 characters.
 NAME = re.compile(r"[a-z][-a-z0-9]{0,22}")
+EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
 # From being asked to stop to being killed: time to save.
 GRACE_SECONDS = 300
 
@@ -68,7 +69,10 @@ def jobset(launch: Launch, number: int) -> dict[str, Any]:
     )
     log = shlex.quote(str(launch.model_dir(number) / "log.txt"))
     # Of several pods the first writes the log that `launch logs` shows.
-    tee = f'[ "${{JOB_COMPLETION_INDEX:-0}}" != 0 ] || exec > >(tee -a {log}) 2>&1; '
+    is_first = '[ "${JOB_INDEX:-0}${JOB_COMPLETION_INDEX:-0}" = 00 ]'
+    tee = f"! {is_first} || exec > >(tee -a {log}) 2>&1; "
+    # Kubernetes makes one of two, and would take $(NAME) for a variable of its own.
+    command = f"mkdir -p {shlex.quote(str(folder))}; {tee}{script}".replace("$", "$$")
     chips = min(wanted.chips, CHIPS_PER_HOST)
     selector = {
         "cloud.google.com/gke-tpu-accelerator": wanted.label,
@@ -82,7 +86,17 @@ def jobset(launch: Launch, number: int) -> dict[str, Any]:
             {
                 "name": "t5lite",
                 "image": given["image"],
-                "command": ["bash", "-c", f"mkdir -p {shlex.quote(str(folder))}; {tee}{script}"],
+                "command": ["bash", "-c", command],
+                "env": [
+                    {
+                        "name": "JOB_INDEX",
+                        "valueFrom": {
+                            "fieldRef": {
+                                "fieldPath": "metadata.labels['jobset.sigs.k8s.io/job-index']"
+                            }
+                        },
+                    }
+                ],
                 "resources": {
                     kind: {"google.com/tpu": str(chips)} for kind in ("requests", "limits")
                 },
@@ -122,10 +136,10 @@ def jobset(launch: Launch, number: int) -> dict[str, Any]:
                 LABEL: launch.name,
                 **({"kueue.x-k8s.io/queue-name": queue} if queue else {}),
             },
-            # Each slice on a node pool of its own.
             "annotations": {
                 "t5lite/folder": launch.folder,
-                "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool",
+                # Each slice of several machines is a node pool of its own.
+                **({EXCLUSIVE: "cloud.google.com/gke-nodepool"} if wanted.hosts > 1 else {}),
             },
         },
         "spec": {
@@ -167,7 +181,7 @@ def check(launch: Launch, numbers: Sequence[int]) -> None:
         UserError: where it would refuse it, or one of that name is another launch's.
     """
     slice_for(launch)
-    setup_script(launch)
+    check_files(launch)
     _jobsets(launch)
     _kubectl(launch, "apply", "--dry-run=server", "-f", "-", text=text(launch, numbers[:1]))
 
@@ -206,8 +220,9 @@ def reconcile(launch: Launch, study: Study) -> None:
         elif number in there and (end := _end(there[number])):
             if end == "Completed" and launch.command != "train":
                 complete(launch, study, number)
-            else:
+            elif end == "Failed" and outcomes(launch.model_dir(number))["lacking"] == 0:
                 study.tell(number, "failed")
+            # What lacked something, or whose result is not to be seen yet, can be resumed.
 
 
 def active(launch: Launch) -> dict[int, str]:
@@ -232,7 +247,12 @@ def cancel(launch: Launch) -> str:
 
 def _delete(launch: Launch, numbers: Sequence[int]) -> None:
     names = [_name(launch, number) for number in numbers]
-    _kubectl(launch, "delete", "jobset", *names, "--ignore-not-found", "--wait=true")
+    # Pods save before they end, and hold their folders until then.
+    _kubectl(
+        launch,
+        *("delete", "jobset", *names, "--ignore-not-found", "--cascade=foreground"),
+        seconds=2 * GRACE_SECONDS,
+    )
 
 
 def _end(resource: dict[str, Any]) -> str | None:
@@ -261,5 +281,6 @@ def _name(launch: Launch, number: int) -> str:
     return f"{launch.name}-{number:04d}"
 
 
-def _kubectl(launch: Launch, *words: str, text: str | None = None) -> str:
-    return call(["kubectl", *words, *(launch.resources.get("options") or ())], text)
+def _kubectl(launch: Launch, *words: str, text: str | None = None, seconds: float = SECONDS) -> str:
+    options = launch.resources.get("options") or ()
+    return call(["kubectl", *words, *options], text, seconds=seconds)

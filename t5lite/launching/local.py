@@ -155,7 +155,7 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
 
 def cancel_here(folder: pathlib.Path) -> bool:
     """Asks the launcher of a folder to stop, and returns whether there is one on this machine."""
-    with contextlib.suppress(FileNotFoundError), (folder / LOCK).open() as file:
+    with contextlib.suppress(FileNotFoundError), (folder / LOCK).open("r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

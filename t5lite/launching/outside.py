@@ -1,7 +1,7 @@
 """Programs of others that an engine talks to."""
 
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from t5lite.core.errors import UserError
 
@@ -16,26 +16,28 @@ SECONDS = 120
 
 
 def call(
-    command: Sequence[str], text: str | None = None, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    text: str | None = None,
+    *,
+    seconds: float = SECONDS,
 ) -> str:
     """Runs a program to its end and returns what it prints.
 
     Args:
         text: what it reads.
+        seconds: how long it may take.
 
     Raises:
         UserError: where it is not there, fails or does not answer, in a line of its own.
     """
     program = command[0]
     try:
-        done = subprocess.run(
-            command, input=text, capture_output=True, text=True, timeout=SECONDS, env=environment
-        )
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=seconds)
     except FileNotFoundError as error:
         hint = MISSING.get(program, MISSING["sbatch"])
         raise UserError(f"{program} is not there: {hint}") from error
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{program} did not answer within {SECONDS} seconds") from error
+        raise UserError(f"{program} did not answer within {seconds:g} seconds") from error
     if done.returncode:
         raise UserError(f"{program}: {_reason(done.stderr or done.stdout, program)}")
     # Where it would start a job sbatch --test-only tells of it as of an error.

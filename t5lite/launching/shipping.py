@@ -27,15 +27,30 @@ def template(name: str) -> pathlib.Path:
     return next(path for path in found if path.exists())
 
 
-def setup_script(launch: Launch) -> pathlib.Path:
-    """Returns the script that makes a worker ready.
+def check_files(launch: Launch) -> None:
+    """Raises a UserError where a file that the flags name would not be there on workers."""
+    _setup_script(launch)
+    working_dir, shared = pathlib.Path(launch.working_dir), pathlib.Path(launch.folder).parent
+    for word in launch.flags:
+        flag, _, name = word.partition("=")
+        if flag != "--gin_file":
+            continue
+        path = pathlib.Path(name)
+        is_shared = path.is_absolute() and path.is_relative_to(shared)
+        # A relative one that is not there comes with t5lite.
+        inside = (working_dir / path).resolve().is_relative_to(working_dir.resolve())
+        if not is_shared and (path.is_absolute() or not inside):
+            raise UserError(
+                f"workers would not find {word}: name a file below {working_dir} by its relative "
+                f"path, or one below {shared}"
+            )
 
-    Raises:
-        UserError: where the user's own is not there.
-    """
+
+def _setup_script(launch: Launch) -> pathlib.Path:
+    """Returns the script that makes a worker ready."""
     own = launch.resources.get("setup")
     if not own:
-        return template("setup.sh")
+        return template("setup_image.sh" if launch.engine.startswith("gke") else "setup.sh")
     path = pathlib.Path(launch.working_dir) / own
     if not path.is_file():
         raise UserError(f"--setup must be a shell script, got {own!r}, which is not there")
@@ -58,7 +73,7 @@ def pack(launch: Launch) -> pathlib.Path:
         with tarfile.open(part, "w:gz") as tar:
             tar.add(wheel, wheel.name)
             tar.add(template("worker.sh"), "worker.sh")
-            tar.add(setup_script(launch), "setup.sh")
+            tar.add(_setup_script(launch), "setup.sh")
             working_dir = pathlib.Path(launch.working_dir)
             for file in _files(working_dir):
                 tar.add(file, f"work/{file.relative_to(working_dir)}")

@@ -12,30 +12,49 @@ import pathlib
 import re
 import shlex
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from typing import IO, Any
 
-from t5lite.core.errors import UserError
-from t5lite.core.run_directory import RESTART_EXIT, close_attempt, next_attempt, open_attempt
+from t5lite.core.errors import Unavailable, UserError
+from t5lite.core.run_directory import (
+    RESTART_EXIT,
+    UNAVAILABLE_EXIT,
+    close_attempt,
+    next_attempt,
+    open_attempt,
+)
 from t5lite.launching.launch import Launch
 from t5lite.launching.local import cancel_here
 from t5lite.launching.outside import call
-from t5lite.launching.shipping import CODE, pack, setup_script
+from t5lite.launching.shipping import CODE, check_files, pack
 from t5lite.launching.slices import Slice, slice_of
 from t5lite.launching.trial import Group
 
-GONE = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING")
 # What worker.sh ends with where it knows nothing of an attempt.
 UNKNOWN_EXIT = 75
-# What gcloud and ssh end with where the way to a worker is cut.
-CUT = (1, 255)
+# What it ends with behind a run, and the run's own status; 103 is for all others.
+ENDS = {
+    0: 0,
+    RESTART_EXIT: RESTART_EXIT,
+    UNAVAILABLE_EXIT: UNAVAILABLE_EXIT,
+    101: 1,
+    102: 2,
+    103: 137,
+}
+# Any other one is gcloud's or ssh's: the way to a worker is cut.
+CUT = 255
 TRIES = 5
+LASTING_SECONDS = 60
+# As long as a checkpoint may take.
+SAVE_SECONDS = 1800
 # Errors that pass.
 PASSING = re.compile(
-    r"UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|did not answer|onnection|[Tt]imed out|"
+    r"UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|ABORTED|Bad Gateway|per minute|did not answer|"
+    r"onnection|[Tt]imed out|"
     r"Unable to find the server|name resolution"
 )
 NAME = re.compile(r"[a-z][-a-z0-9]{0,40}")
@@ -48,15 +67,16 @@ class Slices:
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
+        # Before there are threads that need it.
+        pack(launch)
 
     def start(self, number: int, arguments: Sequence[str], log: IO[bytes]) -> Group:
         """Creates the trial's slice where that is due, and starts or goes on watching its run."""
         return _Watch(self._launch, number, arguments, log)
 
     def end(self, number: int) -> None:
-        """Deletes the trial's slice."""
-        if _states(self._launch).get(number):
-            _ask(_delete(self._launch, number), but="NOT_FOUND")
+        """Deletes the trial's slice, behind a checkpoint where its run goes on."""
+        give_back(self._launch, [number])
 
 
 def slice_for(launch: Launch) -> Slice:
@@ -70,6 +90,8 @@ def slice_for(launch: Launch) -> Slice:
         raise UserError(
             f"{wanted.accelerator} is to be had on GKE only: --on=gke:{wanted.accelerator}"
         )
+    if not launch.resources.get("zone"):
+        raise UserError("--on=tpu needs --zone, such as us-east5-a")
     if not NAME.fullmatch(launch.name):
         raise UserError(
             "--name of a launch on TPUs must be up to 41 lower-case letters, digits and hyphens, "
@@ -86,7 +108,7 @@ def check(launch: Launch, numbers: Sequence[int]) -> None:
             resource of that name is another's.
     """
     slice_for(launch)
-    setup_script(launch)
+    check_files(launch)
     _states(launch)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         lines = [shlex.join(command) for command in commands(launch, numbers[0])]
@@ -100,7 +122,8 @@ def check(launch: Launch, numbers: Sequence[int]) -> None:
             # Google does not promise to keep this command.
             return
     for one in found:
-        if not one["success"]:
+        # What it cannot read, as a "#", is no mistake of the command's.
+        if not one["success"] and one["error_type"] != "CommandValidationError":
             reason = one["error_message"].splitlines()[0].strip()
             raise UserError(f"gcloud would refuse {one['command_string']}: {reason}")
 
@@ -138,14 +161,39 @@ def cancel(launch: Launch) -> str:
     """
     if cancel_here(pathlib.Path(launch.folder)):
         return "asked to save and stop"
-    found = _states(launch)
-    for number, state in found.items():
-        if state == "ACTIVE":
-            with contextlib.suppress(UserError):
-                call(_ssh(launch, number, "bash ~/.t5lite/worker.sh stop"))
-        _ask(_delete(launch, number), but="NOT_FOUND")
-    names = ", ".join(_name(launch, number) for number in found)
-    return f"deleted {names}" if found else "has no slice"
+    deleted = give_back(launch, list(_states(launch)))
+    return f"deleted {', '.join(deleted)}" if deleted else "has no slice"
+
+
+def give_back(launch: Launch, numbers: Sequence[int]) -> list[str]:
+    """Deletes what slices there are of some trials, and returns their names.
+
+    Raises:
+        Unavailable: where one cannot be deleted, once the others are.
+    """
+    states, deleted, left = _states(launch), [], []
+    for number in numbers:
+        state, name = states.get(number), _name(launch, number)
+        if state is None:
+            continue
+        try:
+            if state == "ACTIVE" and open_attempt(launch.model_dir(number)) is not None:
+                _halt(launch, number)
+            _ask(_delete(launch, number), but="NOT_FOUND")
+            deleted.append(name)
+        except UserError as error:
+            left.append(f"{name} ({error})")
+    if left:
+        raise Unavailable(
+            f"slices that are still there, and cost money: {', '.join(left)}; t5lite launch cancel "
+            f"{launch.reference} tries again"
+        )
+    return deleted
+
+
+def _halt(launch: Launch, number: int) -> None:
+    """Asks a run to save and end, and waits for that."""
+    call(_ssh(launch, number, "bash ~/.t5lite/worker.sh stop"), seconds=SAVE_SECONDS)
 
 
 class _Watch:
@@ -165,7 +213,7 @@ class _Watch:
         """Returns the run's exit status once it has ended.
 
         Raises:
-            UserError: where gcloud cannot do what it is asked to.
+            UserError: where a queued resource is another launch's.
         """
         if isinstance(self._ended, BaseException):
             raise self._ended
@@ -174,13 +222,14 @@ class _Watch:
     def stop(self) -> None:
         """Asks the run to save and end; a slice that is waited for is waited for no more."""
         self._stopping.set()
-        with contextlib.suppress(UserError):
-            if self._state() == "ACTIVE":
-                call(_ssh(self._launch, self._number, "bash ~/.t5lite/worker.sh stop"))
 
     def _run(self) -> None:
         try:
             self._ended = self._work()
+        except Unavailable as error:
+            self._say(str(error))
+            print(f"t5lite: trial {self._number}: {error}", file=sys.stderr, flush=True)
+            self._ended = UNAVAILABLE_EXIT
         except BaseException as error:
             self._ended = error
 
@@ -188,56 +237,64 @@ class _Watch:
         if not self._has_slice():
             return RESTART_EXIT
         cuts = 0
-        while True:
-            attempt = open_attempt(self._model_dir)
+        while not self._stopping.is_set() or open_attempt(self._model_dir) is not None:
+            began, attempt = time.monotonic(), open_attempt(self._model_dir)
             if attempt is None:
                 code = self._start()
             else:
                 code = self._follow(f"bash ~/.t5lite/worker.sh attach {attempt}")
-            is_open = open_attempt(self._model_dir) is not None
             if self._state() != "ACTIVE" or code == UNKNOWN_EXIT:
                 # Preempted: the machines are gone, or they are others.
                 self._say("the slice was preempted")
                 close_attempt(self._model_dir, "preempted")
                 return RESTART_EXIT
-            if code in CUT and (is_open or code == CUT[1]) and cuts < TRIES:
-                cuts += 1
-                self._stopping.wait(poll_seconds())
-                continue
-            if code not in CUT:
+            if code in ENDS:
                 close_attempt(self._model_dir, "killed")
-            return code
+                return ENDS[code]
+            # The way to the workers was cut; the run goes on.
+            cuts = cuts + 1 if time.monotonic() - began < LASTING_SECONDS else 0
+            if cuts == TRIES:
+                raise Unavailable("its workers cannot be reached; see the log")
+            self._stopping.wait(poll_seconds())
+        return RESTART_EXIT
 
     def _has_slice(self) -> bool:
-        """Returns once the slice is there, or False where it was preempted or is not wanted."""
-        created = False
+        """Returns once the slice is there, or False where it is not wanted any more.
+
+        Raises:
+            Unavailable: where it cannot be had.
+        """
+        name, created = _name(self._launch, self._number), False
         while not self._stopping.is_set():
             state = self._state()
             if state == "ACTIVE":
                 return True
             if state is None:
                 close_attempt(self._model_dir, "preempted")
-                self._say(f"creating {_name(self._launch, self._number)}")
-                pack(self._launch)
-                _ask(_create(self._launch, self._number), but="ALREADY_EXISTS")
+                self._say(f"creating {name}")
+                try:
+                    _ask(_create(self._launch, self._number), but="ALREADY_EXISTS")
+                except UserError as error:
+                    raise Unavailable(str(error)) from error
                 created = True
             elif state == "FAILED" and created:
-                raise UserError(
-                    f"{_name(self._launch, self._number)} cannot be had; gcloud compute tpus "
-                    "queued-resources describe tells why"
+                raise Unavailable(
+                    f"{name} cannot be had; gcloud compute tpus queued-resources describe says why"
                 )
-            elif state in GONE:
+            elif state in ("SUSPENDED", "FAILED"):
                 close_attempt(self._model_dir, "preempted")
                 self._say(f"deleting what is {state.lower()}")
                 _ask(_delete(self._launch, self._number), but="NOT_FOUND")
-                continue
             self._stopping.wait(poll_seconds())
         return False
 
     def _start(self) -> int:
         copied = self._stream(_copy(self._launch, self._number))
         if copied:
-            return copied
+            # Whatever it is of scp's, it is no status of the run.
+            return CUT
+        if self._stopping.is_set():
+            return RESTART_EXIT
         attempt = next_attempt(self._model_dir)
         return self._follow(_started(attempt, self._arguments))
 
@@ -260,10 +317,22 @@ class _Watch:
                 # A machine that is gone does not hang up.
                 os.killpg(process.pid, 9)
                 process.wait()
-                return CUT[1]
+                return CUT
+            if self._stopping.is_set():
+                # Again and again: the first time it may not have begun yet.
+                with contextlib.suppress(UserError):
+                    _halt(self._launch, self._number)
 
     def _state(self) -> str | None:
-        return _states(self._launch).get(self._number)
+        """The slice's state; where Google does not answer it is waited for."""
+        while True:
+            try:
+                return _states(self._launch).get(self._number)
+            except UserError as error:
+                if not PASSING.search(str(error)):
+                    raise
+                self._say(str(error))
+                time.sleep(poll_seconds())
 
     def _say(self, text: str) -> None:
         self._log.write(f"t5lite: {text}\n".encode())
@@ -326,8 +395,8 @@ def _name(launch: Launch, number: int) -> str:
 
 
 def _gcloud(launch: Launch, group: str, action: str, *words: str) -> list[str]:
-    zone = launch.resources.get("zone")
-    where = [f"--zone={zone}"] if zone else []
+    given = launch.resources
+    where = [f"--{name}={given[name]}" for name in ("zone", "project") if given.get(name)]
     return ["gcloud", "compute", "tpus", group, action, *words, *where, "--quiet"]
 
 
@@ -346,7 +415,8 @@ def _create(launch: Launch, number: int) -> list[str]:
 
 
 def _delete(launch: Launch, number: int) -> list[str]:
-    return _gcloud(launch, "queued-resources", "delete", _name(launch, number), "--force")
+    name = _name(launch, number)
+    return _gcloud(launch, "queued-resources", "delete", name, "--force", "--async")
 
 
 def _workers(launch: Launch) -> tuple[str, list[str]]:
@@ -359,13 +429,17 @@ def _workers(launch: Launch) -> tuple[str, list[str]]:
 
 def _copy(launch: Launch, number: int) -> list[str]:
     group, workers = _workers(launch)
+    workers = [word for word in workers if not word.startswith("--ssh-flag")]
     code = str(pathlib.Path(launch.folder) / CODE)
     return _gcloud(launch, group, "scp", code, f"{_name(launch, number)}:t5lite.tar.gz", *workers)
 
 
 def _ssh(launch: Launch, number: int, command: str) -> list[str]:
     group, workers = _workers(launch)
-    return _gcloud(launch, group, "ssh", _name(launch, number), f"--command={command}", *workers)
+    # Or a connection that was lost on the way would be waited on for hours.
+    alive = "--ssh-flag=-oServerAliveInterval=30"
+    name = _name(launch, number)
+    return _gcloud(launch, group, "ssh", name, f"--command={command}", alive, *workers)
 
 
 def _started(attempt: int, arguments: Sequence[str]) -> str:

@@ -94,6 +94,7 @@ def run_trial(
             return "complete"
         arguments = launch.arguments(number, trial.params)
         log = stack.enter_context((model_dir / LOG).open("ab", buffering=0))
+        lacked = 0
         while True:
             # What another supervisor left behind, asked to stop when that one was killed.
             while not engine.attaches and is_locked(model_dir) and not stopping.is_set():
@@ -135,7 +136,8 @@ def run_trial(
                 return "failed"
             if how == "lacking":
                 # Not the trial's fault: it has not failed for good.
-                if failures > launch.max_failures:
+                lacked += 1
+                if lacked > launch.max_failures:
                     return "lacking"
                 stopping.wait(RETRY_SECONDS)
             if not engine.restarts:
@@ -182,14 +184,15 @@ def _outcome(
     free = (RESTART_EXIT, *(ASKED_TO_STOP if asked else ()))
     if len(lines) == before and not is_open and code not in (0, MISTAKE_EXIT, *free):
         # It came to no beginning.
+        outcome = "lacking" if code == UNAVAILABLE_EXIT else "failed"
         append(
             model_dir / ATTEMPTS,
             attempt=next_attempt(model_dir),
             ended=now(),
-            outcome="failed",
+            outcome=outcome,
             exit_status=code,
         )
-        return "lacking" if code == UNAVAILABLE_EXIT else "failed"
+        return outcome
     if code == 0 and (launch.command != "train" or (model_dir / RESULT).exists()):
         return "finished"
     said = [line["outcome"] for line in lines[before:] if "outcome" in line]

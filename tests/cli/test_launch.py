@@ -219,8 +219,14 @@ def test_a_trainer_whose_launcher_is_gone_does_not_start():
         (["--on=local", "--name=my sweep", *TRAIN], "--name must be letters, digits and . _ -"),
         (["--on=local", "--name=../a", *TRAIN], "--name must be letters, digits and . _ -"),
         (["--on=local", "--name=a", "--spot", *TRAIN], "--spot is for --on=tpu or gke, got local"),
-        (["--on=tpu:tpu7x-64", "--name=a", *TRAIN], "is to be had on GKE only: --on=gke:tpu7x-64"),
-        (["--on=tpu:v5e-17", "--name=a", *TRAIN], "a slice of v5e is v5e-N with the number of"),
+        (
+            ["--on=tpu:tpu7x-64", "--zone=z", "--name=a", *TRAIN],
+            "is to be had on GKE only: --on=gke:tpu7x-64",
+        ),
+        (
+            ["--on=tpu:v5e-17", "--zone=z", "--name=a", *TRAIN],
+            "a slice of v5e is v5e-N with the number of",
+        ),
         (["--on=local", "--name=a"], "launch needs the flags of t5lite train behind --"),
         (["--on=local", "--name=a", "--", "tarin", "-x"], "did you mean 'train'?"),
         (["--on=local", "--name=a", *TRAIN, "--gin.MODEL_DIR=x"], "leave out --gin.MODEL_DIR"),

@@ -51,6 +51,8 @@ def launch(engine="gke:v5e-16", resources=None, **options):
 def test_manifests_fit_the_published_schemas(engine, more, hosts, chips, topology, label):
     manifest = gke.jobset(launch(engine, {**RESOURCES, **more}), 0)
     assert problems(manifest) == []
+    exclusive = manifest["metadata"]["annotations"].keys() & {gke.EXCLUSIVE}
+    assert bool(exclusive) == (hosts > 1)
     assert yaml.safe_load(gke.text(launch(engine, {**RESOURCES, **more}), [0])) == manifest
     (job,) = manifest["spec"]["replicatedJobs"]
     spec = job["template"]["spec"]
@@ -154,7 +156,9 @@ def test_jobsets_are_created_and_what_they_run_ends_and_is_told(
     (tmp_path / "pod").mkdir()
 
     def start():
-        return subprocess.Popen(pod["spec"]["containers"][0]["command"], env=environment)
+        # Kubernetes takes two for one.
+        command = [w.replace("$$", "$") for w in pod["spec"]["containers"][0]["command"]]
+        return subprocess.Popen(command, env=environment)
 
     folder = tmp_path / "gke" / "trials" / "0001"
     process = start()

@@ -108,6 +108,7 @@ def test_a_trial_is_preempted_its_watcher_killed_and_it_finishes(cloud, t5lite, 
         path.read_text().count("set up") for path in sorted(tmp_path.glob("cloud/*/home/setups"))
     ] == [1, 1]
     assert list(cloud.home(1).glob("site/t5lite"))
+    held = dict(cloud.resources["one-0000"])
     cloud.outages = 2
     cloud.preempt("one-0000")
     wait(lambda: goes_on() and outcomes(folder)["preempted"] == 1, 60)
@@ -130,7 +131,10 @@ def test_a_trial_is_preempted_its_watcher_killed_and_it_finishes(cloud, t5lite, 
     told = [m["step"] for m in read_metrics(folder) if m["split"] == "train"]
     assert told == list(range(1, steps + 1))
     assert "the slice was preempted" in log.read_text()
+    # A slice whose watcher was killed just before it could give it back.
+    cloud.resources["one-0000"] = held
     assert "all 1 trials have ended" in t5lite("resume", "one")
+    assert not cloud.resources
 
 
 @needs_cloud
@@ -181,9 +185,13 @@ def test_refusals_are_one_line_and_nothing_is_left(cloud, t5lite, tmp_path):
         "status": "RESOURCE_EXHAUSTED",
     }
     words = (*t5lite.new, "--name=four")
-    err = t5lite(*words, command=[*TRAIN, "--gin.STEPS=5"], code=2)
-    assert "Quota limit 'TPUV5sLitepodPerProjectPerZone' has been exceeded" in err
-    assert err.count("\n") == 1
+    err = t5lite(*words, "--max_failures=0", command=[*TRAIN, "--gin.STEPS=5"], code=69)
+    quota, lacking = err.splitlines()
+    assert quota.startswith(
+        "t5lite: trial 0: gcloud: (gcloud.compute.tpus.queued-resources.create)"
+    )
+    assert "Quota limit 'TPUV5sLitepodPerProjectPerZone' has been exceeded" in quota
+    assert "trial 0 lacks something; see the logs, mend it and go on with: " in lacking
     cloud.refused = None
     # Another launch has that name.
     out = t5lite(*words, "--dry_run", command=[*TRAIN, "--gin.STEPS=5"])
@@ -200,6 +208,14 @@ def test_refusals_are_one_line_and_nothing_is_left(cloud, t5lite, tmp_path):
     words = (*t5lite.new, "--name=five")
     err = t5lite(*words, command=[*TRAIN, "--gin.STEPS=5"], code=2)
     assert "five-0000 is there and belongs to another launch" in err
+    words = ("--on=tpu:v5e-8", "--name=eight")
+    err = t5lite(*words, command=[*TRAIN, "--gin.STEPS=5"], code=2)
+    assert "--on=tpu needs --zone, such as us-east5-a" in err
+    outside = tmp_path.parent / "my.gin"
+    outside.write_text("")
+    words = (*t5lite.new, "--name=nine")
+    err = t5lite(*words, command=[*TRAIN, f"--gin_file={outside}", "--gin.STEPS=5"], code=2)
+    assert f"workers would not find --gin_file={outside}: name a file below {ROOT}" in err
     words = (*t5lite.new, "--name=six", "--options=--spott")
     err = t5lite(*words, command=[*TRAIN, "--gin.STEPS=5"], code=2)
     assert "gcloud would refuse gcloud compute tpus queued-resources create six-0000" in err
