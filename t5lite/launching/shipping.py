@@ -6,6 +6,7 @@ all attempts at all trials run the same code.
 """
 
 import pathlib
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,8 @@ from t5lite.launching.launch import Launch
 
 CODE = "code.tar.gz"
 SHIPPED = (".gin", ".py")
+# What a wheel is made of.
+SOURCE = ("t5lite", "gin", "launch", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 MOST_BYTES = 64 * 1024 * 1024
 
 
@@ -88,19 +91,36 @@ def _wheel(launch: Launch, scratch: pathlib.Path) -> pathlib.Path:
         if not (wheel.is_file() and wheel.suffix == ".whl"):
             raise UserError(f"--wheel must be a wheel of t5lite, got {named!r}")
         return wheel
+    return build_wheel(scratch)
+
+
+def build_wheel(folder: pathlib.Path) -> pathlib.Path:
+    """Builds a wheel of this checkout in a folder, and returns it.
+
+    Raises:
+        UserError: where there is no checkout, or it cannot be built.
+    """
     source = pathlib.Path(t5lite.__file__).parent.parent
     if not (source / "setup.cfg").exists():
         raise UserError(
             "t5lite is installed without its source: name the wheel that it came from with --wheel"
         )
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-    done = subprocess.run(
-        [*command, "--wheel-dir", str(scratch), str(source)], capture_output=True, text=True
-    )
+    # Builds leave things behind, which another one at the same time would trip over.
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in SOURCE:
+            path, copy = source / name, pathlib.Path(scratch) / name
+            if path.is_dir():
+                shutil.copytree(path, copy, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copyfile(path, copy)
+        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", scratch]
+        done = subprocess.run(
+            [*command, "--wheel-dir", str(folder)], capture_output=True, text=True
+        )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise UserError(f"t5lite could not be packed as a wheel: {reason}")
-    return next(scratch.glob("t5lite-*.whl"))
+    return next(folder.glob("t5lite-*.whl"))
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from t5lite.core.run_directory import outcomes, read_metrics, read_records
+from t5lite.launching.shipping import build_wheel
 from tests.launching.test_slurm import TRAIN
 from tests.launching.tpu_cloud import Cloud, free_port, missing, wait
 
@@ -49,10 +50,7 @@ def cloud(tmp_path, data_dir, programs_dir):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder]
-    subprocess.run([*command, ROOT], check=True)
-    return next(folder.glob("*.whl"))
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture
@@ -137,6 +135,7 @@ def test_a_trial_is_preempted_its_watcher_killed_and_it_finishes(cloud, t5lite, 
     assert not cloud.resources
 
 
+@pytest.mark.slow
 @needs_cloud
 def test_what_is_cancelled_saves_and_gives_back_its_slice(cloud, t5lite, tmp_path):
     process = t5lite.start(*t5lite.new, "--name=two", command=[*TRAIN, "--gin.STEPS=5000"])

@@ -43,7 +43,7 @@ def assert_same(some, other):
     "choices",
     [
         {},
-        {"causal": True},
+        pytest.param({"causal": True}, marks=pytest.mark.slow),
         {"param_dtype": "bfloat16", "offload_optimizer": True, "mesh": Mesh(fsdp=2)},
     ],
     ids=["span_corruption", "causal", "bfloat16_and_offloaded"],
