@@ -1,10 +1,9 @@
 """A Kubernetes API of JobSets on loopback, for the real kubectl: what is created is checked."""
 
-import http.server
 import json
 import re
-import threading
-import urllib.parse
+
+from tests.launching.json_api import serve
 
 GROUP = "jobset.x-k8s.io"
 PLACE = f"/apis/{GROUP}/v1alpha2/namespaces/default/jobsets"
@@ -54,31 +53,8 @@ class ApiServer:
     """
 
     def __init__(self, folder):
-        self.jobsets, self._lock = {}, threading.Lock()
-        api = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def log_message(self, *arguments):
-                pass
-
-            def answer(self):
-                size = int(self.headers.get("Content-Length") or 0)
-                body = json.loads(self.rfile.read(size) or b"null")
-                url = urllib.parse.urlparse(self.path)
-                query = urllib.parse.parse_qs(url.query)
-                with api._lock:
-                    code, document = api._answer(self.command, url.path, query, body)
-                text = json.dumps(document).encode()
-                self.send_response(code)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            do_GET = do_POST = do_PATCH = do_DELETE = answer
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.jobsets = {}
+        self._server = serve(self._answer)
         config = {
             "apiVersion": "v1",
             "kind": "Config",

@@ -132,7 +132,7 @@ def t5lite(cluster, tmp_path):
 
 @needs_kubectl
 def test_jobsets_are_created_and_what_they_run_ends_and_is_told(
-    cluster, t5lite, tmp_path, data_dir, programs_dir
+    cluster, t5lite, tmp_path, one_device
 ):
     words = (*t5lite.new, "--name=gke", "--sweep=train.seed=range(3)")
     train = [*TRAIN, "--gin.STEPS=60", "--gin.train.checkpoint_every_steps=10"]
@@ -146,13 +146,7 @@ def test_jobsets_are_created_and_what_they_run_ends_and_is_told(
     assert "the cluster has all that is left" in t5lite("resume", "gke")
     # What a pod does, with a home of its own.
     pod = cluster.jobsets["gke-0001"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
-    environment = {
-        **os.environ,
-        "HOME": str(tmp_path / "pod"),
-        "TFDS_DATA_DIR": data_dir,
-        "JAX_NUM_PROCESSES": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(programs_dir),
-    }
+    environment = {**os.environ, **one_device, "HOME": str(tmp_path / "pod")}
     (tmp_path / "pod").mkdir()
 
     def start():

@@ -41,17 +41,9 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture
-def t5lite(cluster, tmp_path, data_dir, programs_dir):
+def t5lite(cluster, tmp_path, one_device):
     """Runs a command of launch on the cluster, with launches below `tmp_path`."""
-    environment = {
-        **cluster.environment,
-        "TFDS_DATA_DIR": data_dir,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "1",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": str(programs_dir),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
+    environment = {**cluster.environment, **one_device}
 
     def run(*arguments, command=(), code=0):
         own = [f"--dir={tmp_path}", *arguments]

@@ -33,16 +33,8 @@ export PYTHONPATH="$HOME/site" PATH="$HOME/bin:$PATH"
 
 
 @pytest.fixture
-def cloud(tmp_path, data_dir, programs_dir):
-    environment = {
-        "TFDS_DATA_DIR": data_dir,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "1",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": str(programs_dir),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
-    }
+def cloud(tmp_path, one_device):
+    environment = {**one_device, "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}"}
     cloud = Cloud(tmp_path / "cloud", environment)
     yield cloud
     cloud.stop()

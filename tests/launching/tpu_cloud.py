@@ -4,7 +4,6 @@
 home of its own; it becomes active after it was looked at twice.
 """
 
-import http.server
 import json
 import os
 import pathlib
@@ -14,9 +13,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
-import urllib.parse
+
+from tests.launching.json_api import serve
 
 STATES = ("WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
 PARENT = "projects/p/locations/z"
@@ -48,12 +47,9 @@ class Cloud:
         self.folder = folder
         self.resources, self.created, self.deleted, self.refused = {}, [], [], None
         self.outages, self._metadata = 0, {}
-        self._lock = threading.Lock()
         net = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}"
         self.hosts = [f"{net}.1", f"{net}.2"]
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        self._server = server
+        server = self._server = serve(self._answer)
         url = f"http://127.0.0.1:{server.server_port}/"
         home = folder / "home"
         (home / ".ssh").mkdir(parents=True)
@@ -103,8 +99,7 @@ class Cloud:
 
     def preempt(self, name):
         """Takes the machines of a slice away: all that runs there is killed, all files are lost."""
-        with self._lock:
-            self.resources[name]["state"] = {"state": "SUSPENDED"}
+        self.resources[name]["state"] = {"state": "SUSPENDED"}
         self._kill_workers()
 
     def _kill_workers(self):
@@ -129,32 +124,6 @@ class Cloud:
             daemon.wait()
         self._server.shutdown()
         self._server.server_close()
-
-    def _handler(self):
-        cloud = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def log_message(self, *arguments):
-                pass
-
-            def answer(self):
-                size = int(self.headers.get("Content-Length") or 0)
-                body = json.loads(self.rfile.read(size) or b"{}")
-                url = urllib.parse.urlparse(self.path)
-                with cloud._lock:
-                    code, document = cloud._answer(
-                        self.command, url.path, urllib.parse.parse_qs(url.query), body
-                    )
-                text = json.dumps(document).encode()
-                self.send_response(code)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            do_GET = do_POST = do_PATCH = do_DELETE = answer
-
-        return Handler
 
     def _answer(self, method, path, query, body):
         with (self.folder / "requests.log").open("a") as file:
