@@ -161,7 +161,13 @@ def test_a_run_stopped_or_killed_at_any_moment_goes_on_bitwise(t5lite, tmp_path)
     assert code == 0, err
     assert f"resuming at step {step}" in out
     assert losses(killed) == losses(tmp_path / "whole")
-    assert outcomes(killed) == {"finished": 1, "preempted": 1, "failed": 0, "killed": 2}
+    assert outcomes(killed) == {
+        "finished": 1,
+        "preempted": 1,
+        "lacking": 0,
+        "failed": 0,
+        "killed": 2,
+    }
     result = json.loads((killed / "result.json").read_text())
     assert result["step"] == result["scores"]["validation"]["step"] == 30
     assert result == json.loads((tmp_path / "whole" / "result.json").read_text())
@@ -198,7 +204,13 @@ def test_several_processes_stop_at_the_same_step_when_one_is_asked_to(t5lite, tm
     assert [process.returncode for process in processes] == [42, 42], errors
     step = latest_step(tmp_path)
     assert all(f"t5lite: stopped at step {step}, which is saved" in error for error in errors)
-    assert outcomes(tmp_path) == {"finished": 0, "preempted": 1, "failed": 0, "killed": 0}
+    assert outcomes(tmp_path) == {
+        "finished": 0,
+        "preempted": 1,
+        "lacking": 0,
+        "failed": 0,
+        "killed": 0,
+    }
 
 
 def test_data_is_built_shown_and_counted(t5lite, tmp_path):
