@@ -97,9 +97,11 @@ def _start(flags: Any, command: Sequence[str]) -> None:
         **(_checked(flags, words, options) if name == "train" else {}),
     )
     numbers = range(launch.num_trials)
-    module_of(launch).check(launch, numbers)
+    said = module_of(launch).check(launch, numbers)
     if flags.dry_run:
         print(module_of(launch).text(launch, numbers))
+        if said:
+            print(f"# {said}")
         return
     folder = pathlib.Path(launch.folder)
     check_folder(folder)

@@ -10,7 +10,10 @@ MODULES = {"local": local, "slurm": slurm, "tpu": tpu, "gke": gke}
 
 
 def module_of(launch: Launch) -> ModuleType:
-    """Returns the module of a launch's engine: `check`, `text`, `active` and `cancel`."""
+    """Returns the module of a launch's engine: `check`, `text`, `active` and `cancel`.
+
+    `check` returns what is to be said beside `text`, "" for nothing.
+    """
     return MODULES[launch.engine.partition(":")[0]]
 
 

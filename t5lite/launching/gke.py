@@ -131,7 +131,7 @@ def jobset(launch: Launch, number: int) -> dict[str, Any]:
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
         "metadata": {
-            "name": _name(launch, number),
+            "name": launch.trial_name(number),
             "labels": {
                 LABEL: launch.name,
                 **({"kueue.x-k8s.io/queue-name": queue} if queue else {}),
@@ -174,8 +174,8 @@ def jobset(launch: Launch, number: int) -> dict[str, Any]:
     }
 
 
-def check(launch: Launch, numbers: Sequence[int]) -> None:
-    """Has the cluster look at the first trial's JobSet without creating it.
+def check(launch: Launch, numbers: Sequence[int]) -> str:
+    """Has the cluster look at the first trial's JobSet without creating it, and returns "".
 
     Raises:
         UserError: where it would refuse it, or one of that name is another launch's.
@@ -184,6 +184,7 @@ def check(launch: Launch, numbers: Sequence[int]) -> None:
     check_files(launch)
     _jobsets(launch)
     _kubectl(launch, "apply", "--dry-run=server", "-f", "-", text=text(launch, numbers[:1]))
+    return ""
 
 
 def text(launch: Launch, numbers: Sequence[int]) -> str:
@@ -242,11 +243,11 @@ def cancel(launch: Launch) -> str:
     if not going:
         return "has no JobSet that goes on"
     _delete(launch, going)
-    return f"deleted {', '.join(_name(launch, number) for number in going)}"
+    return f"deleted {', '.join(launch.trial_name(number) for number in going)}"
 
 
 def _delete(launch: Launch, numbers: Sequence[int]) -> None:
-    names = [_name(launch, number) for number in numbers]
+    names = [launch.trial_name(number) for number in numbers]
     # Pods save before they end, and hold their folders until then.
     _kubectl(
         launch,
@@ -275,10 +276,6 @@ def _jobsets(launch: Launch) -> dict[int, dict[str, Any]]:
             )
         found[int(metadata["name"].rpartition("-")[2])] = resource
     return found
-
-
-def _name(launch: Launch, number: int) -> str:
-    return f"{launch.name}-{number:04d}"
 
 
 def _kubectl(launch: Launch, *words: str, text: str | None = None, seconds: float = SECONDS) -> str:

@@ -129,6 +129,10 @@ class Launch:
         """How many trials there are to be."""
         return len(self.rows) or self.trials or 1
 
+    def trial_name(self, number: int) -> str:
+        """Returns what engines call a trial of this launch."""
+        return f"{self.name}-{number:04d}"
+
     def model_dir(self, number: int) -> pathlib.Path:
         """Returns the run directory of a trial."""
         return pathlib.Path(self.folder) / TRIALS / f"{number:04d}"

@@ -17,6 +17,7 @@ from t5lite.core.run_directory import (
     RESULT,
     curve,
     is_locked,
+    open_attempt,
     outcomes,
     read_metrics,
     read_records,
@@ -157,7 +158,7 @@ def _run(
     lines = read_records(model_dir / ATTEMPTS)
     spent = math.fsum(m.get("seconds", 0.0) for m in lines if "outcome" in m)
     ended = outcomes(model_dir)
-    if is_locked(model_dir) and lines and "outcome" not in lines[-1]:
+    if is_locked(model_dir) and open_attempt(model_dir) is not None:
         # One that goes on is not killed.
         ended["killed"] -= 1
         began = datetime.datetime.fromisoformat(lines[-1]["began"])

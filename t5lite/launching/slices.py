@@ -51,14 +51,12 @@ class Slice:
         runtime: what its machines boot with; None where it is to be had on GKE only.
         label: of GKE's nodes, such as "tpu-v5-lite-podslice".
         topology: chips along each dimension, such as "4x4".
-        devices: as JAX counts them.
     """
 
     accelerator: str
     runtime: str | None
     label: str
     topology: str
-    devices: int
 
     @property
     def chips(self) -> int:
@@ -94,9 +92,7 @@ def slice_of(name: str) -> Slice:
             f"a slice of {kind} is {kind}-N with the number of its "
             f"{'chips' if about.cores == 1 else 'cores'}, such as {example}, got {name!r}"
         )
-    # JAX takes both cores of a chip as one device, but those of TPU7x.
-    devices = int(chips) * (2 if kind == "tpu7x" else 1)
-    return Slice(f"{about.prefix}-{number}", about.runtime, about.label, topology, devices)
+    return Slice(f"{about.prefix}-{number}", about.runtime, about.label, topology)
 
 
 def _cube(chips: int) -> str | None:

@@ -37,7 +37,7 @@ class Job:
         """Slurm takes back what was held."""
 
 
-def script(launch: Launch, numbers: Sequence[int]) -> str:
+def text(launch: Launch, numbers: Sequence[int]) -> str:
     """Returns the batch file whose array runs these trials."""
     partition = launch.engine.partition(":")[2]
     wanted = launch.resources
@@ -67,19 +67,13 @@ def script(launch: Launch, numbers: Sequence[int]) -> str:
     )
 
 
-def check(launch: Launch, numbers: Sequence[int]) -> None:
-    """Has Slurm look at the job without submitting it.
+def check(launch: Launch, numbers: Sequence[int]) -> str:
+    """Has Slurm look at the job without submitting it, and returns what it says.
 
     Raises:
         UserError: where it would refuse it.
     """
-    call(["sbatch", "--test-only"], script(launch, numbers))
-
-
-def text(launch: Launch, numbers: Sequence[int]) -> str:
-    """Returns the batch file and what Slurm says of it."""
-    said = call(["sbatch", "--test-only"], script(launch, numbers)).strip()
-    return f"{script(launch, numbers)}\n# {said}"
+    return call(["sbatch", "--test-only"], text(launch, numbers)).strip()
 
 
 def submit(launch: Launch, study: Study, numbers: Sequence[int]) -> str:
@@ -93,7 +87,7 @@ def submit(launch: Launch, study: Study, numbers: Sequence[int]) -> str:
     missing = [number for number in numbers if number not in queued]
     if not missing:
         return f"{launch.name}: Slurm has all that is left"
-    batch = script(launch, missing)
+    batch = text(launch, missing)
     write_whole(folder / SCRIPT, batch)
     job = call(["sbatch", "--parsable"], batch).strip().partition(";")[0]
     append(folder / JOBS, job=job, trials=missing)

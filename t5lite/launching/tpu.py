@@ -100,8 +100,8 @@ def slice_for(launch: Launch) -> Slice:
     return wanted
 
 
-def check(launch: Launch, numbers: Sequence[int]) -> None:
-    """Looks whether all that would be called can be, and creates nothing.
+def check(launch: Launch, numbers: Sequence[int]) -> str:
+    """Looks whether all that would be called can be, creates nothing, and returns "".
 
     Raises:
         UserError: where gcloud would refuse a command, knows no login or project, or a queued
@@ -120,12 +120,13 @@ def check(launch: Launch, numbers: Sequence[int]) -> None:
             )
         except UserError:
             # Google does not promise to keep this command.
-            return
+            return ""
     for one in found:
         # What it cannot read, as a "#", is no mistake of the command's.
         if not one["success"] and one["error_type"] != "CommandValidationError":
             reason = one["error_message"].splitlines()[0].strip()
             raise UserError(f"gcloud would refuse {one['command_string']}: {reason}")
+    return ""
 
 
 def text(launch: Launch, numbers: Sequence[int]) -> str:
@@ -141,7 +142,7 @@ def commands(launch: Launch, number: int) -> list[list[str]]:
     attempt = next_attempt(launch.model_dir(number))
     return [
         _create(launch, number),
-        _gcloud(launch, "queued-resources", "describe", _name(launch, number), "--format=json"),
+        _gcloud(launch, "queued-resources", "describe", launch.trial_name(number), "--format=json"),
         _copy(launch, number),
         _ssh(launch, number, _started(attempt, arguments)),
         _delete(launch, number),
@@ -173,7 +174,7 @@ def give_back(launch: Launch, numbers: Sequence[int]) -> list[str]:
     """
     states, deleted, left = _states(launch), [], []
     for number in numbers:
-        state, name = states.get(number), _name(launch, number)
+        state, name = states.get(number), launch.trial_name(number)
         if state is None:
             continue
         try:
@@ -264,7 +265,7 @@ class _Watch:
         Raises:
             Unavailable: where it cannot be had.
         """
-        name, created = _name(self._launch, self._number), False
+        name, created = self._launch.trial_name(self._number), False
         while not self._stopping.is_set():
             state = self._state()
             if state == "ACTIVE":
@@ -390,10 +391,6 @@ def _owner(launch: Launch) -> str:
     return hashlib.sha256(launch.folder.encode()).hexdigest()[:16]
 
 
-def _name(launch: Launch, number: int) -> str:
-    return f"{launch.name}-{number:04d}"
-
-
 def _gcloud(launch: Launch, group: str, action: str, *words: str) -> list[str]:
     given = launch.resources
     where = [f"--{name}={given[name]}" for name in ("zone", "project") if given.get(name)]
@@ -401,7 +398,7 @@ def _gcloud(launch: Launch, group: str, action: str, *words: str) -> list[str]:
 
 
 def _create(launch: Launch, number: int) -> list[str]:
-    wanted, given, name = slice_for(launch), launch.resources, _name(launch, number)
+    wanted, given, name = slice_for(launch), launch.resources, launch.trial_name(number)
     slices = int(given.get("slices") or 1)
     nodes = [f"--node-count={slices}", f"--node-prefix={name}"]
     kinds = [f"--{kind}" for kind in ("spot", "reserved") if given.get(kind)]
@@ -415,7 +412,7 @@ def _create(launch: Launch, number: int) -> list[str]:
 
 
 def _delete(launch: Launch, number: int) -> list[str]:
-    name = _name(launch, number)
+    name = launch.trial_name(number)
     return _gcloud(launch, "queued-resources", "delete", name, "--force", "--async")
 
 
@@ -431,14 +428,16 @@ def _copy(launch: Launch, number: int) -> list[str]:
     group, workers = _workers(launch)
     workers = [word for word in workers if not word.startswith("--ssh-flag")]
     code = str(pathlib.Path(launch.folder) / CODE)
-    return _gcloud(launch, group, "scp", code, f"{_name(launch, number)}:t5lite.tar.gz", *workers)
+    return _gcloud(
+        launch, group, "scp", code, f"{launch.trial_name(number)}:t5lite.tar.gz", *workers
+    )
 
 
 def _ssh(launch: Launch, number: int, command: str) -> list[str]:
     group, workers = _workers(launch)
     # Or a connection that was lost on the way would be waited on for hours.
     alive = "--ssh-flag=-oServerAliveInterval=30"
-    name = _name(launch, number)
+    name = launch.trial_name(number)
     return _gcloud(launch, group, "ssh", name, f"--command={command}", alive, *workers)
 
 

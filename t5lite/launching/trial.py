@@ -23,6 +23,7 @@ from t5lite.core.run_directory import (
     is_locked,
     next_attempt,
     now,
+    open_attempt,
     outcomes,
     read_records,
 )
@@ -180,7 +181,7 @@ def _outcome(
     Where several processes stop, the status may be that of one that was killed behind the others.
     """
     lines = read_records(model_dir / ATTEMPTS)
-    is_open = bool(lines) and "outcome" not in lines[-1]
+    is_open = open_attempt(model_dir) is not None
     free = (RESTART_EXIT, *(ASKED_TO_STOP if asked else ()))
     if len(lines) == before and not is_open and code not in (0, MISTAKE_EXIT, *free):
         # It came to no beginning.
