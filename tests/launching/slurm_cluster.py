@@ -40,6 +40,7 @@ SlurmctldTimeout=15
 SlurmdTimeout=15
 KillWait=10
 MinJobAge=3600
+SchedulerParameters=batch_sched_delay=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName=127.0.0.[1-{nodes}] NodeHostname=localhost NodeAddr=127.0.0.1 \

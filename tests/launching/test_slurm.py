@@ -90,7 +90,7 @@ def test_a_sweep_is_preempted_and_finishes(cluster, t5lite, tmp_path):
     out = t5lite(
         *("--on=slurm:spot", "--name=sweep", "--options=--exclusive"),
         *("--sweep=Cosine.learning_rate=log(1e-4, 1e-2, 4)", "--sweep=train.seed=range(2)"),
-        command=[*TRAIN, "--gin.STEPS=400"],
+        command=[*TRAIN, "--gin.STEPS=800"],
     )
     job = out.split()[3].rstrip(";")
     folders = [tmp_path / "sweep" / "trials" / f"{number:04d}" for number in range(8)]
@@ -102,7 +102,7 @@ def test_a_sweep_is_preempted_and_finishes(cluster, t5lite, tmp_path):
     cluster.wait(lambda: not cluster.run("squeue", "-h", "-j", job).strip(), 60)
     rows = trials(t5lite, "sweep")
     assert [row["state"] for row in rows] == ["complete"] * 8
-    assert [row["step"] for row in rows] == [400] * 8
+    assert [row["step"] for row in rows] == [800] * 8
     assert sum(row["preempted"] for row in rows) >= 1
     assert sum(row["failed"] for row in rows) == 0
     assert len({tuple(row["params"].items()) for row in rows}) == 8
@@ -110,7 +110,7 @@ def test_a_sweep_is_preempted_and_finishes(cluster, t5lite, tmp_path):
     for folder in folders:
         assert outcomes(folder)["finished"] == 1
         steps = [m["step"] for m in read_metrics(folder) if m["split"] == "train"]
-        assert steps == list(range(1, 401))
+        assert steps == list(range(1, 801))
     states = cluster.run("squeue", "--states=all", "-h", "-j", job, "-o", "%T").split()
     assert set(states) == {"COMPLETED"}
 
