@@ -44,6 +44,19 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("tfds"))
 
 
+@pytest.fixture
+def one_device(data_dir: str, programs_dir: pathlib.Path) -> dict[str, str]:
+    """What a process is told: one CPU device, and what others have made already."""
+    return {
+        "TFDS_DATA_DIR": data_dir,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": str(programs_dir),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+
+
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Forty lines of text with something to learn in it."""

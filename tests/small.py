@@ -22,6 +22,21 @@ from t5lite.objectives.span_corruption import SpanCorruption
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.training.run import Run
 
+# Of a quickstart with the smallest model that trains in a second or two.
+QUICKSTART = (
+    "--gin_file=gin/run/quickstart.gin",
+    "--gin.BATCH_SIZE=8",
+    "--gin.T5Config.embed_dim=16",
+    "--gin.T5Config.mlp_dim=16",
+    "--gin.T5Config.num_heads=2",
+    "--gin.T5Config.head_dim=8",
+    "--gin.T5Config.num_encoder_layers=1",
+    "--gin.T5Config.num_decoder_layers=1",
+    "--gin.SpanCorruption.inputs_length=32",
+    "--gin.Cosine.warmup_steps=2",
+    "--gin.train.log_every_steps=1",
+)
+
 CONFIG = T5Config(
     vocab_size=384,
     embed_dim=16,

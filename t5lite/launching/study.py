@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-import scipy.stats
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -167,6 +166,9 @@ def planned(
     if method == "random":
         points = np.random.default_rng(seed).random((trials, len(space)))
     else:
+        # Late: it takes as long to import as all that looking at a launch does.
+        import scipy.stats
+
         # As many as make the sequence even are drawn, and the first of them taken.
         sequence = scipy.stats.qmc.Sobol(len(space), rng=seed)
         points = sequence.random_base2(max(trials - 1, 1).bit_length())[:trials]

@@ -9,28 +9,22 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
-def t5lite(data_dir, programs_dir):
-    """Runs a command in the checkout; its data sets are those of the session."""
-    usual = {**os.environ, "TFDS_DATA_DIR": data_dir, "COLUMNS": "200"}
-    # Most processes compile what another has compiled before.
-    usual |= {
-        "JAX_COMPILATION_CACHE_DIR": str(programs_dir),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
+def t5lite(one_device):
+    """Runs a command in the checkout, as a process with one device."""
 
     def start(*arguments, environment=None, **options):
         return subprocess.Popen(
             [sys.executable, "-m", "t5lite", *arguments],
             cwd=ROOT,
-            env={**usual, **(environment or {})},
+            env={**os.environ, **one_device, "COLUMNS": "200", **(environment or {})},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             **options,
         )
 
-    def run(*arguments):
-        process = start(*arguments)
+    def run(*arguments, **options):
+        process = start(*arguments, **options)
         out, err = process.communicate(timeout=300)
         return process.returncode, out, err
 

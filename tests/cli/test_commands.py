@@ -13,19 +13,12 @@ import pytest
 
 from t5lite.core.run_directory import outcomes
 from t5lite.data.vocabularies import SentencePieceVocabulary
+from tests import small
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SMALL = [
-    "--gin_file=gin/run/quickstart.gin",
-    "--gin.BATCH_SIZE=8",
+    *small.QUICKSTART,
     "--gin.STEPS=6",
-    "--gin.T5Config.embed_dim=16",
-    "--gin.T5Config.mlp_dim=16",
-    "--gin.T5Config.num_heads=2",
-    "--gin.T5Config.head_dim=8",
-    "--gin.SpanCorruption.inputs_length=32",
-    "--gin.Cosine.warmup_steps=2",
-    "--gin.train.log_every_steps=1",
     "--gin.train.checkpoint_every_steps=3",
 ]
 
@@ -72,7 +65,7 @@ def test_a_mistake_is_one_line_and_a_failure(arguments, message, t5lite, tmp_pat
     takes_run = arguments[0] != "vocab" and len(arguments) > 2
     if takes_run and not any("MODEL_DIR" in a for a in arguments):
         arguments = [*arguments, f"--gin.MODEL_DIR={tmp_path / 'run'}"]
-    code, _, err = t5lite(*arguments)
+    code, _, err = t5lite(*arguments, environment={"JAX_NUM_CPU_DEVICES": "8"})
     assert code == 2
     lines = [line for line in err.splitlines() if line.startswith("t5lite: ")]
     assert len(lines) == 1
@@ -89,7 +82,9 @@ def test_train_then_eval_from_what_the_run_left(t5lite, tmp_path):
     assert "entropy of the tokens of the same text" in out
     assert out.count("example ") == 3
     code, out, err = t5lite(
-        "eval", f"--gin_file={run}/config.gin", "--gin.Mesh.fsdp=4", "--checkpoint=all", "--json"
+        *("eval", f"--gin_file={run}/config.gin", "--checkpoint=all", "--json"),
+        "--gin.Mesh.fsdp=4",
+        environment={"JAX_NUM_CPU_DEVICES": "4"},
     )
     assert code == 0, err
     results = json.loads(out)
@@ -105,8 +100,7 @@ def test_train_then_eval_from_what_the_run_left(t5lite, tmp_path):
 @pytest.mark.slow
 def test_a_packed_mixture_trains_alike_with_workers_and_resumes(t5lite, tmp_path):
     arguments = [
-        *(*MULTITASK, "--gin.BATCH_SIZE=8", "--gin.train.log_every_steps=1"),
-        *(a for a in SMALL[3:] if "SpanCorruption" not in a),
+        *(*MULTITASK, *(a for a in SMALL[1:] if "SpanCorruption" not in a)),
         *("--gin.train.checkpoint_every_steps=4", "--gin.STEPS=8"),
     ]
 
@@ -185,8 +179,6 @@ def test_several_processes_stop_at_the_same_step_when_one_is_asked_to(t5lite, tm
                 "JAX_COORDINATOR_ADDRESS": address,
                 "JAX_NUM_PROCESSES": "2",
                 "JAX_PROCESS_ID": str(index),
-                "JAX_NUM_CPU_DEVICES": "1",
-                "XLA_FLAGS": "",
             },
         )
         for index in range(2)

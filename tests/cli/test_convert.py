@@ -45,9 +45,9 @@ def test_inspect_says_what_a_run_and_a_checkpoint_are(t5lite, tmp_path):
     report = json.loads(out)
     rows = {row["name"]: row for row in report["parameters"]}
     query = rows["encoder/layers/attention/query/kernel"]
-    assert query["shape"] == [2, 16, 2, 8]
+    assert query["shape"] == [1, 16, 2, 8]
     assert query["axes"] == ["layers", "embed", "heads", "kv"]
-    assert (query["parameters"], query["bytes"], query["bytes_per_device"]) == (512, 2048, 2048)
+    assert (query["parameters"], query["bytes"], query["bytes_per_device"]) == (256, 1024, 1024)
     # 1 / sqrt(16 * 8), T5's place for the factor that others divide scores by.
     assert query["initializer"] == "normal, std 0.0884"
     assert report["batch_size"] == 8

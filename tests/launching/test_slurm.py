@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from t5lite.core.run_directory import outcomes, read_metrics, read_records
+from tests import small
 from tests.launching.slurm_cluster import Cluster, missing
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -19,16 +20,8 @@ pytestmark = pytest.mark.skipif(
     "slurm-wlm-basic-plugins munge)",
 )
 TRAIN = [
-    "--gin_file=gin/run/quickstart.gin",
-    "--gin.BATCH_SIZE=8",
-    "--gin.T5Config.embed_dim=16",
-    "--gin.T5Config.mlp_dim=16",
-    "--gin.T5Config.num_heads=2",
-    "--gin.T5Config.head_dim=8",
-    "--gin.SpanCorruption.inputs_length=32",
-    "--gin.Cosine.warmup_steps=2",
+    *small.QUICKSTART,
     "--gin.train.show_examples=0",
-    "--gin.train.log_every_steps=1",
     "--gin.train.checkpoint_every_steps=100",
 ]
 

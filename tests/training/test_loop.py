@@ -44,7 +44,10 @@ def assert_same(some, other):
     [
         {},
         pytest.param({"causal": True}, marks=pytest.mark.slow),
-        {"param_dtype": "bfloat16", "offload_optimizer": True, "mesh": Mesh(fsdp=2)},
+        pytest.param(
+            {"param_dtype": "bfloat16", "offload_optimizer": True, "mesh": Mesh(fsdp=2)},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["span_corruption", "causal", "bfloat16_and_offloaded"],
 )

@@ -60,11 +60,11 @@ def of_one(in_processes, tmp_path_factory):
     return model_dir
 
 
-@pytest.fixture(scope="module")
-def of_four(in_processes, tmp_path_factory):
-    """Where four have, and the state that they ended with."""
-    model_dir = tmp_path_factory.mktemp("four")
-    return model_dir, in_processes(4, "train", model_dir)
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+def of_many(request, in_processes, tmp_path_factory):
+    """Where several have, and the state that they ended with."""
+    model_dir = tmp_path_factory.mktemp("many")
+    return model_dir, in_processes(request.param, "train", model_dir)
 
 
 def assert_same_losses(model_dir, other_dir):
@@ -77,16 +77,11 @@ def assert_same_losses(model_dir, other_dir):
     assert [m.get("target_tokens") for m in told] == [m.get("target_tokens") for m in wanted]
 
 
-def test_two_processes_train_as_one(in_processes, of_one, tmp_path):
-    in_processes(2, "train", tmp_path)
-    assert_same_losses(tmp_path, of_one)
+def test_many_processes_train_as_one(of_many, of_one):
+    assert_same_losses(of_many[0], of_one)
 
 
-def test_four_processes_train_as_one(of_four, of_one):
-    assert_same_losses(of_four[0], of_one)
-
-
-@pytest.mark.parametrize("count", [1, 2, pytest.param(8, marks=pytest.mark.slow)])
-def test_what_four_processes_saved_any_number_restores(count, in_processes, of_four):
-    model_dir, state = of_four
+@pytest.mark.parametrize("count", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 8))])
+def test_what_many_processes_saved_any_number_restores(count, in_processes, of_many):
+    model_dir, state = of_many
     assert in_processes(count, "restore", model_dir) == state

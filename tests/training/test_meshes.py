@@ -95,14 +95,9 @@ def test_each_axis_alone_trains_as_one_device(axis, assert_trains_as_one):
     assert_trains_as_one({"data": 1, axis: 4})
 
 
-PAIRS = [
-    # Copies of the parameters are the same to a step whichever axis they are along.
-    pytest.param(pair, marks=[pytest.mark.slow] if {"dcn", "data"} & set(pair) else [])
-    for pair in itertools.combinations(MESH_AXES, 2)
-]
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+# Three at once are below, for everyone.
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", list(itertools.combinations(MESH_AXES, 2)), ids="-".join)
 def test_axes_in_pairs_train_as_one_device(pair, assert_trains_as_one):
     assert_trains_as_one({"data": 1} | dict.fromkeys(pair, 2))
 
@@ -141,10 +136,10 @@ def test_every_way_to_save_memory_trains_as_one_device_without(
 @pytest.mark.parametrize(
     ("sizes", "choices", "of_one"),
     [
-        ({"expert": 4}, {}, {}),
+        slow({"expert": 4}, {}, {}),
         ({"expert": 2, "fsdp": 2}, {"microbatches": 2}, {"microbatches": 1}),
         ({"expert": 2, "sequence": 2}, {"packed": True}, {}),
-        ({"expert": 2, "tensor": 2}, {"config": {**EXPERTS, "remat": "minimal"}}, {}),
+        slow({"expert": 2, "tensor": 2}, {"config": {**EXPERTS, "remat": "minimal"}}, {}),
     ],
     ids=str,
 )

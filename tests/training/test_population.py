@@ -80,7 +80,11 @@ def saved_params(run, step):
 
 @pytest.mark.parametrize(
     "mesh",
-    [Mesh(), Mesh(fsdp=2, tensor=2), Mesh(population=2, fsdp=2)],
+    [
+        pytest.param(Mesh(), marks=pytest.mark.slow),
+        pytest.param(Mesh(fsdp=2, tensor=2), marks=pytest.mark.slow),
+        Mesh(population=2, fsdp=2),
+    ],
     ids=["data", "split", "population"],
 )
 def test_each_member_is_the_same_run_alone(make_run, mesh):
