@@ -17,6 +17,7 @@ from t5lite.inference.decoding import (
     longest,
     read_on,
     read_prompt,
+    read_while,
     without,
 )
 from t5lite.inference.highest import top_k
@@ -91,17 +92,18 @@ def beam_search(
 
     def choose(place: Array, logits: Array, beams: Sequence[Beams]) -> Any:
         """Returns the beams with one more token, these tokens, and what each goes on from."""
-        told = jax.nn.log_softmax(logits, axis=-1)
         early = jnp.broadcast_to(place < least, (rows, count))
-        told = without(told, stop_ids, early)
+        # Log-probabilities are logits less these; of a whole vocabulary nobody needs them.
+        norms = jax.nn.logsumexp(logits, axis=-1)
+        logits = without(logits, stop_ids, early)
         taken = jnp.zeros((rows, vocab))
         after: list[Beams] = []
         tokens: list[Array] = []
         origins: list[Array] = []
-        for group, of_group in zip(beams, jnp.split(told, groups, axis=1), strict=True):
-            group, token, origin = _advance(
-                group, of_group, penalty * taken, place, limits, stop_ids
-            )
+        split = (jnp.split(x, groups, axis=1) for x in (logits, norms))
+        for group, of_group, norm in zip(beams, *split, strict=True):
+            cost = penalty * taken if after else None
+            group, token, origin = _advance(group, of_group, norm, cost, place, limits, stop_ids)
             after.append(group)
             tokens.append(token)
             origins.append(origin + len(origins) * (count // groups))
@@ -112,8 +114,8 @@ def beam_search(
         return place + 1, tuple(after), *chosen
 
     def go_on(carry: Any) -> Array:
-        (place, beams, _, _), _ = carry
-        return (place < length) & jnp.any(jnp.stack([group.is_open for group in beams]))
+        (_, beams, _, _), _ = carry
+        return jnp.any(jnp.stack([group.is_open for group in beams]))
 
     def step(carry: Any) -> Any:
         (place, beams, token, origins), ways = carry
@@ -122,7 +124,7 @@ def beam_search(
 
     first = (_first_beams(rows, count // groups, length),) * groups
     start = choose(jnp.zeros([], jnp.int32), logits, first)
-    (_, beams, _, _), _ = jax.lax.while_loop(go_on, step, (start, ways))
+    _, beams, _, _ = read_while(go_on, step, (start, ways), length)
     tokens, sums, scores = (
         jnp.concatenate([getattr(group, f"done_{name}") for group in beams], axis=1)
         for name in ("tokens", "sums", "scores")
@@ -140,8 +142,9 @@ def _first_beams(rows: int, count: int, length: int) -> Beams:
 
 def _advance(
     beams: Beams,
-    told: Float[Array, "b k v"],
-    costs: Float[Array, "b v"],
+    logits: Float[Array, "b k v"],
+    norms: Float[Array, "b k"],
+    costs: Float[Array, "b v"] | None,
     place: Int[Array, ""],
     limits: Limits,
     stop_ids: Sequence[int],
@@ -149,16 +152,16 @@ def _advance(
     """Returns the beams with one more token, these tokens, and which beam each goes on from.
 
     Args:
-        told: log-probabilities of the next token.
-        costs: what diversity takes from them.
+        logits: of the next token; less `norms`, its log-probabilities.
+        costs: what diversity takes from them, None for nothing.
     """
-    rows, count, vocab = told.shape
-    ranks = beams.ranks[..., None] + told - costs[:, None]
+    rows, count, vocab = logits.shape
     # Of each beam every stop may be among them.
-    looked_at = max(2, 1 + len(set(stop_ids))) * count
-    ranks, index = top_k(ranks.reshape(rows, count * vocab), min(looked_at, count * vocab))
+    looked_at = min(max(2, 1 + len(set(stop_ids))) * count, count * vocab)
+    dear = logits if costs is None else logits - costs[:, None]
+    ranks, index = top_k(dear, beams.ranks - norms, looked_at)
     beam, token = index // vocab, (index % vocab).astype(jnp.int32)
-    sums = _take(beams.sums, beam) + _take(told.reshape(rows, count * vocab), index)
+    sums = _take(logits.reshape(rows, count * vocab), index) + _take(beams.sums - norms, beam)
     tokens = _take(beams.tokens, beam).at[:, :, place].set(token)
     ends = is_any_of(token, stop_ids) | (place + 1 >= limits.most)
 

@@ -1,6 +1,6 @@
 """How targets are written: the choices, and what greedy, sampled and beam search have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,10 @@ from t5lite.models.cache import Cache, with_room, written
 from t5lite.models.stack import unstacked
 
 Writer = EncoderDecoder | DecoderOnly
+
+# Tokens of each way for which a cache has room at first. Every step looks at all of the cache, so
+# it grows only when it is full, to twice as much; each size is a loop of its own to compile.
+ROOM = 64
 
 
 @numeric
@@ -131,7 +135,7 @@ def read_prompt(
             anything is written; their last place is each row's last token, whatever is before its
             first has segment 0. Without any, an encoder-decoder begins with 0.
         ways: in which each row goes on.
-        length: tokens for which there is to be room behind those, in each way.
+        length: tokens at most that will follow in each way.
     """
     layers = params["decoder"]["layers"]
     apart = unstacked(layers, model.config.num_decoder_layers)
@@ -144,8 +148,9 @@ def read_prompt(
     cache: Any = model.apply(variables, batch, capacity=given, method="start")
     logits: Any
     logits, cache = model.apply(variables, batch, cache, method="extend")
-    cache = with_room(cache, length * ways)
-    capacity = given + length * ways
+    room = min(length, ROOM) * ways
+    cache = with_room(cache, room)
+    capacity = given + room
     # Or XLA makes each layer's parameters, and what was encoded, anew in every step.
     params, cache = jax.lax.optimization_barrier((params, cache))
     seen = jnp.broadcast_to((cache.segment_ids > 0)[:, None], (logits.shape[0], ways, capacity))
@@ -167,6 +172,30 @@ def read_on(
         method="extend_by_one",
     )
     return read[0], Ways(before.params, may_see, before.place + 1, read[1])
+
+
+def read_while(
+    go_on: Callable[[Any], Array], step: Callable[[Any], Any], carry: tuple[Any, Ways], length: int
+) -> Any:
+    """Returns the carry after all steps, `jax.lax.while_loop` with a cache that grows.
+
+    Args:
+        go_on: as there. The carry begins with a tuple of which the first is the tokens so far.
+        length: tokens at most.
+    """
+    room = min(length, ROOM)
+    while True:
+
+        def fits(carry: Any, room: int = room) -> Array:
+            return (carry[0][0] < room) & go_on(carry)
+
+        told, ways = jax.lax.while_loop(fits, step, carry)
+        if room == length:
+            return told
+        more = (min(2 * room, length) - room) * ways.may_see.shape[1]
+        may_see = jnp.pad(ways.may_see, ((0, 0), (0, 0), (0, more)))
+        carry = told, ways._replace(may_see=may_see, cache=with_room(ways.cache, more))
+        room = min(2 * room, length)
 
 
 def going_on_from(before: Ways, origins: Int[Array, "b ways"]) -> Ways:

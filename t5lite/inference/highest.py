@@ -12,26 +12,33 @@ from jaxtyping import Array, Float, Int
 CHUNK = 128
 
 
-def top_k(x: Float[Array, "b v"], k: int) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
-    """Returns the k highest scores of each row in order, and their places, as `jax.lax.top_k` does.
+def top_k(
+    x: Float[Array, "b g v"], shifts: Float[Array, "b g"], k: int
+) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+    """Returns the k highest of x + shifts of each row in order, and their places among all g * v.
 
-    The k highest lie in the k chunks with the highest maxima, so only those are sorted.
+    The k highest lie in the k chunks with the highest maxima, so only those are sorted; and only
+    they are shifted.
 
-    >>> scores, places = top_k(jnp.array([[1.0, 3.0, 2.0]]), 2)
+    >>> scores, places = top_k(jnp.array([[[1.0, 3.0], [2.0, 4.0]]]), jnp.array([[2.0, 0.0]]), 2)
     >>> scores.tolist(), places.tolist()
-    ([[3.0, 2.0]], [[1, 2]])
+    ([[5.0, 4.0]], [[1, 3]])
     """
-    rows, size = x.shape
-    if size <= 2 * k * CHUNK:
+    rows, groups, size = x.shape
+    if groups * size <= 2 * k * CHUNK:
         # JAX gives a list.
-        scores, places = jax.lax.top_k(x, k)
+        scores, places = jax.lax.top_k((x + shifts[..., None]).reshape(rows, -1), k)
         return scores, places
-    padded = jnp.pad(x, ((0, 0), (0, -size % CHUNK)), constant_values=-jnp.inf)
-    chunks = padded.reshape(rows, -1, CHUNK)
+    padded = jnp.pad(x, ((0, 0), (0, 0), (0, -size % CHUNK)), constant_values=-jnp.inf)
+    chunks = padded.reshape(rows, groups, -1, CHUNK)
+    of_group = chunks.shape[2]
+    maxima = (jnp.max(chunks, axis=-1) + shifts[..., None]).reshape(rows, -1)
     # In the order in which they stand, so that of equal scores the first wins.
-    _, highest = jax.lax.top_k(jnp.max(chunks, axis=-1), k)
-    highest = jnp.sort(highest, axis=-1)
-    some = jnp.take_along_axis(chunks, highest[..., None], axis=1).reshape(rows, k * CHUNK)
-    scores, places = jax.lax.top_k(some, k)
+    highest = jnp.sort(jax.lax.top_k(maxima, k)[1], axis=-1)
+    chunks = chunks.reshape(rows, -1, CHUNK)
+    some = jnp.take_along_axis(chunks, highest[..., None], axis=1)
+    some = some + jnp.take_along_axis(shifts, highest // of_group, axis=1)[..., None]
+    scores, places = jax.lax.top_k(some.reshape(rows, k * CHUNK), k)
     chunk = jnp.take_along_axis(highest, places // CHUNK, axis=1)
-    return scores, (chunk * CHUNK + places % CHUNK).astype(jnp.int32)
+    group, within = chunk // of_group, chunk % of_group * CHUNK + places % CHUNK
+    return scores, (group * size + within).astype(jnp.int32)

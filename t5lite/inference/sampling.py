@@ -17,6 +17,7 @@ from t5lite.inference.decoding import (
     longest,
     read_on,
     read_prompt,
+    read_while,
     without,
 )
 from t5lite.inference.filters import keep_top_k, keep_top_p
@@ -63,8 +64,8 @@ def sample(
         return place + 1, token, tokens, total, ended
 
     def go_on(carry: Any) -> Array:
-        (place, _, _, _, ended), _ = carry
-        return (place < length) & ~jnp.all(ended)
+        (_, _, _, _, ended), _ = carry
+        return ~jnp.all(ended)
 
     def step(carry: Any) -> Any:
         (place, token, tokens, total, ended), ways = carry
@@ -74,7 +75,7 @@ def sample(
     empty = jnp.zeros((rows, count, length), jnp.int32)
     nothing = (empty, jnp.zeros((rows, count)), jnp.zeros((rows, count), bool))
     first = write(jnp.zeros([], jnp.int32), logits, *nothing)
-    (_, _, tokens, total, _), _ = jax.lax.while_loop(go_on, step, (first, ways))
+    _, _, tokens, total, _ = read_while(go_on, step, (first, ways), length)
     order = jnp.argsort(-total, axis=1)
     tokens = jnp.take_along_axis(tokens, order[..., None], axis=1)
     total = jnp.take_along_axis(total, order, axis=1)
@@ -89,7 +90,8 @@ def _chosen(
 ) -> Int[Array, "b ways"]:
     rows, count, vocab = logits.shape
     if decoding.temperature is None:
-        return top_k(logits.reshape(rows * count, vocab), 1)[1].reshape(rows, count)
+        flat = logits.reshape(rows * count, 1, vocab)
+        return top_k(flat, jnp.zeros((rows * count, 1)), 1)[1].reshape(rows, count)
 
     def of_each(number: Any) -> Array:
         return jnp.repeat(each_row(number, rows)[:, 0], count)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import t5lite.inference.decoding as decoding_module
 from t5lite.core.errors import UserError
 from t5lite.inference.beam_search import beam_search
 from t5lite.inference.decoding import Decoding
@@ -231,11 +232,40 @@ def test_a_decoder_alone_goes_on_from_its_prompt():
     assert float(made.log_probabilities[0, 0]) == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize(("size", "k"), [(5, 2), (1000, 3), (4096, 8), (300, 1)])
-def test_the_highest_are_those_of_a_sort_and_of_equal_ones_the_first(size, k):
+@pytest.mark.parametrize(
+    ("search", "decoding"),
+    [(beam_search, Decoding(num_beams=3)), (sample, Decoding(temperature=1.0, num_samples=2))],
+    ids=["beams", "samples"],
+)
+def test_a_cache_that_grows_changes_nothing(search, decoding, monkeypatch):
+    prompts = np.array([[0, 0, 3], [0, 4, 5], [0, 0, 0]], np.int32)
+    segments = np.array([[0, 1, 1], [1, 1, 1], [0, 0, 1]], np.int32)
+    given = {**batch(), "decoder_input_tokens": prompts, "decoder_segment_ids": segments}
+    keys = {} if search is beam_search else {"keys": jax.random.split(jax.random.key(7), 3)}
+    # Flat, so that few targets end before the cache has grown from 2 to 4, 8 and 11.
+    weights = params(sharpness=1.0)
+
+    def write(room):
+        monkeypatch.setattr(decoding_module, "ROOM", room)
+        options = {"length": 11, "stop_ids": (EOS,), **keys}
+        return jax.jit(lambda p, b: search(MODEL, p, b, decoding, **options))(weights, given)
+
+    grown, at_once = write(2), write(64)
+    np.testing.assert_array_equal(grown.tokens, at_once.tokens)
+    np.testing.assert_allclose(grown.scores, at_once.scores, rtol=1e-5)
+    assert max(len(stripped(t)) for row in np.asarray(grown.tokens) for t in row) > 8
+
+
+@pytest.mark.parametrize(
+    ("groups", "size", "k"), [(1, 5, 2), (1, 1000, 3), (4, 1000, 8), (3, 300, 1), (1, 4096, 8)]
+)
+def test_the_highest_are_those_of_a_sort_and_of_equal_ones_the_first(groups, size, k):
     # Whole numbers, so that many are equal.
-    scores = np.random.default_rng(size).integers(-9, 9, (7, size)).astype(np.float32)
-    found, places = jax.jit(top_k, static_argnums=1)(scores, k)
+    rng = np.random.default_rng(size)
+    scores = rng.integers(-9, 9, (7, groups, size)).astype(np.float32)
+    shifts = rng.integers(-3, 3, (7, groups)).astype(np.float32)
+    found, places = jax.jit(top_k, static_argnums=2)(scores, shifts, k)
+    scores = (scores + shifts[..., None]).reshape(7, -1)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     np.testing.assert_array_equal(places, order)
     np.testing.assert_array_equal(found, np.take_along_axis(scores, order, axis=1))
