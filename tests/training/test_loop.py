@@ -141,26 +141,18 @@ def test_a_checkpoint_of_another_shape_is_refused_with_both(make_run, tmp_path):
         go(other)
 
 
-def test_another_batch_size_is_refused_on_resuming(make_run, tmp_path):
-    go(make_run(tmp_path, total_steps=3))
-    with pytest.raises(UserError, match="was trained with batch_size 8, got 16"):
-        go(make_run(tmp_path, batch_size=16))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"seed": 5}, "was trained with seed 0, got 5"),
-        ({"data_seed": 0, "packed": True}, "was trained with packed False, got True"),
-        ({"causal": True}, "was trained with layout EncoderDecoderLayout"),
-    ],
-)
-def test_what_the_place_in_the_data_depends_on_is_kept(changes, message, make_run, tmp_path):
+def test_what_the_place_in_the_data_depends_on_is_kept(make_run, tmp_path):
     go(make_run(tmp_path, total_steps=3))
     before = (tmp_path / "config.gin").read_text()
     (tmp_path / "config.gin").write_text(before + "# mine\n")
-    with pytest.raises(UserError, match=message):
-        go(make_run(tmp_path, **changes))
+    for changes, message in (
+        ({"batch_size": 16}, "was trained with batch_size 8, got 16"),
+        ({"seed": 5}, "was trained with seed 0, got 5"),
+        ({"data_seed": 0, "packed": True}, "was trained with packed False, got True"),
+        ({"causal": True}, "was trained with layout EncoderDecoderLayout"),
+    ):
+        with pytest.raises(UserError, match=message):
+            go(make_run(tmp_path, **changes))
     assert (tmp_path / "config.gin").read_text() == before + "# mine\n"
 
 

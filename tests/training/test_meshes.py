@@ -90,7 +90,10 @@ def assert_trains_as_one(trained):
     return check
 
 
-@pytest.mark.parametrize("axis", MESH_AXES)
+# Most are one of three at once below.
+@pytest.mark.parametrize(
+    "axis", ["dcn", *(pytest.param(a, marks=pytest.mark.slow) for a in MESH_AXES if a != "dcn")]
+)
 def test_each_axis_alone_trains_as_one_device(axis, assert_trains_as_one):
     assert_trains_as_one({"data": 1, axis: 4})
 
@@ -119,7 +122,7 @@ SPLIT = {"data": 1, "fsdp": 2, "sequence": 2, "tensor": 2}
         slow({"config": {**DENSE, "remat": "full"}}, {"config": DENSE}),
         ({"loss": CrossEntropy(chunks=3)}, {"loss": CrossEntropy()}),
         ({"offload_optimizer": True}, {"offload_optimizer": False}),
-        ({"packed": True}, {}),
+        slow({"packed": True}, {}),
         slow({"config": {**DENSE, "positions": "rotary", "num_kv_heads": 2}}, {}),
         slow({"config": {**DENSE, "encoder_attention": "local", "local_radius": 4}}, {}),
     ],

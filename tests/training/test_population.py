@@ -145,6 +145,7 @@ def test_what_diverges_or_is_pruned_disturbs_nobody(make_run):
     assert [c["failed"] for c in counts] == [0, 1, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_member_goes_on_alone_and_together(make_run):
     short = [make_run("a", total_steps=3), make_run("b", seed=1, total_steps=3)]
     together(short, 2)
