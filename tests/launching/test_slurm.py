@@ -87,11 +87,11 @@ def test_a_sweep_is_preempted_and_finishes(cluster, t5lite, tmp_path):
     )
     job = out.split()[3].rstrip(";")
     folders = [tmp_path / "sweep" / "trials" / f"{number:04d}" for number in range(8)]
-    # Launched again it is the same: Slurm has all of it.
-    assert "Slurm has all that is left" in t5lite("resume", "sweep")
     # They have been evaluated, and are about to begin.
     cluster.wait(lambda: any(read_metrics(folder) for folder in folders), 120)
     cluster.run("sbatch", "--partition=prod", "--nodes=4", "--exclusive", "--wrap=sleep 3")
+    # Launched again it is the same: Slurm has all of it.
+    assert "Slurm has all that is left" in t5lite("resume", "sweep")
     cluster.wait(lambda: len(list((tmp_path / "sweep").glob("trials/*/result.json"))) == 8, 400)
     cluster.wait(lambda: not cluster.run("squeue", "-h", "-j", job).strip(), 60)
     rows = trials(t5lite, "sweep")
