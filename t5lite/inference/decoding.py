@@ -148,7 +148,7 @@ def read_prompt(
     cache: Any = model.apply(variables, batch, capacity=given, method="start")
     logits: Any
     logits, cache = model.apply(variables, batch, cache, method="extend")
-    room = min(length, ROOM) * ways
+    room = _rooms(length)[0] * ways
     cache = with_room(cache, room)
     capacity = given + room
     # Or XLA makes each layer's parameters, and what was encoded, anew in every step.
@@ -183,19 +183,27 @@ def read_while(
         go_on: as there. The carry begins with a tuple of which the first is the tokens so far.
         length: tokens at most.
     """
-    room = min(length, ROOM)
-    while True:
+    told, ways = carry
+    before, *_ = rooms = _rooms(length)
+    for room in rooms:
+        more = (room - before) * ways.may_see.shape[1]
+        may_see = jnp.pad(ways.may_see, ((0, 0), (0, 0), (0, more)))
+        ways = ways._replace(may_see=may_see, cache=with_room(ways.cache, more))
 
         def fits(carry: Any, room: int = room) -> Array:
             return (carry[0][0] < room) & go_on(carry)
 
-        told, ways = jax.lax.while_loop(fits, step, carry)
-        if room == length:
-            return told
-        more = (min(2 * room, length) - room) * ways.may_see.shape[1]
-        may_see = jnp.pad(ways.may_see, ((0, 0), (0, 0), (0, more)))
-        carry = told, ways._replace(may_see=may_see, cache=with_room(ways.cache, more))
-        room = min(2 * room, length)
+        told, ways = jax.lax.while_loop(fits, step, (told, ways))
+        before = room
+    return told
+
+
+def _rooms(length: int) -> list[int]:
+    """Returns for how many tokens of each way a cache has room, one size after the other."""
+    rooms = [min(length, ROOM)]
+    while rooms[-1] < length:
+        rooms.append(min(2 * rooms[-1], length))
+    return rooms
 
 
 def going_on_from(before: Ways, origins: Int[Array, "b ways"]) -> Ways:

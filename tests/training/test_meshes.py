@@ -90,10 +90,12 @@ def assert_trains_as_one(trained):
     return check
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 # Most are one of three at once below.
-@pytest.mark.parametrize(
-    "axis", ["dcn", *(pytest.param(a, marks=pytest.mark.slow) for a in MESH_AXES if a != "dcn")]
-)
+@pytest.mark.parametrize("axis", ["dcn", *(slow(axis) for axis in MESH_AXES if axis != "dcn")])
 def test_each_axis_alone_trains_as_one_device(axis, assert_trains_as_one):
     assert_trains_as_one({"data": 1, axis: 4})
 
@@ -103,10 +105,6 @@ def test_each_axis_alone_trains_as_one_device(axis, assert_trains_as_one):
 @pytest.mark.parametrize("pair", list(itertools.combinations(MESH_AXES, 2)), ids="-".join)
 def test_axes_in_pairs_train_as_one_device(pair, assert_trains_as_one):
     assert_trains_as_one({"data": 1} | dict.fromkeys(pair, 2))
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 SPLIT = {"data": 1, "fsdp": 2, "sequence": 2, "tensor": 2}

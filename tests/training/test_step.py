@@ -73,10 +73,19 @@ def one_device():
     return train(mesh_of_one(), hyper())
 
 
-@pytest.mark.parametrize("microbatches", [1, 2])
-def test_eight_devices_train_as_one(microbatches, one_device):
-    mesh = Mesh(data=2, fsdp=2, tensor=2).make()
-    losses, state, _ = train(mesh, hyper(), microbatches=microbatches)
+@pytest.mark.parametrize(
+    ("sizes", "microbatches"),
+    [
+        ({"data": 2, "fsdp": 2, "tensor": 2}, 1),
+        ({"data": 2, "fsdp": 2, "tensor": 2}, 2),
+        pytest.param({"fsdp": 8, "data": 1}, 1, marks=pytest.mark.slow),
+        pytest.param({"data": 8}, 1, marks=pytest.mark.slow),
+        pytest.param({"data": 4, "tensor": 2}, 1, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_eight_devices_train_as_one(sizes, microbatches, one_device):
+    losses, state, _ = train(Mesh(**sizes).make(), hyper(), microbatches=microbatches)
     np.testing.assert_allclose(losses, one_device[0], rtol=ROUNDING)
     jax.tree.map(
         # Parameters are of order 1 and move by some 0.05 in all.
