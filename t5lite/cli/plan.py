@@ -13,7 +13,6 @@ import rich.table
 from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.core.errors import UserError
-from t5lite.core.numbers import as_inputs
 from t5lite.models.flops import train_flops
 from t5lite.parallel.hardware import Device, device_of
 from t5lite.parallel.mesh import POPULATION
@@ -24,7 +23,7 @@ from t5lite.planning.suggest import Choice, choices, take
 from t5lite.planning.topology import devices_of
 from t5lite.training.program import train_program
 from t5lite.training.run import Run
-from t5lite.training.state import initial_state, param_axes
+from t5lite.training.state import state_shapes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,11 +133,7 @@ def suggest(
         )
     # What the run says of the axes that are to be found does not matter.
     mesh = dataclasses.replace(run.mesh, data=-1, fsdp=1, tensor=1).make(devices)
-    shapes = jax.eval_shape(
-        lambda: initial_state(
-            run.model, as_inputs(run.hyperparameters), param_axes(run.model), run.param_dtype
-        )
-    )
+    shapes, _ = state_shapes(run.model, run.hyperparameters, run.param_dtype)
     params, optimizer = (
         sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
         for tree in (shapes.params, shapes.opt_state)

@@ -33,9 +33,15 @@ class TrainState:
     opt_state: Any
 
 
-def param_axes(model: Model) -> Any:
-    """Returns the tree of parameters with the names of each one's axes in its place."""
-    return logical_axes(jax.eval_shape(lambda: init(model, jax.random.key(0))))
+def params_and_axes(model: Model) -> tuple[Any, Any]:
+    """Returns the tree of parameters with shapes in their place, and with names of axes."""
+
+    def make() -> tuple[Any, Any]:
+        boxed = init(model, jax.random.key(0))
+        return nn.unbox(boxed), boxed
+
+    shapes, boxed = jax.eval_shape(make)
+    return shapes, logical_axes(boxed)
 
 
 def abstract_params(model: Model, mesh: DeviceMesh) -> Any:
@@ -44,10 +50,10 @@ def abstract_params(model: Model, mesh: DeviceMesh) -> Any:
     Raises:
         UserError: where the mesh does not divide an axis that it splits.
     """
-    shapes = jax.eval_shape(lambda: nn.unbox(init(model, jax.random.key(0))))
+    shapes, axes = params_and_axes(model)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        *(shapes, tree_shardings(shapes, param_axes(model), mesh)),
+        *(shapes, tree_shardings(shapes, axes, mesh)),
     )
 
 
@@ -57,10 +63,14 @@ def initial_state(
     """Returns the state before the first step, a function of the seed; meant to be compiled.
 
     Args:
-        axes: from `param_axes`.
+        axes: from `params_and_axes`.
         param_dtype: "float32" or "bfloat16"; the optimizer's state is float32 with both.
     """
     params = nn.unbox(init(model, stream(jax.random.key(hyper.seed), "init")))
+    return _state_of(params, hyper, axes, param_dtype)
+
+
+def _state_of(params: Any, hyper: Hyperparameters, axes: Any, param_dtype: str) -> TrainState:
     return TrainState(
         step=jnp.zeros([], jnp.int32),
         params=jax.tree.map(lambda p: p.astype(param_dtype), params),
@@ -89,6 +99,16 @@ def state_shardings(state: TrainState, axes: Any, mesh: DeviceMesh) -> TrainStat
     return tree_shardings(state, names, mesh)
 
 
+def state_shapes(
+    model: Model, hyper: Hyperparameters, param_dtype: str = "float32"
+) -> tuple[TrainState, Any]:
+    """Returns shapes and dtypes of the state, and the parameters' axes."""
+    # Not of `initial_state`: tracing the model once more would take longer than all the rest.
+    params, axes = params_and_axes(model)
+    inputs = as_inputs(hyper)
+    return jax.eval_shape(lambda p, h: _state_of(p, h, axes, param_dtype), params, inputs), axes
+
+
 def abstract_state(
     model: Model,
     hyper: Hyperparameters,
@@ -103,8 +123,7 @@ def abstract_state(
         offload_optimizer: whether the optimizer's state lives in the hosts' memory; its scalars
             stay on the devices.
     """
-    axes = param_axes(model)
-    state = jax.eval_shape(lambda h: initial_state(model, h, axes, param_dtype), as_inputs(hyper))
+    state, axes = state_shapes(model, hyper, param_dtype)
     shardings = state_shardings(state, axes, mesh)
     if offload_optimizer:
         kept = jax.tree.map(
