@@ -1,9 +1,11 @@
 """Where trials can run: some engines are watched from here, others do all by themselves."""
 
+from collections.abc import Sequence
 from types import ModuleType
 
 from t5lite.launching import gke, local, slurm, tpu
 from t5lite.launching.launch import Launch
+from t5lite.launching.study import Study
 from t5lite.launching.trial import Engine
 
 MODULES = {"local": local, "slurm": slurm, "tpu": tpu, "gke": gke}
@@ -23,3 +25,20 @@ def watched(launch: Launch) -> Engine | None:
     if module is local:
         return local.Here(launch)
     return tpu.Slices(launch) if module is tpu else None
+
+
+def reads_files_here(launch: Launch) -> bool:
+    """Whether trials read the run files of now; slices and pods have those of the beginning."""
+    return module_of(launch) in (local, slurm)
+
+
+def reconcile(launch: Launch, study: Study) -> None:
+    """Tells the study what has ended where no process of ours was told of it."""
+    if module_of(launch) is gke:
+        gke.reconcile(launch, study)
+
+
+def give_back(launch: Launch, numbers: Sequence[int]) -> None:
+    """Gives back the machines that trials which have ended still hold."""
+    if module_of(launch) is tpu:
+        tpu.give_back(launch, numbers)
