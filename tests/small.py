@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 from typing import Any
 
@@ -20,6 +21,8 @@ from t5lite.models.config import T5Config
 from t5lite.objectives.causal import Causal
 from t5lite.objectives.span_corruption import SpanCorruption
 from t5lite.optimizers.optimizer import make_optimizer
+from t5lite.parallel.mesh import POPULATION, DeviceMesh, Mesh
+from t5lite.parallel.rules import MESH_AXES
 from t5lite.training.run import Run
 
 # Of a quickstart with the smallest model that trains in a second or two.
@@ -115,6 +118,14 @@ def task(text: pathlib.Path, data_dir: str, *, causal: bool = False) -> Task:
 def layout(*, causal: bool = False) -> Layout:
     """Of `task`."""
     return DecoderLayout(24) if causal else EncoderDecoderLayout(24, 6)
+
+
+def mesh(run: Run) -> DeviceMesh:
+    """As many devices as the run asks for: one, which is fastest, where it says nothing of them."""
+    sizes = [getattr(run.mesh, axis) or 1 for axis in (*MESH_AXES, POPULATION)]
+    is_silent, takes_all = run.mesh == Mesh(), -1 in sizes
+    count = 1 if is_silent else len(jax.devices()) if takes_all else math.prod(sizes)
+    return run.mesh.make(jax.devices()[:count])
 
 
 def run(text: pathlib.Path, data_dir: str, model_dir: pathlib.Path, **changes: Any) -> Run:

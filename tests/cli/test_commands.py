@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from t5lite.core.run_directory import outcomes
+from t5lite.core.run_directory import locked, outcomes
 from t5lite.data.vocabularies import SentencePieceVocabulary
 from tests import small
 
@@ -187,10 +187,6 @@ def test_several_processes_stop_at_the_same_step_when_one_is_asked_to(t5lite, tm
     while not (metrics.exists() and '"step": 3,' in metrics.read_text()):
         assert all(process.poll() is None for process in processes), processes[0].communicate()
         time.sleep(0.05)
-    # Another command on the same folder is told who is there.
-    code, _, err = t5lite("train", *arguments, f"--gin.MODEL_DIR={tmp_path}")
-    assert code == 69
-    assert f"{tmp_path} is being trained by process {processes[0].pid} on" in err
     processes[1].send_signal(signal.SIGTERM)
     errors = [process.communicate(timeout=100)[1] for process in processes]
     assert [process.returncode for process in processes] == [42, 42], errors
@@ -203,6 +199,13 @@ def test_several_processes_stop_at_the_same_step_when_one_is_asked_to(t5lite, tm
         "failed": 0,
         "killed": 0,
     }
+
+
+def test_who_trains_in_a_folder_already_is_told(t5lite, tmp_path):
+    with locked(tmp_path):
+        code, _, err = t5lite("train", *SMALL, f"--gin.MODEL_DIR={tmp_path}")
+    assert code == 69
+    assert f"{tmp_path} is being trained by process {os.getpid()} on" in err
 
 
 def test_data_is_built_shown_and_counted(t5lite, tmp_path):

@@ -34,7 +34,16 @@ def _features(batches):
     return [features for features, _ in batches]
 
 
-@pytest.mark.parametrize(("processes", "workers"), [(1, 1), (1, 4), (2, 0), (4, 0), (8, 0)])
+@pytest.mark.parametrize(
+    ("processes", "workers"),
+    [
+        pytest.param(1, 1, marks=pytest.mark.slow),
+        (1, 4),
+        (2, 0),
+        pytest.param(4, 0, marks=pytest.mark.slow),
+        (8, 0),
+    ],
+)
 def test_batches_are_the_same_for_any_number_of_processes_and_workers(
     processes, workers, folder, whole
 ):

@@ -83,7 +83,7 @@ def test_a_sweep_is_preempted_and_finishes(cluster, t5lite, tmp_path):
     out = t5lite(
         *("--on=slurm:spot", "--name=sweep", "--options=--exclusive"),
         *("--sweep=Cosine.learning_rate=log(1e-4, 1e-2, 4)", "--sweep=train.seed=range(2)"),
-        command=[*TRAIN, "--gin.STEPS=800"],
+        command=[*TRAIN, "--gin.STEPS=400"],
     )
     job = out.split()[3].rstrip(";")
     folders = [tmp_path / "sweep" / "trials" / f"{number:04d}" for number in range(8)]
@@ -96,7 +96,7 @@ def test_a_sweep_is_preempted_and_finishes(cluster, t5lite, tmp_path):
     cluster.wait(lambda: not cluster.run("squeue", "-h", "-j", job).strip(), 60)
     rows = trials(t5lite, "sweep")
     assert [row["state"] for row in rows] == ["complete"] * 8
-    assert [row["step"] for row in rows] == [800] * 8
+    assert [row["step"] for row in rows] == [400] * 8
     assert sum(row["preempted"] for row in rows) >= 1
     assert sum(row["failed"] for row in rows) == 0
     assert len({tuple(row["params"].items()) for row in rows}) == 8
@@ -104,7 +104,7 @@ def test_a_sweep_is_preempted_and_finishes(cluster, t5lite, tmp_path):
     for folder in folders:
         assert outcomes(folder)["finished"] == 1
         steps = [m["step"] for m in read_metrics(folder) if m["split"] == "train"]
-        assert steps == list(range(1, 801))
+        assert steps == list(range(1, 401))
     states = cluster.run("squeue", "--states=all", "-h", "-j", job, "-o", "%T").split()
     assert set(states) == {"COMPLETED"}
 
@@ -113,7 +113,7 @@ def test_crashes_draw_on_a_budget_and_dead_nodes_are_left(cluster, t5lite, tmp_p
     t5lite(
         *("--on=slurm:spot", "--name=crash", "--options=--exclusive", "--max_failures=1"),
         "--sweep=train.seed=range(3)",
-        command=[*TRAIN, "--gin.STEPS=600"],
+        command=[*TRAIN, "--gin.STEPS=400"],
     )
     folders = [tmp_path / "crash" / "trials" / f"{number:04d}" for number in range(3)]
     for folder in folders:
@@ -132,9 +132,9 @@ def test_crashes_draw_on_a_budget_and_dead_nodes_are_left(cluster, t5lite, tmp_p
 
     cluster.wait(lambda: states() == ["complete", "failed", "complete"], 400)
     first, second, third = trials(t5lite, "crash")
-    assert (first["step"], first["failed"], first["preempted"]) == (600, 1, 0)
+    assert (first["step"], first["failed"], first["preempted"]) == (400, 1, 0)
     assert second["failed"] == 2
-    assert (third["step"], third["failed"]) == (600, 1)
+    assert (third["step"], third["failed"]) == (400, 1)
     cluster.start_node(int(nodes["2"].rpartition(".")[2]))
     # What failed is not begun again.
     assert "all 3 trials have ended" in t5lite("resume", "crash", code=1)
@@ -143,7 +143,7 @@ def test_crashes_draw_on_a_budget_and_dead_nodes_are_left(cluster, t5lite, tmp_p
 def test_what_is_cancelled_goes_on_when_resumed(cluster, t5lite, tmp_path):
     # A folder that shells take for two.
     there = f"--dir={tmp_path}/my runs"
-    t5lite(there, "--on=slurm:spot", "--name=one", command=[*TRAIN, "--gin.STEPS=600"])
+    t5lite(there, "--on=slurm:spot", "--name=one", command=[*TRAIN, "--gin.STEPS=400"])
     folder = tmp_path / "my runs" / "one" / "trials" / "0000"
     cluster.wait(lambda: has_steps(folder, 3), 120)
     assert "cancelled" in t5lite(there, "cancel", "one")
@@ -151,4 +151,4 @@ def test_what_is_cancelled_goes_on_when_resumed(cluster, t5lite, tmp_path):
     assert "submitted as job" in t5lite(there, "resume", "one")
     cluster.wait(lambda: trials(t5lite, "one", there)[0]["state"] == "complete", 200)
     assert outcomes(folder)["finished"] == 1
-    assert "step 600/600" in t5lite(there, "logs", "one", "--trial=0")
+    assert "step 400/400" in t5lite(there, "logs", "one", "--trial=0")

@@ -152,6 +152,7 @@ def test_what_is_cancelled_saves_and_gives_back_its_slice(cloud, t5lite, tmp_pat
     assert "has no slice" in t5lite("cancel", "two")
 
 
+@pytest.mark.slow
 @needs_cloud
 def test_crashes_draw_on_the_budget(cloud, t5lite, tmp_path):
     # Refused by every worker before there is an attempt.

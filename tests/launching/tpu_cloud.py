@@ -64,7 +64,8 @@ class Cloud:
             "CLOUDSDK_CORE_PROJECT": "p",
             "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "true",
             "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",
-            "T5LITE_POLL_SECONDS": "2",
+            # Every question is a gcloud, and a second of a processor.
+            "T5LITE_POLL_SECONDS": "4",
         }
         self._daemons = [self._sshd(i, worker_environment) for i in range(2)]
 

@@ -1,5 +1,6 @@
 import logging
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from tests import small
 
 
 def go(run):
-    mesh = run.mesh.make()
+    mesh = small.mesh(run)
     program = train_program(run, mesh)
     pathlib.Path(run.model_dir).mkdir(exist_ok=True)
     evaluate = make_evaluate(
@@ -37,6 +38,21 @@ def losses(run, split="train"):
 
 def assert_same(some, other):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(some), jax.device_get(other))
+
+
+@pytest.fixture(scope="module")
+def of_three_steps(text_file, data_dir, tmp_path_factory):
+    """The state and the folder of a run of three steps."""
+    folder = tmp_path_factory.mktemp("three")
+    return go(small.run(text_file, data_dir, folder, total_steps=3)), folder
+
+
+@pytest.fixture
+def trained(of_three_steps, tmp_path):
+    """Puts that run into `tmp_path`, and returns its state."""
+    state, folder = of_three_steps
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return state
 
 
 @pytest.mark.parametrize(
@@ -84,17 +100,15 @@ def test_training_lowers_the_loss_and_says_all_that_it_should(make_run, tmp_path
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_a_run_that_is_done_is_left_as_it_is(make_run, tmp_path, capsys):
-    state = go(make_run(tmp_path, total_steps=3))
+def test_a_run_that_is_done_is_left_as_it_is(trained, make_run, tmp_path, capsys):
     before = (tmp_path / "metrics.jsonl").read_text()
-    assert_same(state, go(make_run(tmp_path, total_steps=2)))
+    assert_same(trained, go(make_run(tmp_path, total_steps=2)))
     assert "nothing to train: train.total_steps is 2" in capsys.readouterr().out
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
-def test_lines_of_steps_that_are_taken_again_are_dropped(make_run, tmp_path):
+def test_lines_of_steps_that_are_taken_again_are_dropped(trained, make_run, tmp_path):
     run = make_run(tmp_path)
-    go(make_run(tmp_path, total_steps=3))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "split": "train", "loss_nats_per_token": 99}\n{"step": 5, "spl')
     go(run)
@@ -108,32 +122,28 @@ def test_the_latest_and_the_multiples_are_kept(make_run, tmp_path):
     assert checkpoints.steps() == [3, 5, 6]
 
 
-def test_a_checkpoint_is_restored_on_any_mesh(make_run, tmp_path):
-    state = go(make_run(tmp_path, total_steps=3, mesh=Mesh(fsdp=4)))
+def test_a_checkpoint_is_restored_on_any_mesh(trained, make_run, tmp_path):
     after = go(make_run(tmp_path, total_steps=3, mesh=Mesh(fsdp=2, tensor=2)))
-    assert_same(state, after)
+    assert_same(trained, after)
 
 
-def test_parameters_of_another_run_are_where_a_new_one_starts(make_run, tmp_path, capsys):
-    first = go(make_run(tmp_path / "first", total_steps=3))
-    source = str(tmp_path / "first" / "checkpoints" / "3")
+def test_parameters_of_another_run_are_where_a_new_one_starts(trained, make_run, tmp_path, capsys):
+    source = str(tmp_path / "checkpoints" / "3")
     start = make_run(tmp_path / "second", total_steps=0, initial_checkpoint=source)
     second = go(start)
-    assert_same(first.params, second.params)
+    assert_same(trained.params, second.params)
     assert int(second.step) == 0
     assert "starting from the parameters of" in capsys.readouterr().out
 
 
-def test_an_initial_checkpoint_that_is_not_used_is_said_so(make_run, tmp_path, capsys):
-    go(make_run(tmp_path, total_steps=3))
+def test_an_initial_checkpoint_that_is_not_used_is_said_so(trained, make_run, tmp_path, capsys):
     go(make_run(tmp_path, initial_checkpoint="elsewhere/checkpoints/9"))
     out = capsys.readouterr().out
     assert "train.initial_checkpoint elsewhere/checkpoints/9 is not used" in out
     assert "already holds step 3" in out
 
 
-def test_a_checkpoint_of_another_shape_is_refused_with_both(make_run, tmp_path):
-    go(make_run(tmp_path, total_steps=3))
+def test_a_checkpoint_of_another_shape_is_refused_with_both(trained, make_run, tmp_path):
     other = make_run(tmp_path, model=EncoderDecoder(small.config(mlp_dim=32)))
     with pytest.raises(
         UserError, match=r"wi_0/kernel must have shape \(2, 16, 32\), got shape \(2, 16, 24\)"
@@ -141,8 +151,7 @@ def test_a_checkpoint_of_another_shape_is_refused_with_both(make_run, tmp_path):
         go(other)
 
 
-def test_what_the_place_in_the_data_depends_on_is_kept(make_run, tmp_path):
-    go(make_run(tmp_path, total_steps=3))
+def test_what_the_place_in_the_data_depends_on_is_kept(trained, make_run, tmp_path):
     before = (tmp_path / "config.gin").read_text()
     (tmp_path / "config.gin").write_text(before + "# mine\n")
     for changes, message in (

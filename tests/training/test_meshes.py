@@ -110,16 +110,25 @@ def test_axes_in_pairs_train_as_one_device(pair, assert_trains_as_one):
 SPLIT = {"data": 1, "fsdp": 2, "sequence": 2, "tensor": 2}
 
 
+ALL_AT_ONCE = {
+    "config": {**DENSE, "scan_unroll": 2, "remat": "minimal"},
+    "loss": CrossEntropy(chunks=3),
+    "offload_optimizer": True,
+}
+NONE = {"config": DENSE, "loss": CrossEntropy(), "offload_optimizer": False}
+
+
 @pytest.mark.parametrize(
     ("choices", "of_one"),
     [
-        ({"microbatches": 4}, {"microbatches": 1}),
+        (ALL_AT_ONCE, NONE),
+        slow({"microbatches": 4}, {"microbatches": 1}),
         slow({"config": {**DENSE, "scan_unroll": 2}}, {"config": DENSE}),
         slow({"config": {**DENSE, "remat": "attention"}}, {"config": DENSE}),
-        ({"config": {**DENSE, "remat": "minimal"}}, {"config": DENSE}),
+        slow({"config": {**DENSE, "remat": "minimal"}}, {"config": DENSE}),
         slow({"config": {**DENSE, "remat": "full"}}, {"config": DENSE}),
-        ({"loss": CrossEntropy(chunks=3)}, {"loss": CrossEntropy()}),
-        ({"offload_optimizer": True}, {"offload_optimizer": False}),
+        slow({"loss": CrossEntropy(chunks=3)}, {"loss": CrossEntropy()}),
+        slow({"offload_optimizer": True}, {"offload_optimizer": False}),
         slow({"packed": True}, {}),
         slow({"config": {**DENSE, "positions": "rotary", "num_kv_heads": 2}}, {}),
         slow({"config": {**DENSE, "encoder_attention": "local", "local_radius": 4}}, {}),
@@ -139,7 +148,7 @@ def test_every_way_to_save_memory_trains_as_one_device_without(
     [
         slow({"expert": 4}, {}, {}),
         ({"expert": 2, "fsdp": 2}, {"microbatches": 2}, {"microbatches": 1}),
-        ({"expert": 2, "sequence": 2}, {"packed": True}, {}),
+        slow({"expert": 2, "sequence": 2}, {"packed": True}, {}),
         slow({"expert": 2, "tensor": 2}, {"config": {**EXPERTS, "remat": "minimal"}}, {}),
     ],
     ids=str,
@@ -151,6 +160,7 @@ def test_experts_train_as_on_one_device(sizes, choices, of_one, assert_trains_as
     assert_trains_as_one({"data": 1, **sizes}, of_one={"config": EXPERTS, **of_one}, **choices)
 
 
+@pytest.mark.slow
 def test_parameters_in_bfloat16_are_rounded_alike_on_every_mesh(trained):
     _, one = trained({}, devices=1, param_dtype="bfloat16")
     _, many = trained(SPLIT, devices=8, param_dtype="bfloat16")

@@ -42,7 +42,7 @@ def make_run(text_file, data_dir, tmp_path):
 
 
 def evaluate_of(run):
-    mesh = run.mesh.make()
+    mesh = small.mesh(run)
     return make_evaluate(
         *(run.model, run.task, run.layout, run.loss, mesh),
         split=run.eval_split,
@@ -55,7 +55,7 @@ def together(runs, size, **options):
     train_population(
         (Entrant(run, f"# {run.model_dir}\n", ["t5lite", "train"]) for run in runs),
         size,
-        runs[0].mesh.make(),
+        small.mesh(runs[0]),
         evaluate=evaluate_of,
         on_end=lambda run, how: ended.update({pathlib.Path(run.model_dir).name: how}),
         **options,
@@ -66,12 +66,12 @@ def together(runs, size, **options):
 def alone(run, name):
     run = dataclasses.replace(run, model_dir=str(pathlib.Path(run.model_dir).parent / name))
     return train(
-        train_program(run, run.mesh.make()), evaluate=evaluate_of(run), config_text=""
+        train_program(run, small.mesh(run)), evaluate=evaluate_of(run), config_text=""
     ), run
 
 
 def saved_params(run, step):
-    mesh = run.mesh.make()
+    mesh = small.mesh(run)
     checkpoints = Checkpoints(pathlib.Path(run.model_dir) / FOLDER, read_only=True)
     state = checkpoints.restore(step, train_program(run, mesh).state)
     checkpoints.close()
@@ -81,9 +81,9 @@ def saved_params(run, step):
 @pytest.mark.parametrize(
     "mesh",
     [
-        pytest.param(Mesh(), marks=pytest.mark.slow),
+        pytest.param(Mesh(data=8), marks=pytest.mark.slow),
         pytest.param(Mesh(fsdp=2, tensor=2), marks=pytest.mark.slow),
-        Mesh(population=2, fsdp=2),
+        Mesh(population=2, data=1, fsdp=2),
     ],
     ids=["data", "split", "population"],
 )
@@ -151,7 +151,7 @@ def test_a_member_goes_on_alone_and_together(make_run):
     together(short, 2)
     longer = [dataclasses.replace(run, total_steps=6) for run in short]
     train(
-        train_program(longer[0], longer[0].mesh.make()),
+        train_program(longer[0], small.mesh(longer[0])),
         evaluate=evaluate_of(longer[0]),
         config_text="",
     )

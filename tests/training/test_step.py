@@ -73,11 +73,15 @@ def one_device():
     return train(mesh_of_one(), hyper())
 
 
+SPLIT = {"data": 2, "fsdp": 2, "tensor": 2}
+
+
 @pytest.mark.parametrize(
     ("sizes", "microbatches"),
     [
-        ({"data": 2, "fsdp": 2, "tensor": 2}, 1),
-        ({"data": 2, "fsdp": 2, "tensor": 2}, 2),
+        (SPLIT, 1),
+        # Beside AdamW in `test_meshes`.
+        pytest.param(SPLIT, 2, marks=pytest.mark.slow),
         pytest.param({"fsdp": 8, "data": 1}, 1, marks=pytest.mark.slow),
         pytest.param({"data": 8}, 1, marks=pytest.mark.slow),
         pytest.param({"data": 4, "tensor": 2}, 1, marks=pytest.mark.slow),
@@ -96,7 +100,7 @@ def test_eight_devices_train_as_one(sizes, microbatches, one_device):
 
 
 def test_parameters_and_moments_take_a_share_of_the_memory_on_each_device():
-    _, state, _ = train(Mesh(data=2, fsdp=2, tensor=2).make(), hyper(), steps=1)
+    _, state, _ = train(Mesh(**SPLIT).make(), hyper(), steps=1)
     query = state.params["encoder"]["layers"]["attention"]["query"]["kernel"]
     assert query.sharding.shard_shape(query.shape) == (2, 8, 1, 6)
     moment = state.opt_state.second_moment["encoder"]["layers"]["attention"]["query"]["kernel"]
@@ -112,7 +116,7 @@ def test_accumulation_equals_the_whole_batch(one_device):
 def test_the_loss_is_divided_by_the_target_tokens_of_the_whole_batch():
     model = EncoderDecoder(small.config())
     shapes = jax.tree.map(jnp.asarray, batch(3))
-    axes = abstract_state(model, hyper(), Mesh().make())[1]
+    axes = abstract_state(model, hyper(), mesh_of_one())[1]
     step = make_train_step(model, axes)
     numbers = as_inputs(
         hyper(
@@ -145,7 +149,7 @@ def test_numbers_are_inputs_of_the_program_not_constants_in_it():
 
     def text(**changes):
         numbers = hyper(dropout_rate=0.1, **changes)
-        state, axes = abstract_state(model, numbers, Mesh().make())
+        state, axes = abstract_state(model, numbers, mesh_of_one())
         step = jax.jit(make_train_step(model, axes))
         return step.lower(as_inputs(numbers), state, shapes).as_text()
 
@@ -165,7 +169,7 @@ def test_numbers_are_inputs_of_the_program_not_constants_in_it():
 
 
 def test_dropout_follows_the_seed_and_the_step():
-    mesh = Mesh().make()
+    mesh = mesh_of_one()
     numbers = hyper(dropout_rate=0.5)
     first, again = (train(mesh, numbers, steps=3)[0] for _ in range(2))
     assert first == again
@@ -178,7 +182,7 @@ def test_a_large_gradient_is_clipped_to_its_norm():
     shapes = jax.tree.map(jnp.asarray, batch(3))
     sgd = make_optimizer(optax.sgd, name="sgd", learning_rate=1.0)
     numbers = as_inputs(hyper(optimizer=sgd, max_gradient_norm=0.01))
-    axes = abstract_state(model, hyper(), Mesh().make())[1]
+    axes = abstract_state(model, hyper(), mesh_of_one())[1]
     state = jax.jit(lambda h: initial_state(model, h, axes))(numbers)
     after, _ = jax.jit(make_train_step(model, axes))(numbers, state, shapes)
     moved = jax.tree.map(lambda a, b: a - b, state.params, after.params)
