@@ -140,6 +140,7 @@ def test_trials_that_do_badly_are_pruned_and_others_fail(launch):
     assert results(launch, "pruned")["trials"][1]["step"] < 60
 
 
+@pytest.mark.slow
 def test_a_launch_without_a_sweep_in_two_processes(launch, tmp_path):
     code, out, err = launch("--on=local", "--name=two", "--processes=2", *TRAIN)
     assert code == 0, err
@@ -172,14 +173,17 @@ def test_a_sweep_whose_run_file_has_changed_is_not_gone_on_with(launch, tmp_path
     assert code == 0, err
 
 
-def test_a_wrong_objective_is_told_at_the_first_evaluation(launch, tmp_path):
-    for more in ([], ["--vectorized=2"]):
-        words = ["--on=local", f"--name=b{len(more)}", "--minimize=exact_mach", *more]
-        code, _, err = launch(*words, "--sweep=train.seed=range(2)", *TRAIN, "--gin.STEPS=100000")
-        assert code == 2
-        assert "the objective must be a metric of the run, got 'exact_mach'" in err
+@pytest.mark.parametrize(
+    "more", [[], pytest.param(["--vectorized=2"], marks=pytest.mark.slow)], ids=str
+)
+def test_a_wrong_objective_is_told_at_the_first_evaluation(more, launch):
+    words = ["--on=local", "--name=b", "--minimize=exact_mach", *more]
+    code, _, err = launch(*words, "--sweep=train.seed=range(2)", *TRAIN, "--gin.STEPS=100000")
+    assert code == 2
+    assert "the objective must be a metric of the run, got 'exact_mach'" in err
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_what_trains_in_one_program(launch, tmp_path):
     words = ["--on=local", "--name=c", "--vectorized=2", "--sweep=DROPOUT=[0.0, 0.1]"]
     train = [*TRAIN, "--gin.STEPS=100000", "--gin.train.log_every_steps=1"]

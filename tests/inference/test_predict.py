@@ -76,7 +76,7 @@ def scores(targets):
         (MODEL, Decoding(num_beams=4, num_beam_groups=2, diversity_penalty=0.7)),
         (MODEL, Decoding(temperature=1.2, top_k=5, num_samples=2)),
         pytest.param(PREFIX_LM, Decoding(num_beams=3), marks=pytest.mark.slow),
-        (EXPERTS, Decoding(num_beams=2)),
+        pytest.param(EXPERTS, Decoding(num_beams=2), marks=pytest.mark.slow),
     ],
     ids=["greedy", "groups", "samples", "beams_of_a_prefix_lm", "beams_of_experts"],
 )

@@ -1,9 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from t5lite.core.errors import UserError
 from t5lite.core.lazy import by_name
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly
+from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.partial_restore import check_rules, plan_restore
 from tests import small
@@ -81,8 +84,18 @@ def test_a_name_is_made_of_the_whole_match():
     assert plan(rules, {"ab": (4,)}) == {"ab": "encoder/b"}
 
 
-def test_a_deeper_model_with_a_larger_vocabulary_and_another_head(make_run, tmp_path, capsys):
-    first = by_name(go(make_run(tmp_path / "a", total_steps=1)).params)
+@pytest.fixture(scope="module")
+def trained(text_file, data_dir, tmp_path_factory):
+    """The state of a run of three steps, and its checkpoint."""
+    folder = tmp_path_factory.mktemp("trained")
+    state = go(small.run(text_file, data_dir, folder, total_steps=3))
+    return state, str(folder / "checkpoints" / "3")
+
+
+def test_a_deeper_model_with_a_larger_vocabulary_and_another_head(
+    trained, make_run, tmp_path, capsys
+):
+    first = by_name(trained[0].params)
     wider = EncoderDecoder(small.config(vocab_size=400, num_encoder_layers=4))
     rules = [
         ("grow", "token_embedder/embedding"),
@@ -91,11 +104,12 @@ def test_a_deeper_model_with_a_larger_vocabulary_and_another_head(make_run, tmp_
     ]
     choices = {
         "model": wider,
-        "initial_checkpoint": str(tmp_path / "a" / "checkpoints" / "1"),
+        "initial_checkpoint": trained[1],
         "restore_rules": rules,
         "total_steps": 0,
+        "mesh": Mesh(data=1, fsdp=2),
     }
-    second = by_name(go(make_run(tmp_path / "b", mesh=Mesh(fsdp=2, tensor=2), **choices)).params)
+    second = by_name(go(make_run(tmp_path, **choices)).params)
     embedding = np.asarray(second["token_embedder/embedding"])
     np.testing.assert_array_equal(embedding[:384], first["token_embedder/embedding"])
     # New rows are normal with a standard deviation of 1; 256 of them.
@@ -111,30 +125,25 @@ def test_a_deeper_model_with_a_larger_vocabulary_and_another_head(make_run, tmp_
     assert out.count(", layers 0, 1, 0, 1") == sum(n.startswith("encoder/layers/") for n in second)
 
 
-def test_an_encoder_is_taken_out_of_an_encoder_decoder(make_run, tmp_path):
-    from t5lite.objectives.masked_lm import MaskedLM
-
-    first = by_name(go(make_run(tmp_path / "a", total_steps=1)).params)
-    run = make_run(tmp_path / "b")
-    import dataclasses
-
+def test_an_encoder_is_taken_out_of_an_encoder_decoder(trained, make_run, tmp_path):
+    first = by_name(trained[0].params)
+    run = make_run(tmp_path)
     encoder = EncoderOnly(small.config(num_decoder_layers=0, tied_logits=True))
     choices = {
         "model": encoder,
         "task": dataclasses.replace(run.task, objective=MaskedLM(inputs_length=24)),
-        "initial_checkpoint": str(tmp_path / "a" / "checkpoints" / "1"),
+        "initial_checkpoint": trained[1],
         "restore_rules": [("skip", "decoder/.*")],
         "total_steps": 0,
     }
-    second = by_name(go(make_run(tmp_path / "b", **choices)).params)
+    second = by_name(go(make_run(tmp_path, **choices)).params)
     assert second.keys() == {name for name in first if not name.startswith("decoder/")}
     for name, array in second.items():
         np.testing.assert_array_equal(array, first[name])
 
 
-def test_step_and_optimizer_state_go_on_where_asked_for(make_run, tmp_path):
-    first = go(make_run(tmp_path / "a", total_steps=3))
-    source = str(tmp_path / "a" / "checkpoints" / "3")
+def test_step_and_optimizer_state_go_on_where_asked_for(trained, make_run, tmp_path):
+    first, source = trained
     choices = {"initial_checkpoint": source, "restore_optimizer": True}
     second = go(make_run(tmp_path / "b", total_steps=3, **choices))
     assert int(second.step) == 3

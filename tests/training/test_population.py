@@ -64,7 +64,8 @@ def together(runs, size, **options):
 
 
 def alone(run, name):
-    run = dataclasses.replace(run, model_dir=str(pathlib.Path(run.model_dir).parent / name))
+    folder = str(pathlib.Path(run.model_dir).parent / name)
+    run = dataclasses.replace(run, model_dir=folder, mesh=Mesh())
     return train(
         train_program(run, small.mesh(run)), evaluate=evaluate_of(run), config_text=""
     ), run
