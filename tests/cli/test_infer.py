@@ -186,9 +186,13 @@ def test_a_watched_run_is_scored_once_a_checkpoint(t5lite, tmp_path):
     run = tmp_path / "run"
     arguments = [*SMALL, f"--gin.MODEL_DIR={run}", "--gin.train.show_examples=0"]
     watcher = t5lite.start("eval", *arguments, "--watch", "--json")
-    code, _, err = t5lite("train", *arguments)
-    assert code == 0, err
-    out, err = watcher.communicate(timeout=200)
+    try:
+        code, _, err = t5lite("train", *arguments)
+        assert code == 0, err
+        out, err = watcher.communicate(timeout=200)
+    finally:
+        # It would wait for ever for a run that failed.
+        watcher.kill()
     assert watcher.returncode == 0, err
     steps = [result["step"] for line in out.splitlines() for result in json.loads(line)]
     assert steps == [3, 6]
