@@ -43,6 +43,11 @@ def test_a_perfect_smoothed_prediction_costs_nothing():
     assert float(sums["loss"]) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_of_equal_logits_the_first_is_the_highest():
+    sums = CrossEntropy().sums(jnp.zeros((1, 2, 5)), jnp.array([[0, 1]]), jnp.ones((1, 2)))
+    assert float(sums["correct"]) == 1
+
+
 def test_means_divide_by_the_tokens_of_all_steps():
     steps = [
         {"loss": 2.0, "cross_entropy": 2.0, "z_loss": 0.0, "correct": 1.0, "tokens": 1.0},
