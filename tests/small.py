@@ -16,6 +16,7 @@ from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, Layout
 from t5lite.data.file_source import FileSource
 from t5lite.data.task import Task
 from t5lite.data.vocabularies import ByteVocabulary
+from t5lite.inference.evaluate import make_evaluate
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder, Model, init
 from t5lite.models.config import T5Config
 from t5lite.objectives.causal import Causal
@@ -23,7 +24,10 @@ from t5lite.objectives.span_corruption import SpanCorruption
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.parallel.mesh import POPULATION, DeviceMesh, Mesh
 from t5lite.parallel.rules import MESH_AXES
+from t5lite.training import loop
+from t5lite.training.program import train_program
 from t5lite.training.run import Run
+from t5lite.training.state import TrainState
 
 # Of a quickstart with the smallest model that trains in a second or two.
 QUICKSTART = (
@@ -126,6 +130,19 @@ def mesh(run: Run) -> DeviceMesh:
     is_silent, takes_all = run.mesh == Mesh(), -1 in sizes
     count = 1 if is_silent else len(jax.devices()) if takes_all else math.prod(sizes)
     return run.mesh.make(jax.devices()[:count])
+
+
+def train(run: Run) -> TrainState:
+    """Trains on `mesh(run)`, with evaluations, and returns what came of it."""
+    on = mesh(run)
+    program = train_program(run, on)
+    pathlib.Path(run.model_dir).mkdir(exist_ok=True)
+    evaluate = make_evaluate(
+        *(run.model, run.task, run.layout, run.loss, on),
+        split=run.eval_split,
+        batch_size=run.batch_size,
+    )
+    return loop.train(program, evaluate=evaluate, config_text="# all that was in force\n")
 
 
 def run(text: pathlib.Path, data_dir: str, model_dir: pathlib.Path, **changes: Any) -> Run:

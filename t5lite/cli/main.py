@@ -117,6 +117,10 @@ def _run(work: Callable[[], None]) -> None:
 
     try:
         work()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads what is printed, such as `head`, has enough.
+        os._exit(1)
     except Unavailable as error:
         _fail(str(error), UNAVAILABLE_EXIT)
     except UserError as error:

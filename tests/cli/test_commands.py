@@ -234,6 +234,15 @@ def test_data_is_built_shown_and_counted(t5lite, tmp_path):
     assert "topics inputs" in out
 
 
+def test_a_reader_that_has_enough_is_no_error(t5lite):
+    with t5lite.start("data", "stats", *MULTITASK, "--json") as process:
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 1
+    assert "Broken pipe" not in err
+    assert "BrokenPipe" not in err
+
+
 def test_a_vocabulary_is_trained_and_serves(t5lite, tmp_path):
     path = tmp_path / "python.model"
     arguments = ["vocab", "--gin_file=gin/run/vocab.gin", f"--gin.OUTPUT={path}"]

@@ -16,7 +16,6 @@ from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.optimizers.optimizer import make_optimizer
 from tests import small
-from tests.training.test_loop import go
 
 WORDS = ["red", "blue", "cat", "dog", "seven", "nine"]
 KINDS = {"red": "color", "blue": "color", "cat": "animal", "dog": "animal"}
@@ -67,7 +66,7 @@ def make_run(examples, data_dir, text_file):
 
 
 def accuracy(run):
-    go(run)
+    small.train(run)
     return read_metrics(pathlib.Path(run.model_dir))[-1]["accuracy_fraction"]
 
 
@@ -93,7 +92,7 @@ def test_examples_are_classified(packed, make_run, tmp_path):
 
 def test_hidden_tokens_are_restored(make_run, tmp_path):
     run = make_run(tmp_path, MaskedLM(inputs_length=24), None, None, total_steps=120)
-    go(run)
+    small.train(run)
     first, *_, last = (m for m in read_metrics(tmp_path) if m["split"] == "validation")
     assert last["cross_entropy_nats_per_token"] < 0.6 * first["cross_entropy_nats_per_token"]
 

@@ -9,26 +9,11 @@ import pytest
 
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import read_metrics
-from t5lite.inference.evaluate import make_evaluate
 from t5lite.models.architectures import EncoderDecoder
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.checkpoints import Checkpoints
-from t5lite.training.loop import train
-from t5lite.training.program import train_program
 from tests import small
-
-
-def go(run):
-    mesh = small.mesh(run)
-    program = train_program(run, mesh)
-    pathlib.Path(run.model_dir).mkdir(exist_ok=True)
-    evaluate = make_evaluate(
-        *(run.model, run.task, run.layout, run.loss, mesh),
-        split=run.eval_split,
-        batch_size=run.batch_size,
-    )
-    return train(program, evaluate=evaluate, config_text="# all that was in force\n")
 
 
 def losses(run, split="train"):
@@ -40,16 +25,9 @@ def assert_same(some, other):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(some), jax.device_get(other))
 
 
-@pytest.fixture(scope="module")
-def of_three_steps(text_file, data_dir, tmp_path_factory):
-    """The state and the folder of a run of three steps."""
-    folder = tmp_path_factory.mktemp("three")
-    return go(small.run(text_file, data_dir, folder, total_steps=3)), folder
-
-
 @pytest.fixture
 def trained(of_three_steps, tmp_path):
-    """Puts that run into `tmp_path`, and returns its state."""
+    """Puts a run of three steps into `tmp_path`, and returns its state."""
     state, folder = of_three_steps
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     return state
@@ -69,10 +47,10 @@ def trained(of_three_steps, tmp_path):
 )
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(choices, make_run, tmp_path):
     whole = make_run(tmp_path / "whole", **choices)
-    state = go(whole)
+    state = small.train(whole)
     parts = tmp_path / "parts"
     for steps in (2, 4, 6):
-        resumed_state = go(make_run(parts, **choices, total_steps=steps))
+        resumed_state = small.train(make_run(parts, **choices, total_steps=steps))
     assert_same(state, resumed_state)
     resumed = losses(make_run(parts, **choices))
     assert resumed == losses(whole)
@@ -81,7 +59,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(choices, make_run, tmp_p
 
 def test_training_lowers_the_loss_and_says_all_that_it_should(make_run, tmp_path):
     run = make_run(tmp_path, total_steps=30, log_every_steps=10, eval_every_steps=10)
-    go(run)
+    small.train(run)
     scores = losses(run, "validation")
     assert sorted(scores) == [0, 10, 20, 30]
     assert scores[30] < 0.7 * scores[0]
@@ -102,7 +80,7 @@ def test_training_lowers_the_loss_and_says_all_that_it_should(make_run, tmp_path
 
 def test_a_run_that_is_done_is_left_as_it_is(trained, make_run, tmp_path, capsys):
     before = (tmp_path / "metrics.jsonl").read_text()
-    assert_same(trained, go(make_run(tmp_path, total_steps=2)))
+    assert_same(trained, small.train(make_run(tmp_path, total_steps=2)))
     assert "nothing to train: train.total_steps is 2" in capsys.readouterr().out
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
@@ -111,33 +89,35 @@ def test_lines_of_steps_that_are_taken_again_are_dropped(trained, make_run, tmp_
     run = make_run(tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "split": "train", "loss_nats_per_token": 99}\n{"step": 5, "spl')
-    go(run)
+    small.train(run)
     assert sorted(losses(run)) == [1, 2, 3, 4, 5, 6]
     assert losses(run)[4] != 99
 
 
 def test_the_latest_and_the_multiples_are_kept(make_run, tmp_path):
-    go(make_run(tmp_path, checkpoint_every_steps=1, keep_checkpoints=2, keep_every_steps=3))
+    small.train(
+        make_run(tmp_path, checkpoint_every_steps=1, keep_checkpoints=2, keep_every_steps=3)
+    )
     checkpoints = Checkpoints(tmp_path / "checkpoints", read_only=True)
     assert checkpoints.steps() == [3, 5, 6]
 
 
 def test_a_checkpoint_is_restored_on_any_mesh(trained, make_run, tmp_path):
-    after = go(make_run(tmp_path, total_steps=3, mesh=Mesh(fsdp=2, tensor=2)))
+    after = small.train(make_run(tmp_path, total_steps=3, mesh=Mesh(fsdp=2, tensor=2)))
     assert_same(trained, after)
 
 
 def test_parameters_of_another_run_are_where_a_new_one_starts(trained, make_run, tmp_path, capsys):
     source = str(tmp_path / "checkpoints" / "3")
     start = make_run(tmp_path / "second", total_steps=0, initial_checkpoint=source)
-    second = go(start)
+    second = small.train(start)
     assert_same(trained.params, second.params)
     assert int(second.step) == 0
     assert "starting from the parameters of" in capsys.readouterr().out
 
 
 def test_an_initial_checkpoint_that_is_not_used_is_said_so(trained, make_run, tmp_path, capsys):
-    go(make_run(tmp_path, initial_checkpoint="elsewhere/checkpoints/9"))
+    small.train(make_run(tmp_path, initial_checkpoint="elsewhere/checkpoints/9"))
     out = capsys.readouterr().out
     assert "train.initial_checkpoint elsewhere/checkpoints/9 is not used" in out
     assert "already holds step 3" in out
@@ -148,7 +128,7 @@ def test_a_checkpoint_of_another_shape_is_refused_with_both(trained, make_run, t
     with pytest.raises(
         UserError, match=r"wi_0/kernel must have shape \(2, 16, 32\), got shape \(2, 16, 24\)"
     ):
-        go(other)
+        small.train(other)
 
 
 def test_what_the_place_in_the_data_depends_on_is_kept(trained, make_run, tmp_path):
@@ -161,13 +141,13 @@ def test_what_the_place_in_the_data_depends_on_is_kept(trained, make_run, tmp_pa
         ({"causal": True}, "was trained with layout EncoderDecoderLayout"),
     ):
         with pytest.raises(UserError, match=message):
-            go(make_run(tmp_path, **changes))
+            small.train(make_run(tmp_path, **changes))
     assert (tmp_path / "config.gin").read_text() == before + "# mine\n"
 
 
 def test_an_initial_checkpoint_that_is_not_there_is_refused(make_run, tmp_path):
     with pytest.raises(UserError, match="checkpoint 'nowhere/3' is not there"):
-        go(make_run(tmp_path, initial_checkpoint="nowhere/3"))
+        small.train(make_run(tmp_path, initial_checkpoint="nowhere/3"))
 
 
 def test_a_run_that_diverges_stops_before_it_saves(make_run, tmp_path):
@@ -175,7 +155,7 @@ def test_a_run_that_diverges_stops_before_it_saves(make_run, tmp_path):
     with pytest.raises(
         UserError, match="training diverged: loss or gradient is not finite at step"
     ):
-        go(make_run(tmp_path, optimizer=sgd, total_steps=3))
+        small.train(make_run(tmp_path, optimizer=sgd, total_steps=3))
     assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps() == []
 
 
@@ -199,7 +179,9 @@ def test_choices_that_do_not_fit_are_refused(changes, message, make_run, tmp_pat
 
 def test_a_run_compiles_its_step_once(make_run, tmp_path, caplog):
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        go(make_run(tmp_path, total_steps=20, checkpoint_every_steps=5, eval_every_steps=5))
+        small.train(
+            make_run(tmp_path, total_steps=20, checkpoint_every_steps=5, eval_every_steps=5)
+        )
     finished = [m for m in caplog.messages if m.startswith("Finished XLA compilation of jit(")]
     steps = [m for m in finished if "jit(train_step)" in m]
     assert len(steps) == 1, finished

@@ -10,7 +10,6 @@ from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.partial_restore import check_rules, plan_restore
 from tests import small
-from tests.training.test_loop import go
 
 SOURCE = {"encoder/layers/a": (2, 8), "encoder/b": (4,), "head": (8, 3)}
 
@@ -84,11 +83,10 @@ def test_a_name_is_made_of_the_whole_match():
     assert plan(rules, {"ab": (4,)}) == {"ab": "encoder/b"}
 
 
-@pytest.fixture(scope="module")
-def trained(text_file, data_dir, tmp_path_factory):
+@pytest.fixture
+def trained(of_three_steps):
     """The state of a run of three steps, and its checkpoint."""
-    folder = tmp_path_factory.mktemp("trained")
-    state = go(small.run(text_file, data_dir, folder, total_steps=3))
+    state, folder = of_three_steps
     return state, str(folder / "checkpoints" / "3")
 
 
@@ -109,7 +107,7 @@ def test_a_deeper_model_with_a_larger_vocabulary_and_another_head(
         "total_steps": 0,
         "mesh": Mesh(data=1, fsdp=2),
     }
-    second = by_name(go(make_run(tmp_path, **choices)).params)
+    second = by_name(small.train(make_run(tmp_path, **choices)).params)
     embedding = np.asarray(second["token_embedder/embedding"])
     np.testing.assert_array_equal(embedding[:384], first["token_embedder/embedding"])
     # New rows are normal with a standard deviation of 1; 256 of them.
@@ -136,7 +134,7 @@ def test_an_encoder_is_taken_out_of_an_encoder_decoder(trained, make_run, tmp_pa
         "restore_rules": [("skip", "decoder/.*")],
         "total_steps": 0,
     }
-    second = by_name(go(make_run(tmp_path, **choices)).params)
+    second = by_name(small.train(make_run(tmp_path, **choices)).params)
     assert second.keys() == {name for name in first if not name.startswith("decoder/")}
     for name, array in second.items():
         np.testing.assert_array_equal(array, first[name])
@@ -145,13 +143,13 @@ def test_an_encoder_is_taken_out_of_an_encoder_decoder(trained, make_run, tmp_pa
 def test_step_and_optimizer_state_go_on_where_asked_for(trained, make_run, tmp_path):
     first, source = trained
     choices = {"initial_checkpoint": source, "restore_optimizer": True}
-    second = go(make_run(tmp_path / "b", total_steps=3, **choices))
+    second = small.train(make_run(tmp_path / "b", total_steps=3, **choices))
     assert int(second.step) == 3
     for ours, theirs in zip(
         by_name(second.opt_state).values(), by_name(first.opt_state).values(), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
-    assert int(go(make_run(tmp_path / "c", total_steps=5, **choices)).step) == 5
+    assert int(small.train(make_run(tmp_path / "c", total_steps=5, **choices)).step) == 5
 
 
 @pytest.mark.parametrize(
