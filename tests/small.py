@@ -16,7 +16,7 @@ from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, Layout
 from t5lite.data.file_source import FileSource
 from t5lite.data.task import Task
 from t5lite.data.vocabularies import ByteVocabulary
-from t5lite.inference.evaluate import make_evaluate
+from t5lite.inference.evaluate import Evaluate, make_evaluate
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder, Model, init
 from t5lite.models.config import T5Config
 from t5lite.objectives.causal import Causal
@@ -132,17 +132,21 @@ def mesh(run: Run) -> DeviceMesh:
     return run.mesh.make(jax.devices()[:count])
 
 
-def train(run: Run) -> TrainState:
-    """Trains on `mesh(run)`, with evaluations, and returns what came of it."""
-    on = mesh(run)
-    program = train_program(run, on)
-    pathlib.Path(run.model_dir).mkdir(exist_ok=True)
-    evaluate = make_evaluate(
-        *(run.model, run.task, run.layout, run.loss, on),
+def evaluate_of(run: Run) -> Evaluate:
+    """What a run is evaluated by while it trains, on `mesh(run)`."""
+    return make_evaluate(
+        *(run.model, run.task, run.layout, run.loss, mesh(run)),
         split=run.eval_split,
         batch_size=run.batch_size,
     )
-    return loop.train(program, evaluate=evaluate, config_text="# all that was in force\n")
+
+
+def train(run: Run) -> TrainState:
+    """Trains on `mesh(run)`, with evaluations, and returns what came of it."""
+    program = train_program(run, mesh(run))
+    pathlib.Path(run.model_dir).mkdir(exist_ok=True)
+    config_text = "# all that was in force\n"
+    return loop.train(program, evaluate=evaluate_of(run), config_text=config_text)
 
 
 def run(text: pathlib.Path, data_dir: str, model_dir: pathlib.Path, **changes: Any) -> Run:

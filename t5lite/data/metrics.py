@@ -40,7 +40,7 @@ def word_f1(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
 
 
 def label_f1(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
-    """Mean of F1 over the classes that are right somewhere: the first of an example's answers.
+    """Mean of F1 over the classes that are a right answer: of each example, its first.
 
     >>> label_f1([["a"], ["a"], ["b"]], ["a", "b", "b"])["label_f1_fraction"]
     0.6666666666666666

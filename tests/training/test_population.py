@@ -11,13 +11,11 @@ import pytest
 from t5lite.core.errors import UserError
 from t5lite.core.lazy import by_name
 from t5lite.core.run_directory import outcomes, read_metrics
-from t5lite.inference.evaluate import make_evaluate
 from t5lite.models.architectures import EncoderDecoder
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.optimizers.schedules import Cosine
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.checkpoints import FOLDER, Checkpoints
-from t5lite.training.loop import train
 from t5lite.training.population import Entrant, train_population
 from t5lite.training.program import train_program
 from tests import small
@@ -41,22 +39,13 @@ def make_run(text_file, data_dir, tmp_path):
     return make
 
 
-def evaluate_of(run):
-    mesh = small.mesh(run)
-    return make_evaluate(
-        *(run.model, run.task, run.layout, run.loss, mesh),
-        split=run.eval_split,
-        batch_size=run.batch_size,
-    )
-
-
 def together(runs, size, **options):
     ended = {}
     train_population(
         (Entrant(run, f"# {run.model_dir}\n", ["t5lite", "train"]) for run in runs),
         size,
         small.mesh(runs[0]),
-        evaluate=evaluate_of,
+        evaluate=small.evaluate_of,
         on_end=lambda run, how: ended.update({pathlib.Path(run.model_dir).name: how}),
         **options,
     )
@@ -66,9 +55,7 @@ def together(runs, size, **options):
 def alone(run, name):
     folder = str(pathlib.Path(run.model_dir).parent / name)
     run = dataclasses.replace(run, model_dir=folder, mesh=Mesh())
-    return train(
-        train_program(run, small.mesh(run)), evaluate=evaluate_of(run), config_text=""
-    ), run
+    return small.train(run), run
 
 
 def saved_params(run, step):
@@ -151,11 +138,7 @@ def test_a_member_goes_on_alone_and_together(make_run):
     short = [make_run("a", total_steps=3), make_run("b", seed=1, total_steps=3)]
     together(short, 2)
     longer = [dataclasses.replace(run, total_steps=6) for run in short]
-    train(
-        train_program(longer[0], small.mesh(longer[0])),
-        evaluate=evaluate_of(longer[0]),
-        config_text="",
-    )
+    small.train(longer[0])
     together(longer, 2)
     for run in longer:
         _, own = alone(run, pathlib.Path(run.model_dir).name + "_alone")
