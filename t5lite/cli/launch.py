@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import queue
 import signal
 import sys
 import threading
@@ -143,8 +144,17 @@ def _tell_failed(failed: Sequence[str]) -> None:
 def _until_stopped(work: Callable[[threading.Event], dict[int, str]]) -> dict[int, str]:
     """Does work that SIGTERM and Ctrl-C ask to stop."""
     stopping = threading.Event()
+    # A handler that set the event could wait for itself: for its lock, when interrupted by another
+    # signal or when the work was just looking. Putting into this queue takes none.
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def listen() -> None:
+        signals.get()
+        stopping.set()
+
+    threading.Thread(target=listen, daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda signum, frame: stopping.set())
+        signal.signal(number, lambda signum, frame: signals.put(signum))
     return work(stopping)
 
 

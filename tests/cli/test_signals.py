@@ -1,0 +1,58 @@
+"""Signals that come while another is handled, as schedulers and dying parents send them."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+BEGINNING = """
+import signal
+import sys
+
+
+def interrupted(place, do):
+    count = 0
+
+    def at_each_call_and_return(*_):
+        nonlocal count
+        count += 1
+        if count == place:
+            signal.raise_signal(signal.SIGTERM)
+
+    sys.setprofile(at_each_call_and_return)
+    do()
+    sys.setprofile(None)
+
+
+def ask():
+    signal.raise_signal(signal.SIGTERM)
+"""
+TRAINING = """
+from t5lite.training.preemption import stop_requests
+
+with stop_requests() as stop:
+    for place in range(1, 40):
+        interrupted(place, ask)
+    assert stop(1)
+"""
+LAUNCHING = """
+from t5lite.cli.launch import _until_stopped
+
+
+def work(stopping):
+    for place in range(1, 40):
+        interrupted(place, ask)
+        interrupted(place, lambda: stopping.wait(0.01))
+    assert stopping.wait(10)
+
+
+_until_stopped(work)
+"""
+
+
+@pytest.mark.parametrize("use", [TRAINING, LAUNCHING], ids=["training", "launching"])
+def test_a_signal_may_come_at_any_place_of_the_handling_of_another(use):
+    root = pathlib.Path(__file__).parent.parent.parent
+    command = [sys.executable, "-c", BEGINNING + use]
+    subprocess.run(command, cwd=root, check=True, timeout=60)
