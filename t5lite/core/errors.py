@@ -31,7 +31,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
     if near:
         return f"did you mean {lowered[near[0]]!r}?"
-    return "known: " + ", ".join(names)
+    return "known: " + (", ".join(names) or "none")
 
 
 def choose(owner: str, name: str, table: Mapping[str, T]) -> T:
