@@ -153,11 +153,12 @@ def _request(
     needed = ("inputs", "targets") if mode == "score" else ("inputs",)
     for owner in needed:
         for name in templates.fields_of(f"infer.{owner}", getattr(inference, owner)):
-            if name not in changed and name in given and name not in record:
+            if name in changed:
+                continue
+            if name in given and name not in record:
                 kind = type(given[name]).__name__
                 raise UserError(f"{place}: field {name!r} must be a text, got {kind}")
-            if name not in changed:
-                raise UserError(f"{place}: no text {name!r}; {suggestion(name, changed)}")
+            raise UserError(f"{place}: no text {name!r}; {suggestion(name, changed)}")
     decoding = given.get("decoding", {})
     _check_decoding(decoding, inference.decoding, place)
     prefix = given.get("prefix", "")

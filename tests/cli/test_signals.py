@@ -1,6 +1,5 @@
 """Signals that come while another is handled, as schedulers and dying parents send them."""
 
-import pathlib
 import subprocess
 import sys
 
@@ -53,6 +52,4 @@ _until_stopped(work)
 
 @pytest.mark.parametrize("use", [TRAINING, LAUNCHING], ids=["training", "launching"])
 def test_a_signal_may_come_at_any_place_of_the_handling_of_another(use):
-    root = pathlib.Path(__file__).parent.parent.parent
-    command = [sys.executable, "-c", BEGINNING + use]
-    subprocess.run(command, cwd=root, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", BEGINNING + use], check=True, timeout=60)
