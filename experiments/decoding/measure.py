@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--vocab_size", type=int, default=32128)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--tokens", type=int, nargs="+", default=[64])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--results", type=pathlib.Path, required=True)
     flags = parser.parse_args()
     torch.manual_seed(0)
@@ -58,7 +58,8 @@ def main() -> None:
     for beams in (1, 4):
         for tokens in flags.tokens:
             line = compare(theirs, model, nested, inputs, beams, tokens, flags.repeats)
-            line = {"size": flags.size, "rows": flags.rows, **line}
+            about = {"size": flags.size, "rows": flags.rows, "devices": jax.device_count()}
+            line = {**about, **line}
             print(json.dumps(line), flush=True)
             with flags.results.open("a") as file:
                 file.write(json.dumps(line) + "\n")

@@ -15,12 +15,12 @@ from t5lite.inference.decoding import (
     going_on_from,
     is_any_of,
     longest,
+    norms_and_allowed,
     read_on,
     read_prompt,
     read_while,
-    without,
 )
-from t5lite.inference.highest import top_k
+from t5lite.inference.highest import top_k, top_k_of_rows
 from t5lite.models.architectures import Batch
 
 # Below every score there is, and finite, so that sums of it are no NaN.
@@ -93,9 +93,8 @@ def beam_search(
     def choose(place: Array, logits: Array, beams: Sequence[Beams]) -> Any:
         """Returns the beams with one more token, these tokens, and what each goes on from."""
         early = jnp.broadcast_to(place < least, (rows, count))
-        # Log-probabilities are logits less these; of a whole vocabulary nobody needs them.
-        norms = jax.nn.logsumexp(logits, axis=-1)
-        logits = without(logits, stop_ids, early)
+        # Of a whole vocabulary nobody needs log-probabilities.
+        norms, logits = norms_and_allowed(logits, stop_ids, early)
         taken = jnp.zeros((rows, vocab))
         after: list[Beams] = []
         tokens: list[Array] = []
@@ -129,7 +128,7 @@ def beam_search(
         jnp.concatenate([getattr(group, f"done_{name}") for group in beams], axis=1)
         for name in ("tokens", "sums", "scores")
     )
-    scores, order = jax.lax.top_k(scores, count)
+    scores, order = top_k_of_rows(scores, count)
     return Written(_take(tokens, order), _take(sums, order), scores)
 
 
@@ -167,11 +166,11 @@ def _advance(
 
     counted = ends & (jnp.arange(ends.shape[1]) < count)[None] & beams.is_open[:, None]
     scores = jnp.where(counted, ranks / length_penalty(place + 1, limits.alpha), NEVER)
-    done, best = jax.lax.top_k(jnp.concatenate([beams.done_scores, scores], axis=1), count)
+    done, best = top_k_of_rows(jnp.concatenate([beams.done_scores, scores], axis=1), count)
     done_sums = _take(jnp.concatenate([beams.done_sums, sums], axis=1), best)
     done_tokens = _take(jnp.concatenate([beams.done_tokens, tokens], axis=1), best)
 
-    ranks, kept = jax.lax.top_k(jnp.where(ends, NEVER, ranks), count)
+    ranks, kept = top_k_of_rows(jnp.where(ends, NEVER, ranks), count)
     # Sums only fall, so nothing becomes better than now, and as long as may be.
     hope = ranks[:, 0] / length_penalty(limits.most, limits.alpha)[:, 0]
     is_open = beams.is_open & (hope > jnp.min(done, axis=1))

@@ -17,7 +17,7 @@ Writer = EncoderDecoder | DecoderOnly
 
 # Tokens of each way for which a cache has room at first. Every step looks at all of the cache, so
 # it grows only when it is full, to twice as much; each size is a loop of its own to compile.
-ROOM = 64
+ROOM = 32
 
 
 @numeric
@@ -228,10 +228,15 @@ def is_any_of(tokens: Int[Array, "*shape"], ids: Sequence[int]) -> Bool[Array, "
     return jnp.isin(tokens, jnp.asarray(ids, jnp.int32))
 
 
-def without(
+def norms_and_allowed(
     logits: Float[Array, "*rows v"], ids: Sequence[int], where: Bool[Array, "*rows"]
-) -> Float[Array, "*rows v"]:
-    """Returns the logits with `ids` ruled out in the rows `where` it is true."""
-    ruled_out = jnp.zeros(logits.shape[-1], bool).at[jnp.asarray(ids, jnp.int32)].set(True)
-    ruled_out = jnp.expand_dims(ruled_out, tuple(range(where.ndim)))
-    return jnp.where(where[..., None] & ruled_out, -jnp.inf, logits)
+) -> tuple[Float[Array, "*rows"], Float[Array, "*rows v"]]:
+    """Returns what logits less are log-probabilities, and the logits with `ids` ruled out in the
+    rows `where` it is true.
+    """
+    norms = jax.nn.logsumexp(logits, axis=-1)
+    # The logits as they were are read no more, so XLA changes them in place and not in a copy.
+    norms, logits = jax.lax.optimization_barrier((norms, logits))
+    for number in ids:
+        logits = logits.at[..., number].set(jnp.where(where, -jnp.inf, logits[..., number]))
+    return norms, logits

@@ -4,12 +4,24 @@ On a CPU what JAX has for this looks at one score after the other, and for a who
 as long as a layer does.
 """
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 # Scores that are looked through together.
 CHUNK = 128
+
+
+def top_k_of_rows(x: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+    """`jax.lax.top_k`, on a mesh of each device's rows alone: on CPUs XLA would gather them all."""
+    if jax.sharding.get_abstract_mesh().empty:
+        scores, places = jax.lax.top_k(x, k)
+        return scores, places
+    rows = nn.logical_to_mesh_axes(("batch", None))
+    of_some = jax.shard_map(lambda x: jax.lax.top_k(x, k), in_specs=rows, out_specs=[rows, rows])
+    scores, places = of_some(x)
+    return scores, places
 
 
 def top_k(
@@ -26,19 +38,17 @@ def top_k(
     """
     rows, groups, size = x.shape
     if groups * size <= 2 * k * CHUNK:
-        # JAX gives a list.
-        scores, places = jax.lax.top_k((x + shifts[..., None]).reshape(rows, -1), k)
-        return scores, places
+        return top_k_of_rows((x + shifts[..., None]).reshape(rows, -1), k)
     padded = jnp.pad(x, ((0, 0), (0, 0), (0, -size % CHUNK)), constant_values=-jnp.inf)
     chunks = padded.reshape(rows, groups, -1, CHUNK)
     of_group = chunks.shape[2]
     maxima = (jnp.max(chunks, axis=-1) + shifts[..., None]).reshape(rows, -1)
     # In the order in which they stand, so that of equal scores the first wins.
-    highest = jnp.sort(jax.lax.top_k(maxima, k)[1], axis=-1)
+    highest = jnp.sort(top_k_of_rows(maxima, k)[1], axis=-1)
     chunks = chunks.reshape(rows, -1, CHUNK)
     some = jnp.take_along_axis(chunks, highest[..., None], axis=1)
     some = some + jnp.take_along_axis(shifts, highest // of_group, axis=1)[..., None]
-    scores, places = jax.lax.top_k(some.reshape(rows, k * CHUNK), k)
+    scores, places = top_k_of_rows(some.reshape(rows, k * CHUNK), k)
     chunk = jnp.take_along_axis(highest, places // CHUNK, axis=1)
     group, within = chunk // of_group, chunk % of_group * CHUNK + places % CHUNK
     return scores, (group * size + within).astype(jnp.int32)

@@ -15,10 +15,10 @@ from t5lite.inference.decoding import (
     each_row,
     is_any_of,
     longest,
+    norms_and_allowed,
     read_on,
     read_prompt,
     read_while,
-    without,
 )
 from t5lite.inference.filters import keep_top_k, keep_top_p
 from t5lite.inference.highest import top_k
@@ -53,10 +53,10 @@ def sample(
 
     def write(place: Array, logits: Array, tokens: Array, total: Array, ended: Array) -> Any:
         """Chooses a token of each way, and returns it with what is known then."""
-        allowed = without(logits, stop_ids, jnp.broadcast_to(place < least, (rows, count)))
+        early = jnp.broadcast_to(place < least, (rows, count))
+        norms, allowed = norms_and_allowed(logits, stop_ids, early)
         token = _chosen(allowed, decoding, place, keys)
-        told = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
-        told = told - jax.nn.logsumexp(logits, axis=-1)
+        told = jnp.take_along_axis(allowed, token[..., None], axis=-1)[..., 0] - norms
         token = jnp.where(ended, 0, token)
         total = total + jnp.where(ended, 0.0, told)
         tokens = tokens.at[:, :, place].set(token)

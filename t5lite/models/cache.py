@@ -12,19 +12,29 @@ from t5lite.models.positions import Start
 
 
 class ByHead(NamedTuple):
-    """Keys and values as a cache holds them: those of a head together, as products read them."""
+    """Keys and values as a cache holds them: those of a head together, as products read them.
 
-    key: Float[Array, "b g k d"]
+    Both products have tokens or features side by side where their results have them.
+    """
+
+    key: Float[Array, "b g d k"]
     value: Float[Array, "b g k d"]
 
     def read(self) -> KeysValues:
         """Returns what attention takes."""
-        return KeysValues(*(jnp.swapaxes(part, 1, 2) for part in self))
+        return KeysValues(jnp.moveaxis(self.key, 3, 1), jnp.swapaxes(self.value, 1, 2))
+
+    def with_new(self, source: KeysValues, start: Start) -> "ByHead":
+        """Returns the same with those of new tokens from `start` on."""
+        new = by_head(source)
+        return ByHead(
+            written(self.key, new.key, start, axis=3), written(self.value, new.value, start, axis=2)
+        )
 
 
 def by_head(source: KeysValues) -> ByHead:
     """Returns keys and values as a cache holds them."""
-    return ByHead(*(jnp.swapaxes(part, 1, 2) for part in source))
+    return ByHead(jnp.moveaxis(source.key, 1, 3), jnp.swapaxes(source.value, 1, 2))
 
 
 class LayerCache(NamedTuple):
@@ -72,7 +82,7 @@ def with_room(cache: Cache, more: int) -> Cache:
         segment_ids=longer(cache.segment_ids, 1),
         positions=longer(cache.positions, 0),
         layers=tuple(
-            layer._replace(own=ByHead(*(longer(part, 2) for part in layer.own)))
+            layer._replace(own=ByHead(longer(layer.own.key, 3), longer(layer.own.value, 2)))
             for layer in cache.layers
         ),
     )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from t5lite.core.numbers import Number
-from t5lite.models.attention import Attention
+from t5lite.models.attention import Attention, KeysValues
 from t5lite.models.cache import ByHead, Cache, LayerCache, by_head, written
 from t5lite.models.config import T5Config
 from t5lite.models.initializers import Scaled
@@ -84,10 +84,7 @@ class DecoderLayer(nn.Module):
         source = self.self_attention.keys_values(normed, places)
         own = None
         if reading is not None:
-            whole, new = reading.cached.own, by_head(source)
-            own = ByHead(
-                *(written(a, b, reading.start, axis=2) for a, b in zip(whole, new, strict=True))
-            )
+            own = reading.cached.own.with_new(source, reading.start)
             source = own.read()
         if self.config.positions == "layer_bias":
             length = x.shape[1]
@@ -179,10 +176,10 @@ class Decoder(nn.Module):
     ) -> Cache:
         """Returns the cache before the first token, for rows of `capacity` tokens."""
         config = self.config
-        empty = jnp.zeros((rows, config.kv_heads, capacity, config.head_dim), config.compute_dtype)
+        empty = jnp.zeros((rows, capacity, config.kv_heads, config.head_dim), config.compute_dtype)
+        own = by_head(KeysValues(empty, empty))
 
         def of_layer(layer: DecoderLayer, variables: Any) -> LayerCache:
-            own = ByHead(empty, empty)
             if encoded is None:
                 return LayerCache(own, None)
             made: Any = layer.apply(variables, encoded, method="encoded_keys_values")

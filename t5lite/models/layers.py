@@ -129,6 +129,7 @@ class Embedding(nn.Module):
 
     def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
         """The tied output layer of T5 1.0, in float32, scaled by 1 / sqrt(embed)."""
+        # Scaled before the product, where there are fewer numbers.
+        x = x.astype(jnp.float32) / jnp.sqrt(jnp.float32(self.config.embed_dim))
         # Transposed here and not in the einsum, whose gradient would copy that of all logits.
-        scores = linear("ble,ev->blv", x.astype(jnp.float32), self.embedding.T)
-        return scores / jnp.sqrt(jnp.float32(self.config.embed_dim))
+        return linear("ble,ev->blv", x, self.embedding.T)

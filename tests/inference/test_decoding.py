@@ -14,6 +14,9 @@ from t5lite.inference.filters import keep_top_k, keep_top_p
 from t5lite.inference.highest import top_k
 from t5lite.inference.sampling import sample
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
+from t5lite.parallel.mesh import Mesh
+from t5lite.parallel.sharding import batch_sharding, on_mesh
+from t5lite.planning.program_text import COLLECTIVES, Program
 from tests import small
 from tests.models import reference
 
@@ -298,3 +301,30 @@ def test_filters_keep_what_sorting_keeps():
 def test_choices_that_cannot_be_are_refused(choices, message):
     with pytest.raises(UserError, match=message):
         Decoding(**choices)
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_devices_with_rows_of_their_own_tell_each_other_only_when_they_are_done(num_beams):
+    # So many tokens that they are looked through by chunks.
+    model = EncoderDecoder(small.config(vocab_size=2048, num_decoder_layers=1))
+    mesh, given = Mesh(data=8).make(), batch(rows=8)
+    decoding = Decoding(num_beams=num_beams, min_length=2)
+
+    def write(params, batch, numbers):
+        search = beam_search
+        if num_beams == 1:
+            search = functools.partial(sample, keys=jax.vmap(jax.random.key)(numbers))
+        return search(model, params, batch, decoding, length=4, stop_ids=(EOS,))
+
+    rows = batch_sharding(mesh, 8)
+    with on_mesh(mesh):
+        jitted = jax.jit(write, in_shardings=(None, rows, rows), out_shardings=rows)
+        lowered = jitted.lower(small.params(model), given, np.arange(8))
+        program = Program(lowered.compile().as_text())
+    exchanged = {
+        (instruction.operation, *instruction.shapes)
+        for instructions in program.computations.values()
+        for instruction in instructions.values()
+        if instruction.operation in COLLECTIVES
+    }
+    assert exchanged == {("all-reduce", ("pred", ()))}
