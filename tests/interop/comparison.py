@@ -51,7 +51,8 @@ def check(folder: pathlib.Path) -> None:
         variables = {"params": params}
         encoded = model.apply(variables, batch, method="encode")
         if isinstance(model, EncoderOnly) and model.classes is None:
-            return jnp.sum(jnp.sin(encoded) * is_input[..., None]), (encoded, encoded)
+            loss = jnp.sum(jnp.sin(encoded) ** 2 * is_input[..., None])
+            return loss, (encoded, encoded)
         logits = model.apply(variables, batch)
         weights = jnp.asarray(is_output, jnp.float32)
         sums = CrossEntropy(z_loss=0.0).sums(logits, jnp.asarray(outputs["targets"]), weights)

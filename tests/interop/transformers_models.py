@@ -101,7 +101,8 @@ def load(kind, folder):
 def _random(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if "layer_norm" in name:
         return 0.5 + torch.rand(tensor.shape)
-    scale = 1.0 if "bias" in name or "shared" in name else 0.4
+    # At 0.4 attention is so sharp that float32, torch's own too, is 1e-5 off float64 for some seeds.
+    scale = 1.0 if "bias" in name or "shared" in name else 0.3
     return scale * torch.randn(tensor.shape)
 
 
@@ -143,7 +144,8 @@ def compute(model, batch) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor
         loss = made.loss
     else:
         outputs["encoded"] = model(**arguments).last_hidden_state
-        loss = (outputs["encoded"].sin() * tensors["inputs_mask"][..., None]).sum()
+        # Squares, since terms that cancel would leave nothing to be relative to.
+        loss = (outputs["encoded"].sin().square() * tensors["inputs_mask"][..., None]).sum()
     outputs["loss"] = loss
     if hasattr(model, "lm_head") or hasattr(model, "classifier"):
         outputs["logits"] = made.logits
