@@ -101,7 +101,7 @@ def load(kind, folder):
 def _random(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if "layer_norm" in name:
         return 0.5 + torch.rand(tensor.shape)
-    # At 0.4 attention is so sharp that float32, torch's own too, is 1e-5 off float64 for some seeds.
+    # At 0.4 attention is so sharp that float32, torch's too, is 1e-5 off float64 for some seeds.
     scale = 1.0 if "bias" in name or "shared" in name else 0.3
     return scale * torch.randn(tensor.shape)
 
