@@ -8,17 +8,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from t5lite.inference.decoding import (
+    Decoded,
     Decoding,
-    Writer,
-    Written,
+    GenerativeModel,
+    decode_step,
+    decode_while,
     each_row,
-    going_on_from,
     is_any_of,
     longest,
     norms_and_allowed,
-    read_on,
-    read_prompt,
-    read_while,
+    prefill,
+    reordered,
 )
 from t5lite.inference.highest import top_k, top_k_of_rows
 from t5lite.models.architectures import Batch
@@ -56,14 +56,14 @@ class Limits(NamedTuple):
 
 
 def beam_search(
-    model: Writer,
+    model: GenerativeModel,
     params: Any,
     batch: Batch,
     decoding: Decoding,
     *,
     length: int,
     stop_ids: Sequence[int],
-) -> Written:
+) -> Decoded:
     """Returns `num_beams` targets of each row, the best first; meant to be compiled.
 
     Each step looks at the best continuations of the k beams of a group, so many that k of them
@@ -72,7 +72,7 @@ def beam_search(
     k finished ones.
 
     Args:
-        batch: see `decoding.read_prompt`.
+        batch: see `decoding.prefill`.
         length: tokens at most; what has not ended by then is finished as it is.
         stop_ids: tokens that end a target.
 
@@ -81,7 +81,7 @@ def beam_search(
     `transformers`.
     """
     count, groups = decoding.num_beams, decoding.num_beam_groups
-    logits, ways = read_prompt(model, params, batch, ways=count, length=length)
+    logits, hypotheses = prefill(model, params, batch, hypotheses=count, length=length)
     rows, _, vocab = logits.shape
 
     least, penalty, alpha = (
@@ -117,19 +117,19 @@ def beam_search(
         return jnp.any(jnp.stack([group.is_open for group in beams]))
 
     def step(carry: Any) -> Any:
-        (place, beams, token, origins), ways = carry
-        logits, ways = read_on(model, token, going_on_from(ways, origins))
-        return choose(place, logits, beams), ways
+        (place, beams, token, origins), hypotheses = carry
+        logits, hypotheses = decode_step(model, token, reordered(hypotheses, origins))
+        return choose(place, logits, beams), hypotheses
 
     first = (_first_beams(rows, count // groups, length),) * groups
     start = choose(jnp.zeros([], jnp.int32), logits, first)
-    _, beams, _, _ = read_while(go_on, step, (start, ways), length)
+    _, beams, _, _ = decode_while(go_on, step, (start, hypotheses), length)
     tokens, sums, scores = (
         jnp.concatenate([getattr(group, f"done_{name}") for group in beams], axis=1)
         for name in ("tokens", "sums", "scores")
     )
     scores, order = top_k_of_rows(scores, count)
-    return Written(_take(tokens, order), _take(sums, order), scores)
+    return Decoded(_take(tokens, order), _take(sums, order), scores)
 
 
 def _first_beams(rows: int, count: int, length: int) -> Beams:

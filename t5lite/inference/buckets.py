@@ -10,7 +10,7 @@ def bucket(length: int, longest: int, *, fixed: bool = False) -> int:
     """Returns the length of row that an example of `length` tokens is read in: a power of two.
 
     Args:
-        longest: no example is longer than this, but for one that has a prefix.
+        longest: no example is longer than this.
         fixed: whether all rows are as long as the longest, as a mixture of experts needs: its
             places are so many for each token of a row, padding included.
 

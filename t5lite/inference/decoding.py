@@ -1,5 +1,7 @@
 """How targets are written: the choices, and what greedy, sampled and beam search have in common."""
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,14 +12,24 @@ from jaxtyping import Array, Bool, Float, Int
 from t5lite.core.errors import UserError
 from t5lite.core.numbers import Number, check_number, numeric, static
 from t5lite.models.architectures import Batch, DecoderOnly, EncoderDecoder
-from t5lite.models.cache import Cache, with_room, written
+from t5lite.models.cache import Cache, grown, written
 from t5lite.models.stack import unstacked
 
-Writer = EncoderDecoder | DecoderOnly
+GenerativeModel = EncoderDecoder | DecoderOnly
 
-# Tokens of each way for which a cache has room at first. Every step looks at all of the cache, so
-# it grows only when it is full, to twice as much; each size is a loop of its own to compile.
-ROOM = 32
+# Tokens of each hypothesis that a cache first has room for. Every step attends to all of the cache,
+# so it grows only when it is full, to twice as much; each capacity is a loop of its own to compile.
+FIRST_CAPACITY = 32
+
+# Choices that count something, and the least that each may be.
+COUNTS = {
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "num_samples": 1,
+    "top_k": 0,
+    "min_length": 0,
+    "max_length": 1,
+}
 
 
 @numeric
@@ -29,7 +41,7 @@ class Decoding:
         num_beam_groups: beams in so many groups of the same size, each searched in turn; of a
             token that groups before have just taken, `diversity_penalty` is subtracted for every
             beam that took it.
-        diversity_penalty: in nats.
+        diversity_penalty: in nats; over 0 where there are several groups, or all would be alike.
         length_penalty: beams are ranked by the sum of log-probabilities over
             ((5 + tokens) / 6) ** length_penalty; 0 ranks by the sum alone.
         temperature: None takes the likeliest token each time; else logits are divided by it, and
@@ -58,25 +70,40 @@ class Decoding:
     stop_ids: Sequence[int] = static(default=())
 
     def __post_init__(self) -> None:
+        for name, least in COUNTS.items():
+            owner, value = f"Decoding.{name}", getattr(self, name)
+            check_number(owner, value, "a whole number", lambda n: n == int(n))
+            check_number(owner, value, f"at least {least}", functools.partial(operator.le, least))
         for name, rule, holds in (
-            ("num_beams", "at least 1", lambda n: n >= 1),
-            ("num_beam_groups", "at least 1", lambda n: n >= 1),
             ("diversity_penalty", "at least 0", lambda p: p >= 0),
-            ("num_samples", "at least 1", lambda n: n >= 1),
             ("length_penalty", "at least 0", lambda a: a >= 0),
             ("temperature", "over 0", lambda t: t > 0),
-            ("top_k", "at least 0", lambda k: k >= 0),
             ("top_p", "in (0, 1]", lambda p: 0 < p <= 1),
-            ("min_length", "at least 0", lambda n: n >= 0),
-            ("max_length", "at least 1", lambda n: n >= 1),
         ):
             check_number(f"Decoding.{name}", getattr(self, name), rule, holds)
         # Part of the program, so of a kind that has a hash.
         object.__setattr__(self, "stop_ids", tuple(self.stop_ids))
+        if any(not isinstance(number, int) or number < 0 for number in self.stop_ids):
+            raise UserError(f"Decoding.stop_ids must be ids of tokens, got {self.stop_ids}")
+        if not _in_order(self.min_length, self.max_length):
+            raise UserError(
+                f"Decoding.min_length must be at most Decoding.max_length ({self.max_length}), got "
+                f"{self.min_length}"
+            )
+        for name, otherwise in (("top_k", 0), ("top_p", 1.0)):
+            value = getattr(self, name)
+            if self.temperature is None and isinstance(value, int | float) and value != otherwise:
+                raise UserError(f"Decoding.{name} needs Decoding.temperature, got {name}={value}")
         if self.num_beams % self.num_beam_groups:
             raise UserError(
                 f"Decoding.num_beams must be divisible by Decoding.num_beam_groups "
                 f"({self.num_beam_groups}), got {self.num_beams}"
+            )
+        penalty = self.diversity_penalty
+        if isinstance(penalty, int | float) and (self.num_beam_groups > 1) != (penalty > 0):
+            raise UserError(
+                "Decoding.num_beam_groups over 1 and a Decoding.diversity_penalty over 0 go "
+                f"together, got {self.num_beam_groups} groups and a penalty of {penalty}"
             )
         if self.num_beams > 1 and (self.temperature is not None or self.num_samples > 1):
             raise UserError(
@@ -94,7 +121,12 @@ class Decoding:
         return max(self.num_beams, self.num_samples)
 
 
-class Written(NamedTuple):
+def _in_order(least: Any, most: Any) -> bool:
+    """Whether numbers that a user wrote, if both are, do not exclude each other."""
+    return not (isinstance(least, int | float) and isinstance(most, int | float) and least > most)
+
+
+class Decoded(NamedTuple):
     """What was written for each row, the best first.
 
     `tokens` end with the token that stopped them, and with padding (0) behind it;
@@ -107,35 +139,35 @@ class Written(NamedTuple):
     scores: Float[Array, "b n"]
 
 
-class Ways(NamedTuple):
-    """Several ways to go on in each row, which share what they have in common in one cache.
+class Hypotheses(NamedTuple):
+    """The hypotheses of each row, which share one cache.
 
-    Behind the prompt, each step puts a token of every way into the cache: no way ever moves there,
-    and whoever goes on from another looks where that one has looked.
+    Behind the prompt, each step appends a token of every hypothesis. The cache is never reordered:
+    a hypothesis that continues another attends to the tokens that the other attended to.
 
     Args:
         params: of the model, its decoder's layers taken apart.
-        may_see: which tokens of the cache each way has behind it.
+        may_see: which tokens of the cache are each hypothesis's own.
         place: where the next token stands in the target.
     """
 
     params: Any
-    may_see: Bool[Array, "b ways capacity"]
+    may_see: Bool[Array, "b hypotheses capacity"]
     place: Int[Array, ""]
     cache: Cache
 
 
-def read_prompt(
-    model: Writer, params: Any, batch: Batch, *, ways: int, length: int
-) -> tuple[Float[Array, "b ways v"], Ways]:
+def prefill(
+    model: GenerativeModel, params: Any, batch: Batch, *, hypotheses: int, length: int
+) -> tuple[Float[Array, "b hypotheses v"], Hypotheses]:
     """Reads all that is given, at once, and returns the first token's logits and what follows.
 
     Args:
         batch: what the model takes. `decoder_input_tokens`, if there are any, are read before
             anything is written; their last place is each row's last token, whatever is before its
             first has segment 0. Without any, an encoder-decoder begins with 0.
-        ways: in which each row goes on.
-        length: tokens at most that will follow in each way.
+        hypotheses: of each row.
+        length: tokens at most that will follow in each of them.
     """
     layers = params["decoder"]["layers"]
     apart = unstacked(layers, model.config.num_decoder_layers)
@@ -146,22 +178,25 @@ def read_prompt(
     given = batch["decoder_input_tokens"].shape[1]
     variables = {"params": params}
     cache: Any = model.apply(variables, batch, capacity=given, method="start")
-    logits: Any
-    logits, cache = model.apply(variables, batch, cache, method="extend")
-    room = _rooms(length)[0] * ways
-    cache = with_room(cache, room)
-    capacity = given + room
+    x: Any
+    x, cache = model.apply(variables, batch, cache, method="extend")
+    # Of the last place alone: a whole prompt's would be the largest array of all.
+    logits: Any = model.apply(variables, x[:, -1:], method="logits")
+    first = _capacities(length)[0] * hypotheses
+    cache = grown(cache, first)
     # Or XLA makes each layer's parameters, and what was encoded, anew in every step.
     params, cache = jax.lax.optimization_barrier((params, cache))
-    seen = jnp.broadcast_to((cache.segment_ids > 0)[:, None], (logits.shape[0], ways, capacity))
-    logits = jnp.broadcast_to(logits[:, -1:], (logits.shape[0], ways, logits.shape[2]))
-    return logits, Ways(params, seen, jnp.asarray(given, jnp.int32), cache)
+    seen = jnp.broadcast_to(
+        (cache.segment_ids > 0)[:, None], (logits.shape[0], hypotheses, given + first)
+    )
+    logits = jnp.broadcast_to(logits, (logits.shape[0], hypotheses, logits.shape[2]))
+    return logits, Hypotheses(params, seen, jnp.asarray(given, jnp.int32), cache)
 
 
-def read_on(
-    model: Writer, tokens: Int[Array, "b ways"], before: Ways
-) -> tuple[Float[Array, "b ways v"], Ways]:
-    """Reads one more token of each way."""
+def decode_step(
+    model: GenerativeModel, tokens: Int[Array, "b hypotheses"], before: Hypotheses
+) -> tuple[Float[Array, "b hypotheses v"], Hypotheses]:
+    """Reads one more token of each hypothesis, and returns the logits of the next."""
     count = tokens.shape[1]
     new = jnp.eye(count, dtype=bool)[None]
     new = jnp.broadcast_to(new, (tokens.shape[0], count, count))
@@ -171,11 +206,14 @@ def read_on(
         *(tokens, may_see, before.place, before.cache),
         method="extend_by_one",
     )
-    return read[0], Ways(before.params, may_see, before.place + 1, read[1])
+    return read[0], Hypotheses(before.params, may_see, before.place + 1, read[1])
 
 
-def read_while(
-    go_on: Callable[[Any], Array], step: Callable[[Any], Any], carry: tuple[Any, Ways], length: int
+def decode_while(
+    go_on: Callable[[Any], Array],
+    step: Callable[[Any], Any],
+    carry: tuple[Any, Hypotheses],
+    length: int,
 ) -> Any:
     """Returns the carry after all steps, `jax.lax.while_loop` with a cache that grows.
 
@@ -183,31 +221,31 @@ def read_while(
         go_on: as there. The carry begins with a tuple of which the first is the tokens so far.
         length: tokens at most.
     """
-    told, ways = carry
-    before, *_ = rooms = _rooms(length)
-    for room in rooms:
-        more = (room - before) * ways.may_see.shape[1]
-        may_see = jnp.pad(ways.may_see, ((0, 0), (0, 0), (0, more)))
-        ways = ways._replace(may_see=may_see, cache=with_room(ways.cache, more))
+    told, hypotheses = carry
+    before, *_ = capacities = _capacities(length)
+    for capacity in capacities:
+        more = (capacity - before) * hypotheses.may_see.shape[1]
+        may_see = jnp.pad(hypotheses.may_see, ((0, 0), (0, 0), (0, more)))
+        hypotheses = hypotheses._replace(may_see=may_see, cache=grown(hypotheses.cache, more))
 
-        def fits(carry: Any, room: int = room) -> Array:
-            return (carry[0][0] < room) & go_on(carry)
+        def fits(carry: Any, capacity: int = capacity) -> Array:
+            return (carry[0][0] < capacity) & go_on(carry)
 
-        told, ways = jax.lax.while_loop(fits, step, (told, ways))
-        before = room
+        told, hypotheses = jax.lax.while_loop(fits, step, (told, hypotheses))
+        before = capacity
     return told
 
 
-def _rooms(length: int) -> list[int]:
-    """Returns for how many tokens of each way a cache has room, one size after the other."""
-    rooms = [min(length, ROOM)]
-    while rooms[-1] < length:
-        rooms.append(min(2 * rooms[-1], length))
-    return rooms
+def _capacities(length: int) -> list[int]:
+    """Returns how many tokens of each hypothesis a cache has room for, as it grows."""
+    capacities = [min(length, FIRST_CAPACITY)]
+    while capacities[-1] < length:
+        capacities.append(min(2 * capacities[-1], length))
+    return capacities
 
 
-def going_on_from(before: Ways, origins: Int[Array, "b ways"]) -> Ways:
-    """Returns the ways of which way i goes on from way origins[i] of the same row."""
+def reordered(before: Hypotheses, origins: Int[Array, "b hypotheses"]) -> Hypotheses:
+    """Returns hypotheses of which the i-th continues the origins[i]-th of the same row."""
     may_see = jnp.take_along_axis(before.may_see, origins[..., None], axis=1)
     return before._replace(may_see=may_see)
 

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from t5lite.core.errors import UserError
 from t5lite.core.examples import Tokens
 from t5lite.core.streams import stream
 from t5lite.inference.beam_search import beam_search
 from t5lite.inference.buckets import batches_by_length, bucket
-from t5lite.inference.decoding import Decoding, Writer, Written
+from t5lite.inference.decoding import Decoded, Decoding, GenerativeModel
 from t5lite.inference.sampling import sample
 from t5lite.models.architectures import Batch, EncoderDecoder
 from t5lite.parallel.mesh import DeviceMesh
@@ -48,12 +49,13 @@ class Target(NamedTuple):
     score: float
 
 
-# From parameters and prompts to the targets of each, the best first.
-Predict = Callable[[Any, Sequence[Prompt]], list[list[Target]]]
+# From parameters and prompts to the targets of each, the best first; what may come third is called
+# with the number of prompts that are done, as it grows.
+Predict = Callable[..., list[list[Target]]]
 
 
 def make_predict(
-    model: Writer,
+    model: GenerativeModel,
     mesh: DeviceMesh,
     decoding: Decoding,
     *,
@@ -71,13 +73,18 @@ def make_predict(
         seed: of what is sampled.
 
     Raises:
-        UserError: where the mesh does not divide the batch.
+        UserError: where the mesh does not divide the batch, or the model lacks a stop.
     """
     # Targets grow token by token, so there is no length to split.
     mesh = mesh.without("length")
     sharding = batch_sharding(mesh, batch_size, owner="batch_size of decoding")
     place, mine = make_global(sharding, batch_size), local_rows(sharding, batch_size)
     stops = (*stop_ids, *decoding.stop_ids)
+    if max(stops) >= model.config.vocab_size:
+        raise UserError(
+            f"Decoding.stop_ids must be under T5Config.vocab_size ({model.config.vocab_size}), got "
+            f"{max(stops)}"
+        )
     # The numbers that are arrays in the program, as they are where a prompt has none of its own.
     usual = {
         field.name: getattr(decoding, field.name)
@@ -87,7 +94,7 @@ def make_predict(
     usual.setdefault("max_length", targets_length)
 
     @functools.partial(jax.jit, out_shardings=jax.NamedSharding(mesh.devices, jax.P()))
-    def write(params: Any, batch: Batch, decoding: Decoding, numbers: Any) -> Written:
+    def write(params: Any, batch: Batch, decoding: Decoding, numbers: Any) -> Decoded:
         if decoding.num_beams > 1:
             return beam_search(
                 model, params, batch, decoding, length=targets_length, stop_ids=stops
@@ -98,13 +105,16 @@ def make_predict(
             *(model, params, batch, decoding), length=targets_length, stop_ids=stops, keys=keys
         )
 
-    def predict(params: Any, prompts: Sequence[Prompt]) -> list[list[Target]]:
+    def predict(
+        params: Any, prompts: Sequence[Prompt], on_done: Callable[[int], None] = lambda done: None
+    ) -> list[list[Target]]:
         targets: list[list[Target]] = [[]] * len(prompts)
-        sizes = [(len(prompt.prefix), len(prompt.inputs)) for prompt in prompts]
+        done = 0
+        sizes = [_sizes(model, prompt, targets_length) for prompt in prompts]
         with on_mesh(mesh):
             for indices in batches_by_length(sizes, batch_size):
                 some = [prompts[index] for index in indices]
-                batch = _batch_of(model, some, batch_size, inputs_length)
+                batch = _batch_of(model, some, batch_size, inputs_length, targets_length)
                 numbers = _numbers_of(some, batch_size, usual)
                 given = place({name: array[mine] for name, array in (batch | numbers).items()})
                 of_rows: Any = {name: given.pop(name) for name in usual}
@@ -120,6 +130,8 @@ def make_predict(
                         )
                         for ids, score in zip(tokens[row], scores[row], strict=True)
                     ]
+                done += len(indices)
+                on_done(done)
         return targets
 
     return predict
@@ -140,13 +152,25 @@ def _numbers_of(
     return given
 
 
+def _sizes(model: GenerativeModel, prompt: Prompt, targets_length: int) -> tuple[int, ...]:
+    """Returns by what prompts are sorted, so that those that are read together are alike."""
+    prefix, inputs = len(prompt.prefix), len(prompt.inputs)
+    if isinstance(model, EncoderDecoder):
+        return (bucket(prefix, targets_length) if prefix else 0), inputs
+    return (inputs + prefix,)
+
+
 def _batch_of(
-    model: Writer, prompts: Sequence[Prompt], rows: int, longest: int
+    model: GenerativeModel,
+    prompts: Sequence[Prompt],
+    rows: int,
+    inputs_length: int,
+    targets_length: int,
 ) -> dict[str, np.ndarray]:
-    """Returns what `decoding.read_prompt` takes; rows without a prompt are padding."""
+    """Returns what `decoding.prefill` takes; rows without a prompt are padding."""
     fixed = model.config.num_experts is not None
     if isinstance(model, EncoderDecoder):
-        width = bucket(max(len(prompt.inputs) for prompt in prompts), longest, fixed=fixed)
+        width = bucket(max(len(prompt.inputs) for prompt in prompts), inputs_length, fixed=fixed)
         batch = {
             name: np.zeros((rows, width), np.int32)
             for name in ("encoder_input_tokens", "encoder_segment_ids")
@@ -157,14 +181,16 @@ def _batch_of(
         if all(len(prompt.prefix) == 0 for prompt in prompts):
             return batch
         prefixes = [prompt.prefix for prompt in prompts]
-        return {**batch, **_to_the_right(prefixes, rows, 1 + max(map(len, prefixes)))}
-    given = [np.concatenate([prompt.inputs, prompt.prefix]) for prompt in prompts]
-    width = bucket(1 + max(map(len, given)), 1 + longest, fixed=fixed)
-    batch = _to_the_right(given, rows, width)
+        given = bucket(max(map(len, prefixes)), targets_length, fixed=fixed)
+        return {**batch, **_to_the_right(prefixes, rows, 1 + given)}
+    read = [np.concatenate([prompt.inputs, prompt.prefix]) for prompt in prompts]
+    # With a prefix, of a target's length at most.
+    width = bucket(1 + max(map(len, read)), 1 + inputs_length + targets_length, fixed=fixed)
+    batch = _to_the_right(read, rows, width)
     if model.config.prefix_attention:
         sees_all = np.zeros_like(batch["decoder_segment_ids"])
         for row, prompt in enumerate(prompts):
-            first = sees_all.shape[1] - len(given[row]) - 1
+            first = sees_all.shape[1] - len(read[row]) - 1
             # As in training: the inputs and the place before them.
             count = len(prompt.inputs) + 1 if len(prompt.inputs) else 0
             sees_all[row, first : first + count] = 1

@@ -11,7 +11,7 @@ from t5lite.core.examples import Example
 from t5lite.core.numbers import as_inputs
 from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, Layout, batch_of
 from t5lite.inference.buckets import batches_by_length, bucket
-from t5lite.inference.decoding import Writer
+from t5lite.inference.decoding import GenerativeModel
 from t5lite.models.architectures import Batch, EncoderDecoder
 from t5lite.models.batch_loss import batch_loss
 from t5lite.models.losses import CrossEntropy
@@ -26,12 +26,13 @@ class Likelihood(NamedTuple):
     target_tokens: int
 
 
-# From parameters and examples to the likelihood of each one's targets.
-Score = Callable[[Any, Sequence[Example]], list[Likelihood]]
+# From parameters and examples to the likelihood of each one's targets; what may come third is
+# called with the number of examples that are done, as it grows.
+Score = Callable[..., list[Likelihood]]
 
 
 def make_score(
-    model: Writer,
+    model: GenerativeModel,
     mesh: DeviceMesh,
     *,
     inputs_length: int,
@@ -56,11 +57,20 @@ def make_score(
         sums = batch_loss(model, params, batch, loss, by_row=True)
         return sums["cross_entropy"], sums["tokens"]
 
-    def score(params: Any, examples: Sequence[Example]) -> list[Likelihood]:
-        found = [Likelihood(0.0, 0)] * len(examples)
+    def score(
+        params: Any, examples: Sequence[Example], on_done: Callable[[int], None] = lambda done: None
+    ) -> list[Likelihood]:
+        found, done = [Likelihood(0.0, 0)] * len(examples), 0
         sizes = [(len(example["targets"]), len(example["inputs"])) for example in examples]
+        # Rows of an encoder-decoder have two lengths, those of a decoder alone their sum.
+        keys = [
+            (bucket(targets, targets_length), inputs)
+            if isinstance(model, EncoderDecoder)
+            else (targets + inputs,)
+            for targets, inputs in sizes
+        ]
         with on_mesh(mesh):
-            for indices in batches_by_length(sizes, batch_size):
+            for indices in batches_by_length(keys, batch_size):
                 rows = [[examples[index]] for index in indices]
                 rows += [[]] * (batch_size - len(rows))
                 some = [sizes[index] for index in indices]
@@ -71,13 +81,18 @@ def make_score(
                 )
                 for row, index in enumerate(indices):
                     found[index] = Likelihood(-float(cross_entropy[row]), int(tokens[row]))
+                done += len(indices)
+                on_done(done)
         return found
 
     return score
 
 
 def _layout_of(
-    model: Writer, sizes: Sequence[tuple[int, int]], inputs_length: int, targets_length: int
+    model: GenerativeModel,
+    sizes: Sequence[tuple[int, int]],
+    inputs_length: int,
+    targets_length: int,
 ) -> Layout:
     """Returns a layout with room for the targets and inputs of each of some examples."""
     fixed = model.config.num_experts is not None

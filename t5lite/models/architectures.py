@@ -38,12 +38,12 @@ class WithDecoder(nn.Module):
 
     def extend_by_one(
         self,
-        tokens: Int[Array, "b ways"],
-        may_see: Bool[Array, "b ways capacity"],
+        tokens: Int[Array, "b hypotheses"],
+        may_see: Bool[Array, "b hypotheses capacity"],
         place: Int[Array, ""],
         cache: Cache,
-    ) -> tuple[Float[Array, "b ways v"], Cache]:
-        """Reads one token of each of several ways to go on; see `Decoder.extend_by_one`."""
+    ) -> tuple[Float[Array, "b hypotheses v"], Cache]:
+        """Reads one token of each hypothesis; see `Decoder.extend_by_one`."""
         x, cache = self.decoder.extend_by_one(self.token_embedder(tokens), may_see, place, cache)
         return self.decoder.logits(x, self.token_embedder), cache
 
@@ -89,14 +89,13 @@ class EncoderDecoder(WithDecoder):
         encoded, segments = self.encode(batch), batch["encoder_segment_ids"]
         return self.decoder.start(segments.shape[0], capacity, encoded, segments)
 
-    def extend(self, batch: Batch, cache: Cache) -> tuple[Float[Array, "b l v"], Cache]:
-        """Reads `decoder_input_tokens` behind those of the cache, and returns their logits.
+    def extend(self, batch: Batch, cache: Cache) -> tuple[Float[Array, "b l e"], Cache]:
+        """Reads `decoder_input_tokens` behind those of the cache, and returns what `logits` takes.
 
-        Of tokens beyond the capacity of the cache the logits are NaN.
+        Of tokens beyond the capacity of the cache it is NaN.
         """
         x = self.token_embedder(batch["decoder_input_tokens"])
-        x, cache = self.decoder.extend(x, batch["decoder_segment_ids"], None, cache)
-        return self.decoder.logits(x, self.token_embedder), cache
+        return self.decoder.extend(x, batch["decoder_segment_ids"], None, cache)
 
     def __call__(
         self, batch: Batch, *, dropout_rate: Number | None = None
@@ -121,16 +120,15 @@ class DecoderOnly(WithDecoder):
         rows = batch["decoder_input_tokens"].shape[0]
         return self.decoder.start(rows, capacity, None, None)
 
-    def extend(self, batch: Batch, cache: Cache) -> tuple[Float[Array, "b l v"], Cache]:
-        """Reads `decoder_input_tokens` behind those of the cache, and returns the logits.
+    def extend(self, batch: Batch, cache: Cache) -> tuple[Float[Array, "b l e"], Cache]:
+        """Reads `decoder_input_tokens` behind those of the cache, and returns what `logits` takes.
 
         A prefix that is seen as a whole has to be read at once. Of tokens beyond the capacity of
-        the cache the logits are NaN.
+        the cache it is NaN.
         """
         x = self.token_embedder(batch["decoder_input_tokens"])
         segments = batch["decoder_segment_ids"]
-        x, cache = self.decoder.extend(x, segments, self._prefix(batch), cache)
-        return self.decoder.logits(x, self.token_embedder), cache
+        return self.decoder.extend(x, segments, self._prefix(batch), cache)
 
     def hidden(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b l e"]:
         """Returns what `logits` takes, for the whole batch."""

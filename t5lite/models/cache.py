@@ -71,7 +71,7 @@ def written(whole: Array, part: Array, start: Start, *, axis: int) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), start, axis)
 
 
-def with_room(cache: Cache, more: int) -> Cache:
+def grown(cache: Cache, more: int) -> Cache:
     """Returns a cache with room for so many tokens more."""
 
     def longer(x: Array, axis: int) -> Array:

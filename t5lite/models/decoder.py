@@ -220,15 +220,15 @@ class Decoder(nn.Module):
     def extend_by_one(
         self,
         x: Stream,
-        may_see: Bool[Array, "b ways capacity"],
+        may_see: Bool[Array, "b hypotheses capacity"],
         place: Int[Array, ""],
         cache: Cache,
     ) -> tuple[Stream, Cache]:
-        """Reads one token of each of several ways to go on, which stand at one place of the target.
+        """Reads one token of each of several hypotheses, which stand at one place of the target.
 
         Args:
-            may_see: which tokens of the cache each way has behind it, its new one included: they
-                are put into the next places of the cache, in order.
+            may_see: which tokens of the cache are each hypothesis's own, its new one included: the
+                new ones are put into the next places of the cache, in order.
         """
         segments = jnp.ones(x.shape[:2], jnp.int32)
         places = jnp.broadcast_to(place, (x.shape[1],))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import t5lite.inference.decoding as decoding_module
+import t5lite.inference.sampling as sampling
 from t5lite.core.errors import UserError
 from t5lite.inference.beam_search import beam_search
 from t5lite.inference.decoding import Decoding
@@ -157,10 +158,10 @@ def greedy_by_hand(weights, given, length, *, stop_id):
 
 def test_scores_are_the_sums_of_what_a_whole_reading_gives():
     made = samples(Decoding(temperature=1.0, num_samples=4))
-    for row, way in itertools.product(range(3), range(4)):
-        target = stripped(made.tokens[row, way])
+    for row, hypothesis in itertools.product(range(3), range(4)):
+        target = stripped(made.tokens[row, hypothesis])
         expected = log_probability(row, target)
-        assert float(made.log_probabilities[row, way]) == pytest.approx(expected, abs=1e-4)
+        assert float(made.log_probabilities[row, hypothesis]) == pytest.approx(expected, abs=1e-4)
     sums = np.asarray(made.log_probabilities)
     assert (np.diff(sums, axis=1) <= 0).all()
 
@@ -194,6 +195,20 @@ def test_a_rows_samples_depend_on_its_own_key_alone():
     last = {name: x[2:] for name, x in given.items()}
     alone = run(params(), last, decoding, keys=keys[2:])
     np.testing.assert_array_equal(whole.tokens[2], alone.tokens[0])
+
+
+def test_samples_are_the_same_however_many_are_written_together(monkeypatch):
+    keys = jax.random.split(jax.random.key(3), 3)
+    decoding = Decoding(temperature=1.0, num_samples=5)
+
+    def draw(together):
+        monkeypatch.setattr(sampling, "TOGETHER", together)
+        options = {"length": 4, "stop_ids": (EOS,), "keys": keys}
+        return jax.jit(lambda p, b: sample(MODEL, p, b, decoding, **options))(params(), batch())
+
+    apart, together = draw(2), draw(5)
+    np.testing.assert_array_equal(apart.tokens, together.tokens)
+    np.testing.assert_allclose(apart.scores, together.scores, rtol=1e-5)
 
 
 @pytest.mark.parametrize("search", [beams, samples])
@@ -248,8 +263,8 @@ def test_a_cache_that_grows_changes_nothing(search, decoding, monkeypatch):
     # Flat, so that few targets end before the cache has grown from 2 to 4, 8 and 11.
     weights = params(sharpness=1.0)
 
-    def write(room):
-        monkeypatch.setattr(decoding_module, "ROOM", room)
+    def write(capacity):
+        monkeypatch.setattr(decoding_module, "FIRST_CAPACITY", capacity)
         options = {"length": 11, "stop_ids": (EOS,), **keys}
         return jax.jit(lambda p, b: search(MODEL, p, b, decoding, **options))(weights, given)
 
@@ -296,6 +311,16 @@ def test_filters_keep_what_sorting_keeps():
         ({"num_samples": 2}, "num_samples over 1 needs Decoding.temperature"),
         ({"temperature": 0.0}, "temperature must be over 0"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\]"),
+        ({"top_k": 3}, "top_k needs Decoding.temperature, got top_k=3"),
+        ({"top_p": 0.5}, "top_p needs Decoding.temperature, got top_p=0.5"),
+        ({"max_length": 2.5}, "max_length must be a whole number, got 2.5"),
+        ({"min_length": 9, "max_length": 5}, r"at most Decoding.max_length \(5\), got 9"),
+        ({"num_beams": 4, "num_beam_groups": 2}, "go together, got 2 groups and a penalty of 0"),
+        (
+            {"num_beams": 4, "diversity_penalty": 1.0},
+            "go together, got 1 groups and a penalty",
+        ),
+        ({"stop_ids": [-1]}, r"stop_ids must be ids of tokens, got \(-1,\)"),
     ],
 )
 def test_choices_that_cannot_be_are_refused(choices, message):

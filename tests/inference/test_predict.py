@@ -172,6 +172,30 @@ def test_programs_are_as_many_as_buckets(caplog):
     assert len(finished) == 3, finished
 
 
+@pytest.mark.parametrize("model", [MODEL, PREFIX_LM], ids=["encoder_decoder", "prefix_lm"])
+def test_prefixes_of_many_lengths_take_one_program(model, caplog):
+    given = [
+        Prompt(inputs=np.full(5, 4, np.int32), prefix=np.full(length, 5, np.int32))
+        for length in (1, 2, 3, 5, 6, 7)
+    ]
+    made = maker.__wrapped__(model, Mesh(data=1), Decoding(), 2)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        made(params(model), given)
+    finished = [m for m in caplog.messages if m.startswith("Finished XLA compilation of jit(write")]
+    assert len(finished) == 1, finished
+
+
+def test_a_stop_that_the_model_cannot_write_is_refused():
+    with pytest.raises(UserError, match=r"under T5Config.vocab_size \(12\), got 12"):
+        predict(prompts(1), Decoding(stop_ids=[12]))
+
+
+def test_whoever_asks_is_told_how_many_are_done():
+    done = []
+    maker(MODEL, Mesh(data=1), Decoding(), 4)(params(), prompts(6), done.append)
+    assert done == [4, 6]
+
+
 def test_groups_of_beams_differ_as_they_are_told_to():
     """Against the search written down in Python, one row and one group after another."""
     decoding = Decoding(

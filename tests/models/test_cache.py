@@ -36,11 +36,17 @@ def packed(seed, **sizes):
     return batch
 
 
+def extended(model, variables, batch, cache):
+    """Logits of the tokens of a batch, and the cache with them."""
+    x, cache = model.apply(variables, batch, cache, method="extend")
+    return model.apply(variables, x, method="logits"), cache
+
+
 def by_pieces(model, params, batch, sizes):
     """Logits of the decoder's tokens, read in pieces of these sizes."""
     variables = {"params": params}
     start = jax.jit(lambda v, b: model.apply(v, b, capacity=sum(sizes), method="start"))
-    extend = jax.jit(lambda v, b, cache: model.apply(v, b, cache, method="extend"))
+    extend = jax.jit(lambda v, b, cache: extended(model, v, b, cache))
     cache, at, logits = start(variables, jax.tree.map(jnp.asarray, batch)), 0, []
     for size in sizes:
         part = {k: v[:, at : at + size] for k, v in batch.items() if k.startswith("decoder")}
@@ -108,7 +114,7 @@ def test_what_was_encoded_is_not_read_again():
 
     part = {k: v[:, :1] for k, v in batch.items() if k.startswith("decoder")}
     logits = [
-        model.apply({"params": p}, part, cache, method="extend")[0]
+        extended(model, {"params": p}, part, cache)[0]
         for p in (params, jax.tree_util.tree_map_with_path(without, params))
     ]
     np.testing.assert_array_equal(*logits)
@@ -120,6 +126,6 @@ def test_tokens_beyond_the_capacity_give_no_logits():
     cache = model.apply(variables, batch, capacity=5, method="start")
     decoder = {k: v for k, v in batch.items() if k.startswith("decoder")}
     four, two = ({k: v[:, part] for k, v in decoder.items()} for part in (slice(4), slice(4, 6)))
-    logits, cache = model.apply(variables, four, cache, method="extend")
+    logits, cache = extended(model, variables, four, cache)
     assert jnp.isfinite(logits).all()
-    assert jnp.isnan(model.apply(variables, two, cache, method="extend")[0]).all()
+    assert jnp.isnan(extended(model, variables, two, cache)[0]).all()
