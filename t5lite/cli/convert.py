@@ -181,7 +181,11 @@ def _write(
     if described is not None and isinstance(vocabulary, SentencePieceVocabulary):
         shutil.copyfile(described["path"], folder / VOCABULARY_FILE)
         described["path"] = VOCABULARY_FILE
-    about = {"model": describe(foreign.model), "vocabulary": described}
+    about = {
+        "model": describe(foreign.model),
+        "vocabulary": described,
+        "vocabulary_fingerprint": None if vocabulary is None else vocabulary.fingerprint,
+    }
     write_lazily(folder, foreign.step, _state(foreign, conversion.mesh.make()), about)
     (folder / MODEL_FILE).write_text(model_gin(foreign.model, vocabulary, path))
     remark = (

@@ -1,10 +1,12 @@
 """`t5lite eval`."""
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,16 +18,91 @@ from jax.experimental import multihost_utils
 from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.selection import Chosen, chosen_checkpoints, open_run
+from t5lite.cli.work_progress import WorkProgress
 from t5lite.core.errors import UserError
-from t5lite.inference.evaluate import Evaluate, Evaluation, make_evaluate
+from t5lite.core.run_directory import append, read_records
+from t5lite.data import vocabularies
+from t5lite.inference.evaluate import Evaluate, Evaluation, OnProgress, make_evaluate
 from t5lite.parallel.mesh import DeviceMesh
-from t5lite.parallel.processes import start_processes
-from t5lite.training.checkpoints import FOLDER, Checkpoints
+from t5lite.parallel.processes import everywhere, start_processes
+from t5lite.training.checkpoints import FOLDER, Checkpoints, Damaged
 from t5lite.training.run import Run
 from t5lite.training.state import abstract_params
 
 # How often a folder that is watched is looked at.
 WATCH_SECONDS = 5.0
+# In which a checkpoint that is being deleted is gone.
+DELETION_SECONDS = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """What is scored, and by what.
+
+    Args:
+        run: with the task and the split that are scored.
+        evaluate: from parameters to scores.
+        shapes: of the parameters, with their places.
+        told: what scores depend on besides the checkpoint; stands in every result.
+        progress: where it is shown how far `evaluate` has come.
+    """
+
+    run: Run
+    evaluate: Evaluate
+    shapes: Any
+    told: Mapping[str, Any]
+    progress: WorkProgress
+
+    def results(self, chosen: Chosen) -> list[dict[str, Any]]:
+        """Returns the result of a checkpoint, recorded at once: the next may take long, or fail.
+
+        Where the run that trains deleted it before it was read there is none, and a remark.
+        """
+        run, wrong = self.run, None
+        try:
+            chosen.check_same(run.model, run.task.vocabulary)
+            saved_at, params = chosen.saved_at, chosen.params(self.shapes)
+        except Damaged as error:
+            wrong = error
+        # Or some processes would wait for others.
+        if not everywhere(wrong is None):
+            # One that is being deleted takes a while to go.
+            time.sleep(DELETION_SECONDS)
+            if everywhere(set(chosen.steps) <= set(chosen.checkpoints.reload())):
+                raise wrong or Damaged(f"{chosen.path} cannot be read by another process")
+            self.progress.say(f"step {chosen.step} was deleted before it was scored")
+            return []
+        with self.progress:
+            scores = self.evaluate(params)
+        result = {
+            "checkpoint": chosen.path,
+            "step": chosen.step,
+            "split": run.eval_split,
+            **({"averaged_steps": list(chosen.steps)} if len(chosen.steps) > 1 else {}),
+            "saved_at": saved_at,
+            **self.told,
+            **scores,
+        }
+        if jax.process_index() == 0:
+            self.record.parent.mkdir(parents=True, exist_ok=True)
+            append(self.record, **result)
+        return [result]
+
+    @property
+    def record(self) -> pathlib.Path:
+        """Where results go."""
+        return pathlib.Path(self.run.model_dir) / "eval" / f"{self.run.eval_split}.jsonl"
+
+    def recorded(self, checkpoints: Checkpoints) -> set[int]:
+        """Returns the steps of which there is a result that would be the same today."""
+        done, results = set(), read_records(self.record)
+        for step in checkpoints.steps():
+            wanted = {"checkpoint": checkpoints.path(step), "averaged_steps": None, **self.told}
+            with contextlib.suppress(Damaged):
+                wanted["saved_at"] = checkpoints.saved_at(step)
+            if any(all(r.get(name) == wanted[name] for name in wanted) for r in results):
+                done.add(step)
+        return done
 
 
 def run(flags: Any, bindings: Sequence[str]) -> None:
@@ -36,22 +113,45 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     )
     start_processes()
     mesh = trained.mesh.make()
-    run, evaluate = evaluation_of(trained, evaluation, mesh)
+    progress = WorkProgress()
+    run, evaluate = evaluation_of(trained, evaluation, mesh, progress.at)
     shapes = abstract_params(run.model, mesh)
+    scorer = Scorer(run, evaluate, shapes, _told(run, evaluation), progress)
     if flags.watch:
-        _watch(run, evaluate, shapes, flags)
-        return
-    with chosen_checkpoints(run.model_dir, flags.checkpoint, flags.average) as chosen:
-        results = []
-        for one in chosen:
-            results.append(_result(run, one, evaluate(one.params(shapes))))
-            # At once: the next may take long, or fail.
-            _record(run, results[-1])
-    _print(results, as_json=flags.json)
+        _watch(scorer, flags)
+    else:
+        _score(scorer, flags)
 
 
-def evaluation_of(run: Run, evaluation: Evaluation, mesh: DeviceMesh) -> tuple[Run, Evaluate]:
-    """Returns the run with the task and split that are to be scored, and what scores them."""
+def _score(scorer: Scorer, flags: Any) -> None:
+    """Scores the checkpoints that the flags name."""
+    results: list[dict[str, Any]] = []
+    with chosen_checkpoints(scorer.run.model_dir, flags.checkpoint, flags.average) as chosen:
+        try:
+            for one in chosen:
+                results += scorer.results(one)
+        finally:
+            # What was scored before something went wrong is told too.
+            if results:
+                _print(results, as_json=flags.json)
+    if not results:
+        raise UserError("nothing was scored: all checkpoints were deleted meanwhile")
+
+
+def evaluation_of(
+    run: Run,
+    evaluation: Evaluation,
+    mesh: DeviceMesh,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> tuple[Run, Evaluate]:
+    """Returns the run with the task and split that are to be scored, and what scores them.
+
+    Raises:
+        UserError: where the task that is to be scored has another vocabulary than the run.
+    """
+    if evaluation.task is not None:
+        trained = run.task.vocabulary.fingerprint
+        vocabularies.check_same(trained, evaluation.task.vocabulary, "the run of evaluate.task")
     run = dataclasses.replace(
         run,
         task=evaluation.task or run.task,
@@ -63,14 +163,20 @@ def evaluation_of(run: Run, evaluation: Evaluation, mesh: DeviceMesh) -> tuple[R
         # As many rows as are trained on at a time: what fits there fits here.
         batch_size=evaluation.batch_size or run.batch_size // run.microbatches,
         decoding=evaluation.decoding,
+        on_progress=on_progress,
     )
     return run, evaluate
 
 
-def _result(run: Run, chosen: Chosen, scores: dict[str, float]) -> dict[str, Any]:
-    averaged = {"averaged_steps": list(chosen.steps)} if len(chosen.steps) > 1 else {}
-    place = {"checkpoint": chosen.path, "step": chosen.step, "split": run.eval_split}
-    return {**place, **averaged, **scores}
+def _told(run: Run, evaluation: Evaluation) -> dict[str, Any]:
+    """Returns what scores depend on besides the checkpoint, as JSON has it."""
+    tasks = run.task.tasks
+    all_of_them = [[task.identity(run.eval_split), repr(task)] for task in tasks]
+    digest = hashlib.sha256(json.dumps([*all_of_them, repr(run.loss)]).encode()).hexdigest()
+    told: dict[str, Any] = {"tasks": [task.name for task in tasks], "tasks_digest": digest[:16]}
+    if any(task.metrics for task in tasks):
+        told["decoding"] = dataclasses.asdict(evaluation.decoding)
+    return dict(json.loads(json.dumps(told)))
 
 
 def _print(results: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -83,56 +189,17 @@ def _print(results: list[dict[str, Any]], *, as_json: bool) -> None:
         _print_tables(results)
 
 
-def _record(run: Run, result: dict[str, Any]) -> None:
-    """Appends a result to the run's record, in the first process."""
-    if jax.process_index() > 0:
-        return
-    path = _record_path(run)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(result) + "\n")
-
-
-def _record_path(run: Run) -> pathlib.Path:
-    return pathlib.Path(run.model_dir) / "eval" / f"{run.eval_split}.jsonl"
-
-
-def _watch(run: Run, evaluate: Evaluate, shapes: Any, flags: Any) -> None:
+def _watch(scorer: Scorer, flags: Any) -> None:
     """Scores every checkpoint of the run once, as they come, until that of its last step."""
     if flags.checkpoint != "latest" or flags.average != 1:
         raise UserError("--watch goes with neither --checkpoint nor --average")
+    run = scorer.run
     pathlib.Path(run.model_dir, FOLDER).mkdir(parents=True, exist_ok=True)
-    console = rich.console.Console(stderr=True, quiet=jax.process_index() > 0, highlight=False)
     with open_run(run.model_dir) as checkpoints:
-        recorded = _recorded(run, checkpoints)
-        for step in _new_steps(checkpoints, recorded, last=run.total_steps):
-            chosen = Chosen(checkpoints, (step,))
-            try:
-                params = chosen.params(shapes)
-            except UserError:
-                # The run keeps only so many, and takes a while to delete one.
-                time.sleep(WATCH_SECONDS)
-                if step in checkpoints.reload():
-                    raise
-                console.print(f"step {step} was deleted before it was scored", markup=False)
-                continue
-            result = _result(run, chosen, evaluate(params))
-            _record(run, result)
-            _print([result], as_json=flags.json)
-
-
-def _recorded(run: Run, checkpoints: Checkpoints) -> set[int]:
-    """Returns the steps of these checkpoints that the run's record has scores of."""
-    path = _record_path(run)
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    # One without its end was cut off.
-    results = [json.loads(line) for line in lines if line.endswith("\n")]
-    return {
-        result["step"]
-        for result in results
-        if "averaged_steps" not in result
-        and result["checkpoint"] == checkpoints.path(result["step"])
-    }
+        done = scorer.recorded(checkpoints)
+        for step in _new_steps(checkpoints, done, last=run.total_steps):
+            if results := scorer.results(Chosen(checkpoints, (step,))):
+                _print(results, as_json=flags.json)
 
 
 def _new_steps(checkpoints: Checkpoints, done: set[int], *, last: int) -> Iterator[int]:

@@ -1,25 +1,23 @@
 """`t5lite infer`."""
 
 import dataclasses
-import datetime
+import functools
 import pathlib
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import rich.console
-import rich.progress
 
 from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.selection import Chosen, chosen_checkpoints
+from t5lite.cli.work_progress import WorkProgress
 from t5lite.core.errors import UserError
 from t5lite.data import preprocessors, vocabularies
 from t5lite.data.vocabularies import Vocabulary
 from t5lite.inference.answers import Answer, Reader, predicted, scored
-from t5lite.inference.decoding import Writer
+from t5lite.inference.decoding import GenerativeModel
 from t5lite.inference.infer import Output, check_free, infer
 from t5lite.inference.predict import make_predict
 from t5lite.inference.requests import Inference, fingerprint, read_requests
@@ -72,7 +70,7 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
             "mode": flags.mode,
             "checkpoint": [chosen[0].path, list(chosen[0].steps)],
             # Another run's checkpoints may have come to stand there.
-            "saved": pathlib.Path(chosen[0].path, "state").stat().st_mtime_ns,
+            "checkpoint saved at": chosen[0].saved_at,
             "model": describe(model),
             "vocabulary": vocabulary.fingerprint,
             "steps": [preprocessors.version(step) for step in inference.preprocessors],
@@ -83,26 +81,34 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
         output = Output(path, identity)
         params = chosen[0].params(abstract_params(model, mesh))
     requests = (each for each in read_requests(flags.input, inference, flags.mode) if each)
-    with _Told(total, output.done) as told:
+    with WorkProgress() as progress:
+        if output.done:
+            progress.say(f"going on behind {output.done:,} results that are there")
+        progress.at(flags.mode, output.done, total)
         infer(
-            *(requests, output, lambda some, first: answer(params, some, first)),
+            *(requests, output, functools.partial(answer, params)),
             chunk_size=inference.chunk_size,
-            on_done=told.on_done,
+            on_done=lambda done: progress.at(flags.mode, done, total),
         )
-        told.say(f"{total:,} results in {flags.output}")
+        progress.say(f"{total:,} results in {flags.output}")
 
 
-def _model_and_vocabulary(trained: Run | None, chosen: Chosen) -> tuple[Writer, Vocabulary]:
+def _model_and_vocabulary(
+    trained: Run | None, chosen: Chosen
+) -> tuple[GenerativeModel, Vocabulary]:
     """Returns those of the run or, where there is none, what the checkpoint says of itself."""
     if trained is not None:
         model: Model = trained.model
         vocabulary = trained.task.vocabulary
+        chosen.check_same(model, vocabulary)
     else:
         about = chosen.about()
         model = model_of(about, chosen.path)
         # What convert writes names its files from the folder that it writes.
         folder = pathlib.Path(chosen.path).parent.parent
         vocabulary = vocabularies.from_description(about["vocabulary"], folder)
+        # Another file may have come to stand where its own was.
+        chosen.check_same(model, vocabulary)
     if isinstance(model, EncoderOnly):
         raise UserError("infer needs a model with a decoder, got EncoderOnly; see t5lite eval")
     return model, vocabulary
@@ -121,36 +127,38 @@ def _check_all(flags: Any, inference: Inference, reader: Reader) -> int:
     Raises:
         UserError: where one cannot be answered.
     """
-    total, empty = 0, 0
+    reader.check_lengths(vars(inference.decoding))
+    total, empty, num_cut, first_cut = 0, 0, 0, 0
     for request in read_requests(flags.input, inference, flags.mode):
         if request is None:
             empty += 1
             continue
         total += 1
         try:
-            reader.check(request)
+            if reader.is_cut(request):
+                num_cut, first_cut = num_cut + 1, first_cut or total
         except UserError as error:
             raise UserError(f"{flags.input}: object {total}: {error}") from error
     if total == 0:
         raise UserError(f"--input={flags.input} holds nothing to work on")
     inputs, targets = reader.lengths
-    if reader.num_cut and inference.too_long == "refuse":
+    longer = f"longer than {inputs} tokens of inputs or {targets} of targets"
+    if num_cut and inference.too_long == "refuse":
         raise UserError(
-            f"{flags.input}: {reader.num_cut:,} of {total:,} objects are longer than {inputs} "
-            f"tokens of inputs or {targets} of targets; infer.too_long = 'cut' cuts them, "
-            "infer.inputs_length and infer.targets_length make room"
+            f"{flags.input}: {num_cut:,} of {total:,} objects are {longer}, first object "
+            f"{first_cut:,}; infer.too_long = 'cut' cuts them, infer.inputs_length and "
+            "infer.targets_length make room"
         )
     if jax.process_index() == 0 and empty:
         print(f"{empty:,} empty lines are left out", file=sys.stderr)
-    if jax.process_index() == 0 and reader.num_cut:
-        longer = f"longer than {inputs} tokens of inputs or {targets} of targets"
-        print(f"{reader.num_cut:,} of {total:,} objects are {longer}: cut", file=sys.stderr)
+    if jax.process_index() == 0 and num_cut:
+        print(f"{num_cut:,} of {total:,} objects are {longer}: cut", file=sys.stderr)
     return total
 
 
 def _answering(
     mode: str,
-    model: Writer,
+    model: GenerativeModel,
     vocabulary: Vocabulary,
     mesh: DeviceMesh,
     inference: Inference,
@@ -173,43 +181,3 @@ def _answering(
         seed=inference.seed,
     )
     return predicted(predict, reader, vocabulary, num_best=inference.num_best)
-
-
-class _Told:
-    """Shows how many results are there: a bar on a terminal, lines elsewhere."""
-
-    def __init__(self, total: int, done: int) -> None:
-        shown = jax.process_index() == 0
-        self._console = rich.console.Console(
-            stderr=True, quiet=not shown, highlight=False, soft_wrap=True
-        )
-        self._bar = rich.progress.Progress(
-            rich.progress.TextColumn("{task.completed:,}/{task.total:,}"),
-            rich.progress.BarColumn(bar_width=None),
-            rich.progress.TimeRemainingColumn(),
-            console=self._console,
-            disable=not (shown and self._console.is_terminal),
-        )
-        self._task = self._bar.add_task("", total=total, completed=done)
-        self._total, self._first, self._started = total, done, time.perf_counter()
-        if done:
-            self.say(f"going on behind {done:,} results that are there")
-
-    def __enter__(self) -> "_Told":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def say(self, text: str) -> None:
-        """Prints a line."""
-        self._console.print(text, markup=False)
-
-    def on_done(self, done: int) -> None:
-        """Tells that so many are there."""
-        self._bar.update(self._task, completed=done)
-        if self._bar.disable:
-            rate = (done - self._first) / (time.perf_counter() - self._started)
-            left = datetime.timedelta(seconds=round((self._total - done) / rate))
-            self.say(f"{done:,}/{self._total:,}  {rate:,.1f} a second  {left} left")

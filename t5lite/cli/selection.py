@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from t5lite.core.errors import UserError
+from t5lite.data import vocabularies
+from t5lite.data.vocabularies import Vocabulary
+from t5lite.models import description
+from t5lite.models.architectures import Model
 from t5lite.training.checkpoints import FOLDER, Checkpoints, find_checkpoint, open_checkpoint
 
 
@@ -31,9 +35,20 @@ class Chosen:
         """Its folder."""
         return self.checkpoints.path(self.step)
 
+    @property
+    def saved_at(self) -> int:
+        """When its own was saved, in nanoseconds."""
+        return self.checkpoints.saved_at(self.step)
+
     def about(self) -> dict[str, Any]:
         """Returns what was saved with it."""
         return self.checkpoints.about(self.step)
+
+    def check_same(self, model: Model, vocabulary: Vocabulary) -> None:
+        """Raises a UserError where it was trained as another model or with another vocabulary."""
+        about, owner = self.about(), f"checkpoint {self.path}"
+        description.check_same(about, model, owner)
+        vocabularies.check_same(about.get("vocabulary_fingerprint"), vocabulary, owner)
 
     def params(self, shapes: Any) -> Any:
         """Returns the parameters, placed as the abstract `shapes` say."""
@@ -47,15 +62,16 @@ def chosen_checkpoints(model_dir: str | None, which: str, average: int) -> Itera
     Args:
         model_dir: of the run; None where there is none, so that `which` has to be a folder.
         which: "latest", "best", "all", steps with commas between them, or a folder: a MODEL_DIR,
-            for its latest, or a checkpoints/STEP.
+            for its latest, or a checkpoints/STEP. One that is called as these are is `./best`.
         average: so many checkpoints that end with each are averaged.
 
     Raises:
         UserError: where there is no such checkpoint.
     """
-    if "/" in which or model_dir is None:
-        folder = find_checkpoint(pathlib.Path(which)) or which
-        with open_checkpoint(folder) as (checkpoints, step):
+    folder = pathlib.Path(which).expanduser()
+    named = which in ("latest", "best", "all") or which.replace(",", "").isdigit()
+    if model_dir is None or "/" in which or (folder.is_dir() and not named):
+        with open_checkpoint(find_checkpoint(folder) or which) as (checkpoints, step):
             yield [_averaged(checkpoints, step, average)]
         return
     with open_run(model_dir) as checkpoints:

@@ -161,6 +161,27 @@ def metric(name: str) -> Metric:
     return found
 
 
+def checked(
+    name: str, metric: Metric, answers: Answers, predictions: Sequence[str]
+) -> dict[str, float]:
+    """Returns the scores of a metric.
+
+    Raises:
+        UserError: where one of the user's own fails, or returns something else.
+    """
+    if ":" not in name:
+        return metric(answers, predictions)
+    try:
+        scores = {str(score): float(value) for score, value in metric(answers, predictions).items()}
+    # Whatever the user's own metric raises.
+    except Exception as error:
+        raise UserError(
+            f"Task.metrics: {name!r} must return numbers by name, got {type(error).__name__}: "
+            f"{error}"
+        ) from error
+    return scores
+
+
 def normalize_whitespace(text: str) -> str:
     """Runs of white space become one space, none at either end."""
     return " ".join(text.split())

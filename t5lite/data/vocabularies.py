@@ -213,6 +213,18 @@ class SentencePieceVocabulary(Vocabulary):
 VOCABULARIES = {kind.__name__: kind for kind in (ByteVocabulary, SentencePieceVocabulary)}
 
 
+def check_same(fingerprint: str | None, vocabulary: Vocabulary, owner: str) -> None:
+    """Raises a UserError where `owner` was trained with a vocabulary that encodes otherwise.
+
+    Args:
+        fingerprint: of what it was trained with; None where that is not known.
+    """
+    if fingerprint is not None and fingerprint != vocabulary.fingerprint:
+        raise UserError(
+            f"{owner} was trained with the vocabulary {fingerprint}, got {vocabulary.fingerprint}"
+        )
+
+
 def from_description(described: Mapping[str, Any], folder: pathlib.Path) -> Vocabulary:
     """Returns the vocabulary that `describe` was given.
 

@@ -1,7 +1,7 @@
 """From requests to results: texts to tokens, a model's targets or scores, and texts again."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,12 @@ from t5lite.inference.predict import Predict, Prompt
 from t5lite.inference.requests import Request
 from t5lite.inference.score import Score
 
-# From parameters, requests, and the number of the first of them, to what is added to each.
-Answer = Callable[[Any, Sequence[Request], int], list[dict[str, Any]]]
+# From parameters, requests, the number of the first of them, and what is told how many of them are
+# answered, to what is added to each.
+Answer = Callable[[Any, Sequence[Request], int, Callable[[int], None]], list[dict[str, Any]]]
 
-_SENTINEL = re.compile(r"<extra_id_(\d+)>")
+# No vocabulary has sentinels of more digits: such a text is text.
+_SENTINEL = re.compile(r"<extra_id_(\d{1,9})>")
 
 
 class Reader:
@@ -32,10 +34,9 @@ class Reader:
     ) -> None:
         self._vocabulary, self._end_inputs = vocabulary, end_inputs
         self.lengths = (inputs_length, targets_length)
-        self.num_cut = 0
 
-    def check(self, request: Request) -> None:
-        """Counts a request of which something is cut.
+    def is_cut(self, request: Request) -> bool:
+        """Whether something of a request is too long.
 
         Raises:
             UserError: where it names a sentinel that there is not, or its prefix is too long.
@@ -43,10 +44,20 @@ class Reader:
         inputs, targets = self.lengths
         if len(self.prefix(request)) > targets:
             raise UserError(f"its prefix must be at most {targets} tokens (infer.targets_length)")
+        self.check_lengths(request.decoding)
         is_long = len(encode(request.inputs, self._vocabulary)) > inputs - self._end_inputs
         if request.targets is not None:
             is_long |= len(encode(request.targets, self._vocabulary)) > targets - 1
-        self.num_cut += is_long
+        return is_long
+
+    def check_lengths(self, decoding: Mapping[str, Any]) -> None:
+        """Raises a UserError where numbers of `Decoding` ask for more tokens than there may be."""
+        for name in ("min_length", "max_length"):
+            if (decoding.get(name) or 0) > self.lengths[1]:
+                raise UserError(
+                    f"Decoding.{name} must be at most infer.targets_length ({self.lengths[1]}), "
+                    f"got {decoding[name]}"
+                )
 
     def inputs(self, request: Request) -> Tokens:
         """Returns the tokens of the inputs."""
@@ -95,7 +106,9 @@ def encode(text: str, vocabulary: Vocabulary) -> Tokens:
 def predicted(predict: Predict, reader: Reader, vocabulary: Vocabulary, *, num_best: int) -> Answer:
     """Returns what adds `prediction` and its `score`; for several also `predictions`, `scores`."""
 
-    def answer(params: Any, requests: Sequence[Request], first: int) -> list[dict[str, Any]]:
+    def answer(
+        params: Any, requests: Sequence[Request], first: int, on_done: Callable[[int], None]
+    ) -> list[dict[str, Any]]:
         prompts = [
             Prompt(
                 inputs=reader.inputs(request),
@@ -106,7 +119,7 @@ def predicted(predict: Predict, reader: Reader, vocabulary: Vocabulary, *, num_b
             for number, request in enumerate(requests)
         ]
         results = []
-        for targets in predict(params, prompts):
+        for targets in predict(params, prompts, on_done):
             texts = [vocabulary.decode(target.tokens) for target in targets[:num_best]]
             scores = [target.score for target in targets[:num_best]]
             result: dict[str, Any] = {"prediction": texts[0], "score": scores[0]}
@@ -120,12 +133,14 @@ def predicted(predict: Predict, reader: Reader, vocabulary: Vocabulary, *, num_b
 def scored(score: Score, reader: Reader) -> Answer:
     """Returns what adds the `score` of the targets, and how many `target_tokens` they have."""
 
-    def answer(params: Any, requests: Sequence[Request], first: int) -> list[dict[str, Any]]:
+    def answer(
+        params: Any, requests: Sequence[Request], first: int, on_done: Callable[[int], None]
+    ) -> list[dict[str, Any]]:
         del first
         examples = [
             {"inputs": reader.inputs(request), "targets": reader.targets(request)}
             for request in requests
         ]
-        return [found._asdict() for found in score(params, examples)]
+        return [found._asdict() for found in score(params, examples, on_done)]
 
     return answer

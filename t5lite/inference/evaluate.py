@@ -28,6 +28,7 @@ from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, check_lengths, local_rows, make_global, on_mesh
 
 Evaluate = Callable[[Any], dict[str, float]]
+OnProgress = Callable[[str, int, int | None], None]
 # By name, a number for each example.
 Sums = dict[str, np.ndarray]
 
@@ -65,6 +66,7 @@ def make_evaluate(
     batch_size: int,
     decoding: Decoding | None = None,
     counted: Callable[[np.ndarray], np.ndarray] | None = None,
+    on_progress: OnProgress = lambda what, done, total: None,
 ) -> Evaluate:
     """Returns a function from parameters to the scores of all of `split`.
 
@@ -80,6 +82,8 @@ def make_evaluate(
     Args:
         decoding: how targets are written for tasks that name metrics; None for no metrics.
         counted: from target tokens to which of them count; None for all.
+        on_progress: called with what is being done, of how many examples it is done, and the number
+            of all, None where that is not known.
 
     Raises:
         UserError: where the mesh does not divide the batch, or the split is empty.
@@ -106,7 +110,7 @@ def make_evaluate(
 
     predict_all = None
     if decoding is not None:
-        predict_all = _make_predict_all(model, mesh, task, decoding, batch_size)
+        predict_all = _make_predict_all(model, mesh, task, decoding, batch_size, on_progress)
     has_text = not isinstance(model, EncoderOnly) or model.classes is None
 
     def targets(example: Example) -> Tokens:
@@ -128,6 +132,7 @@ def make_evaluate(
             with on_mesh(mesh):
                 sums.append(sums_of(params, examples))
             settle(sums, mesh)
+            on_progress(f"{part.name}: losses", len(categories) + len(some), None)
             if has_text:
                 num_bytes += [part.vocabulary.num_bytes(targets(each)) for each in examples]
             categories += [question.category or "" for question in some]
@@ -166,7 +171,12 @@ def make_evaluate(
 
 
 def _make_predict_all(
-    model: Model, mesh: DeviceMesh, task: Task | Mixture, decoding: Decoding, batch_size: int
+    model: Model,
+    mesh: DeviceMesh,
+    task: Task | Mixture,
+    decoding: Decoding,
+    batch_size: int,
+    on_progress: OnProgress,
 ) -> Callable[[Any, Task, Sequence[Question]], list[str]]:
     """Returns what predicts the answers of questions, by choice or by writing."""
 
@@ -193,9 +203,14 @@ def _make_predict_all(
 
     def predict_all(params: Any, part: Task, asked: Sequence[Question]) -> list[str]:
         lengths = part.objective.inputs_length, part.objective.targets_length
+
+        def on_done(done: int) -> None:
+            on_progress(f"{part.name}: predictions", done, total)
+
         if part.choices is not None:
             examples = [example for question in asked for _, example in question.choices]
-            scores = iter(scorer(*lengths)(params, examples))
+            total = len(examples)
+            scores = iter(scorer(*lengths)(params, examples, on_done))
             return [
                 max((next(scores).score, -n, text) for n, (text, _) in enumerate(q.choices))[2]
                 for q in asked
@@ -204,7 +219,8 @@ def _make_predict_all(
             Prompt(inputs=question.example["inputs"], number=number)
             for number, question in enumerate(asked)
         ]
-        written = writer(*lengths)(params, prompts)
+        total = len(prompts)
+        written = writer(*lengths)(params, prompts, on_done)
         return [part.vocabulary.decode(best.tokens) for best, *_ in written]
 
     return predict_all

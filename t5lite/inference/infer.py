@@ -63,20 +63,25 @@ class Output:
 
     def _begin(self, mine: Mapping[str, Any]) -> int:
         """Drops a line that was cut off, and returns how many there are."""
-        check_free(self._path)
         # Held as long as this process lives.
         self._lock = self._partial.open("a")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{self._partial} is being written by another process") from error
+        # Only now: another process may just have finished it.
+        if self._path.exists():
+            with contextlib.suppress(FileNotFoundError):
+                if not self._partial.stat().st_size:
+                    self._partial.unlink()
+        check_free(self._path)
         if self._partial.stat().st_size:
             theirs = self._theirs()
             for name in {**theirs, **mine}:
                 if theirs.get(name) != mine.get(name):
                     raise UserError(
                         f"{self._partial} was begun with {name} {theirs.get(name)}, got "
-                        f"{mine.get(name)}; remove it, or name another --output"
+                        f"{mine.get(name)}; go on with the former, or name another --output"
                     )
         write_whole(self._identity, json.dumps(mine))
         with self._partial.open("rb+") as file:
@@ -107,8 +112,17 @@ class Output:
             os.fsync(file.fileno())
 
     def finish(self) -> None:
-        """Gives the whole its name."""
+        """Gives the whole its name.
+
+        Raises:
+            UserError: where something else has it by now; the whole keeps the partial one then.
+        """
         if self._is_first:
+            if self._path.exists():
+                raise UserError(
+                    f"{self._path} came to be while {self._partial} was made, which is whole: "
+                    "move one of them"
+                )
             self._partial.replace(self._path)
             self._identity.unlink()
 
@@ -121,7 +135,7 @@ class Output:
 def infer(
     requests: Iterator[Request],
     output: Output,
-    answer: Callable[[Sequence[Request], int], list[dict[str, Any]]],
+    answer: Callable[[Sequence[Request], int, Callable[[int], None]], list[dict[str, Any]]],
     *,
     chunk_size: int,
     on_done: Callable[[int], None],
@@ -132,8 +146,9 @@ def infer(
     gives what an undisturbed one would have.
 
     Args:
-        answer: from requests, and the number of the first of them, to what is added to each.
-        on_done: called with the number of results that are there.
+        answer: from requests, the number of the first of them, and what is called with how many of
+            them are answered, to what is added to each.
+        on_done: called with the number of requests that are answered.
     """
     with contextlib.closing(output):
         # A chunk of which only a part was written is worked on as a whole once more.
@@ -141,13 +156,15 @@ def infer(
             first, behind = number * chunk_size, number * chunk_size + len(chunk)
             if behind <= output.done:
                 continue
-            results = [
-                {**request.given, **added}
-                for request, added in zip(chunk, answer(chunk, first), strict=True)
-            ]
+            answers = answer(chunk, first, _behind(first, on_done))
+            results = [{**r.given, **added} for r, added in zip(chunk, answers, strict=True)]
             output.write(results[max(output.done - first, 0) :])
-            on_done(behind)
         output.finish()
+
+
+def _behind(first: int, on_done: Callable[[int], None]) -> Callable[[int], None]:
+    """Returns what is told how many requests from the `first` on are answered."""
+    return lambda count: on_done(first + count)
 
 
 def _chunks(requests: Iterator[Request], size: int) -> Iterator[list[Request]]:

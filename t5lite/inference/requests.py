@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from t5lite.core.errors import UserError, check_choice, suggestion
 from t5lite.core.numbers import check_number
 from t5lite.data import preprocessors, templates
 from t5lite.data.files import format_of, open_file, read_errors
-from t5lite.inference.decoding import Decoding
+from t5lite.inference.decoding import COUNTS, Decoding
 from t5lite.parallel.mesh import Mesh
 
 MODES = ("predict", "score")
@@ -20,8 +21,6 @@ RESULTS = {
     "predict": ("prediction", "predictions", "score", "scores"),
     "score": ("score", "target_tokens"),
 }
-# Numbers of `Decoding` that count tokens.
-_WHOLE = ("top_k", "min_length", "max_length")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,7 +112,8 @@ def read_requests(path: str, inference: Inference, mode: str) -> Iterator[Reques
         for number, line in enumerate(file, start=1):
             place = f"{path}:{number}"
             try:
-                text = line.decode()
+                # A mark of the byte order, as some editors put first, is no text.
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise UserError(f"{place}: no UTF-8 at byte {error.start} of the line") from error
             if is_text:
@@ -124,9 +124,28 @@ def read_requests(path: str, inference: Inference, mode: str) -> Iterator[Reques
                 yield None
 
 
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the field {twice!r} is there twice")
+    return fields
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text} would not come back as JSON")
+    return float(text)
+
+
+# Only what comes back as it was.
+_JSON = json.JSONDecoder(object_pairs_hook=_fields, parse_float=_finite, parse_constant=_finite)
+
+
 def _object(text: str, place: str, mode: str) -> dict[str, Any]:
     try:
-        given = json.loads(text)
+        given = _JSON.decode(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: no JSON: {error}") from error
     if not isinstance(given, dict):
@@ -159,18 +178,16 @@ def _request(
                 kind = type(given[name]).__name__
                 raise UserError(f"{place}: field {name!r} must be a text, got {kind}")
             raise UserError(f"{place}: no text {name!r}; {suggestion(name, changed)}")
+    inputs = templates.fill(inference.inputs, changed)
+    if mode == "score":
+        targets = templates.fill(inference.targets, changed)
+        return Request(given=given, inputs=inputs, targets=targets)
     decoding = given.get("decoding", {})
     _check_decoding(decoding, inference.decoding, place)
     prefix = given.get("prefix", "")
     if not isinstance(prefix, str):
         raise UserError(f"{place}: prefix must be a text, got {prefix!r}")
-    return Request(
-        given=given,
-        inputs=templates.fill(inference.inputs, changed),
-        targets=templates.fill(inference.targets, changed) if mode == "score" else None,
-        prefix=prefix,
-        decoding=decoding,
-    )
+    return Request(given=given, inputs=inputs, prefix=prefix, decoding=decoding)
 
 
 def _check_decoding(own: Any, usual: Decoding, place: str) -> None:
@@ -189,9 +206,9 @@ def _check_decoding(own: Any, usual: Decoding, place: str) -> None:
             "Decoding.temperature, and give each object its own"
         )
     for name, value in own.items():
-        kinds = int if name in _WHOLE else int | float
+        kinds = int if name in COUNTS else int | float
         if not isinstance(value, kinds) or isinstance(value, bool):
-            rule = "a whole number" if name in _WHOLE else "a number"
+            rule = "a whole number" if name in COUNTS else "a number"
             raise UserError(f"{place}: {name} of decoding must be {rule}, got {value!r}")
     try:
         dataclasses.replace(usual, **own)

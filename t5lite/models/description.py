@@ -1,6 +1,7 @@
 """A model as plain data, which checkpoints carry, and back."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,9 @@ from t5lite.models.architectures import (
 from t5lite.models.config import T5Config
 
 ARCHITECTURES = {kind.__name__: kind for kind in (EncoderDecoder, EncoderOnly, DecoderOnly)}
+
+# Fields of `T5Config` that may be others than in training without parameters meaning another thing.
+FREE = ("vocab_size", "dropout_rate", "capacity_factor", "dtype", "remat", "scan_unroll")
 
 
 def describe(model: Model) -> dict[str, Any]:
@@ -43,6 +47,25 @@ def model_of(about: Mapping[str, Any], owner: str) -> Model:
     return from_description(about["model"])
 
 
+def check_same(about: Mapping[str, Any], model: Model, owner: str) -> None:
+    """Checks that a checkpoint's parameters mean to `model` what they meant in training.
+
+    Shapes alone do not tell: an activation, positions or a norm's epsilon have none.
+
+    Raises:
+        UserError: where the model differs from what the checkpoint says of its own, both printed.
+    """
+    # As a checkpoint holds them.
+    saved, mine = json.loads(json.dumps([about.get("model", {}), describe(model)]))
+    pairs = {"architecture": (saved.get("architecture"), mine["architecture"])}
+    for name, value in saved.get("config", {}).items():
+        if name not in FREE and name in mine["config"]:
+            pairs[f"T5Config.{name}"] = (value, mine["config"][name])
+    for name, (theirs, ours) in pairs.items() if saved else ():
+        if theirs != ours:
+            raise UserError(f"{owner} was trained with {name} {theirs!r}, got {ours!r}")
+
+
 def from_description(described: dict[str, Any]) -> Model:
     """Returns the model that `describe` was given.
 
@@ -51,7 +74,8 @@ def from_description(described: dict[str, Any]) -> Model:
     """
     try:
         kind: Any = choose("the model's architecture", described["architecture"], ARCHITECTURES)
-        config = T5Config(**described["config"])
+        activations = tuple(described["config"]["mlp_activations"])
+        config = T5Config(**{**described["config"], "mlp_activations": activations})
         if "classes" in described:
             return EncoderOnly(config, Classes(**described["classes"]))
     except (KeyError, TypeError) as error:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from t5lite.core.errors import Unavailable, UserError
 
@@ -56,6 +58,11 @@ def start_processes() -> None:
         initialization_timeout=seconds,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
+
+
+def everywhere(holds: bool) -> bool:
+    """Whether something holds in all processes, each of which has to ask."""
+    return bool(np.all(multihost_utils.process_allgather(np.bool_(holds))))
 
 
 def _detected(seconds: int) -> Any:

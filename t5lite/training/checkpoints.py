@@ -23,6 +23,10 @@ from t5lite.training.state import TrainState
 FOLDER = "checkpoints"
 
 
+class Damaged(UserError):
+    """A checkpoint that cannot be read: broken, or being deleted."""
+
+
 class Checkpoints:
     """The checkpoints of one folder. Close it, or what is being written is lost.
 
@@ -122,6 +126,11 @@ class Checkpoints:
         with self._read_errors(step):
             return dict(self._manager.restore(step, args=args).about)
 
+    def saved_at(self, step: int) -> int:
+        """Returns when it was saved, in nanoseconds: another one of the same step has another."""
+        with self._read_errors(step):
+            return int(self._manager.metadata(step).init_timestamp_nsecs or 0)
+
     def restore(self, step: int, state: TrainState) -> TrainState:
         """Returns the state of `step`, placed as the abstract `state` says.
 
@@ -220,7 +229,7 @@ class Checkpoints:
             yield
         except (ValueError, OSError, KeyError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(
+            raise Damaged(
                 f"checkpoint {self.path(step)} is damaged and cannot be read: {reason[:200]}; use "
                 "another one"
             ) from error

@@ -207,6 +207,7 @@ def about(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "model": describe(run.model),
         "vocabulary": run.task.vocabulary.describe(),
+        "vocabulary_fingerprint": run.task.vocabulary.fingerprint,
     }
 
 

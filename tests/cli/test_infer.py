@@ -1,5 +1,6 @@
 """Whole processes that restore what another has trained."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -11,7 +12,9 @@ import jax
 import pytest
 
 from t5lite.cli import eval as eval_command
+from t5lite.cli.work_progress import WorkProgress
 from t5lite.core.errors import UserError
+from t5lite.models.description import model_of
 from t5lite.training.checkpoints import open_checkpoint
 from tests import small
 from tests.cli.test_commands import SMALL
@@ -109,16 +112,38 @@ def test_two_processes_share_the_work(t5lite, trained, asked, tmp_path):
 
 def test_targets_that_are_given_are_scored_as_eval_does(t5lite, trained, tmp_path):
     given = tmp_path / "in.jsonl"
-    given.write_text(json.dumps({"inputs": "a b", "targets": "<extra_id_0> c"}) + "\n")
+    lines = [{"inputs": "a b", "targets": "c d"}, {"inputs": "with", "targets": "more"}]
+    given.write_text("".join(json.dumps(line) + "\n" for line in lines))
     code, _, err = t5lite(
         *("infer", f"--gin_file={trained}/config.gin", "--mode=score", "--checkpoint=2"),
         *(f"--input={given}", f"--output={tmp_path / 'out.jsonl'}"),
     )
     assert code == 0, err
-    (result,) = objects(tmp_path / "out.jsonl")
-    # A sentinel, two bytes and the end.
-    assert result["target_tokens"] == 4
-    assert result["score"] < 0
+    results = objects(tmp_path / "out.jsonl")
+    # Bytes, and the end.
+    assert [result["target_tokens"] for result in results] == [4, 5]
+    pairs = tmp_path / "pairs.gin"
+    pairs.write_text(
+        "evaluate.task = @pairs/Task()\n"
+        "evaluate.split = 'test'\n"
+        "pairs/Task.name = 'pairs'\n"
+        "pairs/Task.source = @pairs/FileSource()\n"
+        f"pairs/FileSource.files = {{'test': '{given}'}}\n"
+        "pairs/FileSource.fields = ('inputs', 'targets')\n"
+        "pairs/Task.inputs = '{inputs}'\n"
+        "pairs/Task.targets = '{targets}'\n"
+        "pairs/Task.objective = @pairs/Supervised()\n"
+        "pairs/Supervised.inputs_length = 16\n"
+        "pairs/Supervised.targets_length = 16\n"
+    )
+    code, out, err = t5lite(
+        *("eval", f"--gin_file={trained}/config.gin", f"--gin_file={pairs}"),
+        *("--checkpoint=2", "--json"),
+    )
+    assert code == 0, err
+    (scores,) = json.loads(out)
+    nats = scores["cross_entropy_nats_per_token"] * scores["target_tokens"]
+    assert sum(result["score"] for result in results) == pytest.approx(-nats, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +170,21 @@ def test_targets_that_are_given_are_scored_as_eval_does(t5lite, trained, tmp_pat
                 *("--input=ASKED", "--output=OUT", "--checkpoint=RUN"),
                 *("--gin.infer.too_long=refuse", "--gin.infer.inputs_length=9"),
             ],
-            "objects are longer than 9 tokens of inputs",
+            "objects are longer than 9 tokens of inputs or 128 of targets, first object ",
+        ),
+        (
+            [
+                *("--input=ASKED", "--output=OUT", "--checkpoint=RUN"),
+                "--gin.Decoding.max_length=500",
+            ],
+            "Decoding.max_length must be at most infer.targets_length (128), got 500",
+        ),
+        (
+            [
+                *("--input=ASKED", "--output=OUT", "--gin_file=RUN/config.gin"),
+                "--gin.T5Config.norm_epsilon=1e-5",
+            ],
+            "was trained with T5Config.norm_epsilon 1e-06, got 1e-05",
         ),
         (
             ["--input=ASKED", "--output=OUT", "--checkpoint=RUN", "--gin.Decoding.beams=3"],
@@ -196,9 +235,22 @@ def test_a_watched_run_is_scored_once_a_checkpoint(t5lite, tmp_path):
     assert watcher.returncode == 0, err
     steps = [result["step"] for line in out.splitlines() for result in json.loads(line)]
     assert steps == [3, 6]
+    record = run / "eval" / "validation.jsonl"
+    # As a kill leaves it that comes while a line is written.
+    with record.open("a") as file:
+        file.write('{"checkpoint": "hal')
     code, out, err = t5lite("eval", *arguments, "--watch", "--json")
     assert (code, out) == (0, ""), err
-    assert len(objects(run / "eval" / "validation.jsonl")) == 2
+    # With other numbers of the loss they are scored once more.
+    code, out, err = t5lite(
+        "eval", *arguments, "--watch", "--json", "--gin.CrossEntropy.z_loss=0.1"
+    )
+    assert code == 0, err
+    steps = [result["step"] for line in out.splitlines() for result in json.loads(line)]
+    assert steps == [3, 6]
+    lines = record.read_text().splitlines()
+    assert len(lines) == 5
+    assert [json.loads(line)["step"] for line in [*lines[:2], *lines[3:]]] == [3, 6, 3, 6]
 
 
 def test_a_checkpoint_that_is_deleted_while_others_are_scored_is_passed_over(
@@ -224,14 +276,17 @@ def test_a_checkpoint_that_is_deleted_while_others_are_scored_is_passed_over(
     monkeypatch.setattr(eval_command.Chosen, "params", read_late)
 
     with open_checkpoint(str(run_dir / "checkpoints" / "2")) as (checkpoints, step):
-        shapes = checkpoints.metadata(step)["params"]
-    eval_command._watch(run, evaluate, as_arrays(shapes), flags)
+        shapes = as_arrays(checkpoints.metadata(step)["params"])
+        run = dataclasses.replace(run, model=model_of(checkpoints.about(step), "it"))
+    monkeypatch.setattr(eval_command, "DELETION_SECONDS", 0.0)
+    scorer = eval_command.Scorer(run, evaluate, shapes, {"tasks": ["task"]}, WorkProgress())
+    eval_command._watch(scorer, flags)
     told = [result["step"] for result in objects(run_dir / "eval" / "validation.jsonl")]
     assert told == [2, 6]
     assert "step 4 was deleted before it was scored" in capsys.readouterr().err
     flags.average = 2
     with pytest.raises(UserError, match="--watch goes with neither"):
-        eval_command._watch(run, evaluate, shapes, flags)
+        eval_command._watch(scorer, flags)
 
 
 def as_arrays(metadata):

@@ -1,8 +1,10 @@
+import fcntl
 import json
 import pathlib
 
 import pytest
 
+import t5lite.inference.infer as infer_module
 from t5lite.core.errors import UserError
 from t5lite.inference.decoding import Decoding
 from t5lite.inference.infer import Output, infer
@@ -13,7 +15,7 @@ def requests(count):
     return [Request(given={"inputs": str(n)}, inputs=str(n)) for n in range(count)]
 
 
-def answer(some, first):
+def answer(some, first, on_done):
     return [{"prediction": f"{first + n}"} for n, _ in enumerate(some)]
 
 
@@ -30,10 +32,10 @@ def go(path, answering=answer, count=10):
 def test_what_was_cut_off_goes_on_and_nothing_is_lost_or_doubled(cut, tmp_path):
     path, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
 
-    def fails(some, first):
+    def fails(some, first, on_done):
         if first >= 6:
             raise KeyboardInterrupt
-        return answer(some, first)
+        return answer(some, first, on_done)
 
     with pytest.raises(KeyboardInterrupt):
         go(path, fails)
@@ -44,9 +46,9 @@ def test_what_was_cut_off_goes_on_and_nothing_is_lost_or_doubled(cut, tmp_path):
     partial.write_text("".join(lines[: 6 - cut]) + '{"inputs": "hal')
     asked = []
 
-    def counts(some, first):
+    def counts(some, first, on_done):
         asked.append(first)
-        return answer(some, first)
+        return answer(some, first, on_done)
 
     go(path, counts)
     assert results(path) == [{"inputs": str(n), "prediction": str(n)} for n in range(10)]
@@ -62,7 +64,9 @@ def test_a_part_of_other_work_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="is being written by another process"):
         Output(path, {"input": "a", "mode": "predict"})
     output.close()
-    with pytest.raises(UserError, match="was begun with mode predict, got score; remove it"):
+    with pytest.raises(
+        UserError, match="was begun with mode predict, got score; go on with the former"
+    ):
         Output(path, {"input": "a", "mode": "score"})
     assert results(tmp_path / "out.jsonl.partial") == [{"prediction": "x"}]
 
@@ -73,6 +77,46 @@ def test_an_output_that_is_there_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="is there already; name another"):
         go(path)
     assert path.read_text() == "precious"
+
+
+def test_what_comes_to_be_meanwhile_is_left_alone_and_so_are_the_results(tmp_path):
+    path = tmp_path / "out.jsonl"
+
+    def is_slow(some, first, on_done):
+        path.write_text("precious")
+        return answer(some, first, on_done)
+
+    with pytest.raises(UserError, match="came to be while .*out.jsonl.partial was made, which is"):
+        go(path, is_slow)
+    assert path.read_text() == "precious"
+    assert len(results(tmp_path / "out.jsonl.partial")) == 10
+
+
+def test_who_comes_when_another_has_just_finished_is_told(tmp_path, monkeypatch):
+    path = tmp_path / "out.jsonl"
+
+    def late(file, kind):
+        monkeypatch.undo()
+        go(path)
+        fcntl.flock(file, kind)
+
+    monkeypatch.setattr(infer_module.fcntl, "flock", late)
+    with pytest.raises(UserError, match="is there already; name another"):
+        Output(path, {"input": "a"})
+    assert len(results(path)) == 10
+
+
+def test_progress_is_told_of_every_part(tmp_path):
+    told = []
+
+    def by_twos(some, first, on_done):
+        for count in range(2, len(some) + 1, 2):
+            on_done(count)
+        return answer(some, first, on_done)
+
+    output = Output(tmp_path / "out.jsonl", {"input": "a"})
+    infer(iter(requests(9)), output, by_twos, chunk_size=4, on_done=told.append)
+    assert told == [2, 4, 6, 8]
 
 
 def read(tmp_path, content, mode="predict", name="in.jsonl", **choices):
@@ -94,6 +138,17 @@ def test_lines_of_text_are_inputs_and_so_is_an_empty_one(tmp_path):
     assert [request.inputs for request in found] == ["one", "", "three"]
 
 
+def test_a_mark_of_the_byte_order_is_no_text(tmp_path):
+    (found,) = read(tmp_path, b"\xef\xbb\xbfone", name="in.txt")
+    assert found.inputs == "one"
+
+
+def test_what_is_scored_may_have_fields_that_writing_would_take(tmp_path):
+    content = '{"inputs": "a", "targets": "b", "prefix": 3, "decoding": "none"}'
+    (found,) = read(tmp_path, content, mode="score")
+    assert (found.targets, found.prefix, found.decoding) == ("b", "", {})
+
+
 def test_templates_and_steps_make_the_inputs(tmp_path):
     (request,) = read(
         tmp_path,
@@ -110,6 +165,10 @@ def test_templates_and_steps_make_the_inputs(tmp_path):
     [
         (b'{"inputs": "a"}\n{"inputs": "\xff"}\n', "in.jsonl:2: no UTF-8 at byte 12"),
         ('{"inputs": "a"}\n{"inputs"\n', "in.jsonl:2: no JSON"),
+        ('{"inputs": "a", "inputs": "b"}\n', "no JSON: the field 'inputs' is there twice"),
+        ('{"inputs": "a", "x": [NaN]}\n', "no JSON: NaN would not come back as JSON"),
+        ('{"inputs": "a", "x": [1e400]}\n', "no JSON: 1e400 would not come back as JSON"),
+        ('{"inputs": "a", "decoding": {"top_k": 2}}\n', "top_k needs Decoding.temperature"),
         ("[1]\n", "in.jsonl:1: must be a JSON object, got list"),
         ('{"input": "a"}\n', "in.jsonl:1: no text 'inputs'; did you mean 'input'"),
         ('{"inputs": 3}\n', "in.jsonl:1: field 'inputs' must be a text, got int"),

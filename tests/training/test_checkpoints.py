@@ -44,6 +44,35 @@ def test_parameters_are_restored_without_the_rest(checkpoints):
     assert checkpoints.about(3) == {"batch_size": 8}
 
 
+def test_the_best_is_kept_besides_the_latest(tmp_path):
+    ranked = Checkpoints(tmp_path / "ranked", keep=1, keep_best=True)
+    for step, rank in enumerate([0.5, 0.9, None, 0.1], start=1):
+        ranked.save(step, state(float(step)), {"rank": rank})
+    ranked.close()
+    again = Checkpoints(tmp_path / "ranked", read_only=True)
+    assert again.steps() == [2, 4]
+    assert again.best() == 2
+
+
+def test_the_average_is_that_of_the_parameters(checkpoints):
+    values = [1.0, 2.0, 6.0]
+    for step, value in enumerate(values, start=1):
+        checkpoints.save(step, state(value), {})
+    checkpoints._manager.wait_until_finished()
+    average = checkpoints.restore_average([1, 2, 3], {"kernel": jnp.zeros((4, 8))})
+    assert (average["kernel"] == 3.0).all()
+
+
+def test_another_checkpoint_of_the_same_step_was_saved_at_another_time(checkpoints, tmp_path):
+    times = []
+    for place in (checkpoints, Checkpoints(tmp_path / "other")):
+        place.save(1, state(1.0), {})
+        place._manager.wait_until_finished()
+        times.append(place.saved_at(1))
+    assert 0 < times[0] < times[1]
+    place.close()
+
+
 def test_a_parameter_that_the_model_has_not_is_named(checkpoints):
     checkpoints.save(3, state(2.0), {})
     checkpoints._manager.wait_until_finished()

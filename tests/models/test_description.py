@@ -1,0 +1,32 @@
+import pytest
+
+from t5lite.core.errors import UserError
+from t5lite.models.architectures import DecoderOnly, EncoderDecoder
+from t5lite.models.description import check_same, describe
+from tests import small
+
+
+def test_what_parameters_mean_is_compared_and_how_they_are_computed_is_free():
+    about = {"model": describe(EncoderDecoder(small.config()))}
+    free = {"dtype": "bfloat16", "remat": "full", "scan_unroll": 2, "dropout_rate": 0.1}
+    check_same(about, EncoderDecoder(small.config(**free)), "it")
+    # Of an older version, which did not say.
+    check_same({}, EncoderDecoder(small.config()), "it")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            EncoderDecoder(small.config(mlp_activations=("relu", "linear"))),
+            r"it was trained with T5Config.mlp_activations \['gelu', 'linear'\], got \['relu', 'li",
+        ),
+        (EncoderDecoder(small.config(max_distance=99)), "T5Config.max_distance 128, got 99"),
+        (DecoderOnly(small.decoder_config()), "architecture 'EncoderDecoder', got 'DecoderOnly'"),
+    ],
+    ids=["activations", "positions", "architecture"],
+)
+def test_a_model_that_would_read_parameters_otherwise_is_refused(model, message):
+    about = {"model": describe(EncoderDecoder(small.config()))}
+    with pytest.raises(UserError, match=message):
+        check_same(about, model, "it")
