@@ -225,15 +225,21 @@ def check_same(fingerprint: str | None, vocabulary: Vocabulary, owner: str) -> N
         )
 
 
-def from_description(described: Mapping[str, Any], folder: pathlib.Path) -> Vocabulary:
+def from_description(described: Mapping[str, Any] | None, folder: pathlib.Path) -> Vocabulary:
     """Returns the vocabulary that `describe` was given.
 
     Args:
         folder: what a relative path begins at.
 
     Raises:
-        UserError: where it is not one that this version knows, or its file is not there.
+        UserError: where there is none, as where it was converted without; where it is not one that
+            this version knows, or its file is not there.
     """
+    if described is None:
+        raise UserError(
+            "the checkpoint does not say what its vocabulary is; convert it with "
+            "convert.vocabulary, or name the run's --gin_file"
+        )
     arguments = dict(described)
     kind: Any = choose("the vocabulary", arguments.pop("kind"), VOCABULARIES)
     if "path" in arguments:

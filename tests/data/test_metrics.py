@@ -49,3 +49,20 @@ def test_a_metric_whose_package_is_missing_is_refused_at_once(monkeypatch):
     monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"'bleu' needs sacrebleu, .*pip install 't5lite\[metrics"):
         metrics.metric("bleu")
+
+
+@pytest.mark.parametrize(
+    ("name", "got"), [("fails", "ZeroDivisionError: none"), ("tells_no_numbers", "AttributeError")]
+)
+def test_a_metric_of_ones_own_that_fails_is_told_on_one_line(name, got):
+    name = f"tests.data.test_metrics:{name}"
+    with pytest.raises(UserError, match=f"{name}' must return numbers by name, got {got}"):
+        metrics.checked(name, metrics.metric(name), [["a"]], ["b"])
+
+
+def fails(answers, predictions):
+    raise ZeroDivisionError("none")
+
+
+def tells_no_numbers(answers, predictions):
+    return [0.5]

@@ -3,7 +3,12 @@ import pytest
 import sentencepiece
 
 from t5lite.core.errors import UserError
-from t5lite.data.vocabularies import ByteVocabulary, SentencePieceVocabulary
+from t5lite.data.vocabularies import (
+    ByteVocabulary,
+    SentencePieceVocabulary,
+    check_same,
+    from_description,
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +72,15 @@ def test_a_vocabulary_that_is_not_there_or_no_model_is_refused(tmp_path):
     (tmp_path / "rubbish.model").write_bytes(b"rubbish" * 100)
     with pytest.raises(UserError, match="must be a SentencePiece model"):
         SentencePieceVocabulary(path=str(tmp_path / "rubbish.model"))
+
+
+def test_a_checkpoint_is_used_with_its_own_vocabulary_alone(tmp_path):
+    own = ByteVocabulary(num_sentinels=10)
+    assert from_description(own.describe(), tmp_path) == own
+    check_same(own.fingerprint, ByteVocabulary(num_sentinels=10), "it")
+    # Of an older version, which did not say.
+    check_same(None, own, "it")
+    with pytest.raises(UserError, match=r"with the vocabulary .*=10\), got .*=125\)"):
+        check_same(own.fingerprint, ByteVocabulary(), "it")
+    with pytest.raises(UserError, match="does not say what its vocabulary is; convert it with"):
+        from_description(None, tmp_path)
