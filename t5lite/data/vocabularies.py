@@ -221,7 +221,8 @@ def check_same(fingerprint: str | None, vocabulary: Vocabulary, owner: str) -> N
     """
     if fingerprint is not None and fingerprint != vocabulary.fingerprint:
         raise UserError(
-            f"{owner} was trained with the vocabulary {fingerprint}, got {vocabulary.fingerprint}"
+            f"{owner} was trained with the vocabulary {fingerprint}, got {vocabulary.fingerprint}; "
+            "use the one that is its own"
         )
 
 

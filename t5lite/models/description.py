@@ -63,7 +63,10 @@ def check_same(about: Mapping[str, Any], model: Model, owner: str) -> None:
             pairs[f"T5Config.{name}"] = (value, mine["config"][name])
     for name, (theirs, ours) in pairs.items() if saved else ():
         if theirs != ours:
-            raise UserError(f"{owner} was trained with {name} {theirs!r}, got {ours!r}")
+            raise UserError(
+                f"{owner} was trained with {name} {theirs!r}, got {ours!r}; use the run file or "
+                "model.gin that is its own"
+            )
 
 
 def from_description(described: dict[str, Any]) -> Model:

@@ -203,7 +203,7 @@ def test_samples_are_the_same_however_many_are_written_together(monkeypatch):
 
     def draw(together):
         monkeypatch.setattr(sampling, "TOGETHER", together)
-        options = {"length": 4, "stop_ids": (EOS,), "keys": keys}
+        options = {"length": 3, "stop_ids": (EOS,), "keys": keys}
         return jax.jit(lambda p, b: sample(MODEL, p, b, decoding, **options))(params(), batch())
 
     apart, together = draw(2), draw(5)
