@@ -108,7 +108,8 @@ def _model_and_vocabulary(
         folder = pathlib.Path(chosen.path).parent.parent
         vocabulary = vocabularies.from_description(about["vocabulary"], folder)
         # Another file may have come to stand where its own was.
-        chosen.check_same(model, vocabulary)
+        fingerprint = about.get("vocabulary_fingerprint")
+        vocabularies.check_same(fingerprint, vocabulary, f"checkpoint {chosen.path}")
     if isinstance(model, EncoderOnly):
         raise UserError("infer needs a model with a decoder, got EncoderOnly; see t5lite eval")
     return model, vocabulary

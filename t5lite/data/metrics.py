@@ -149,7 +149,8 @@ def metric(name: str) -> Metric:
     """Returns a metric by its name in this module, or as "module:function".
 
     Raises:
-        UserError: where there is none, or what it needs is not installed.
+        UserError: where there is none, or what it needs is not installed; and when one of the
+            user's own is called and fails, or returns something else than numbers by name.
     """
     found = named("Task.metrics", name, METRICS)
     package = _PACKAGES.get(name)
@@ -158,28 +159,23 @@ def metric(name: str) -> Metric:
             f"Task.metrics: {name!r} needs {package}, which is not installed; "
             "pip install 't5lite[metrics]'"
         )
-    return found
+    return _checked(name, found) if ":" in name else found
 
 
-def checked(
-    name: str, metric: Metric, answers: Answers, predictions: Sequence[str]
-) -> dict[str, float]:
-    """Returns the scores of a metric.
+def _checked(name: str, own: Metric) -> Metric:
+    """Returns a metric of the user's own that raises a UserError where it fails."""
 
-    Raises:
-        UserError: where one of the user's own fails, or returns something else.
-    """
-    if ":" not in name:
-        return metric(answers, predictions)
-    try:
-        scores = {str(score): float(value) for score, value in metric(answers, predictions).items()}
-    # Whatever the user's own metric raises.
-    except Exception as error:
-        raise UserError(
-            f"Task.metrics: {name!r} must return numbers by name, got {type(error).__name__}: "
-            f"{error}"
-        ) from error
-    return scores
+    def metric(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
+        try:
+            return {str(score): float(value) for score, value in own(answers, predictions).items()}
+        # Whatever the user's own metric raises.
+        except Exception as error:
+            raise UserError(
+                f"Task.metrics: {name!r} must return numbers by name, got {type(error).__name__}: "
+                f"{error}"
+            ) from error
+
+    return metric
 
 
 def normalize_whitespace(text: str) -> str:

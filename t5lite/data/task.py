@@ -127,8 +127,8 @@ class Task:
             answers = [list(map(step, right)) for right in answers]
             predictions = list(map(step, predictions))
         scores: dict[str, float] = {}
-        for name, metric in zip(self.metrics, chosen, strict=True) if answers else ():
-            scores |= metrics.checked(name, metric, answers, predictions)
+        for metric in chosen if answers else []:
+            scores |= metric(answers, predictions)
         return scores
 
     def identity(self, split: str) -> dict[str, str]:

@@ -185,7 +185,7 @@ class SentencePieceVocabulary(Vocabulary):
         added = 0 if self.sentinels_in_model else self.num_sentinels
         return int(self._processor.vocab_size()) + added
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self._processor.serialized_model_proto()).hexdigest()
         inside = ", sentinels_in_model=True" if self.sentinels_in_model else ""

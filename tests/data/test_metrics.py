@@ -57,7 +57,7 @@ def test_a_metric_whose_package_is_missing_is_refused_at_once(monkeypatch):
 def test_a_metric_of_ones_own_that_fails_is_told_on_one_line(name, got):
     name = f"tests.data.test_metrics:{name}"
     with pytest.raises(UserError, match=f"{name}' must return numbers by name, got {got}"):
-        metrics.checked(name, metrics.metric(name), [["a"]], ["b"])
+        metrics.metric(name)([["a"]], ["b"])
 
 
 def fails(answers, predictions):
