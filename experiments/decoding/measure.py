@@ -51,7 +51,9 @@ def main() -> None:
         theirs.save_pretrained(folder)
         foreign = huggingface.read(pathlib.Path(folder))
         params = {name: jnp.asarray(array.load()) for name, array in foreign.params.items()}
-    nested = flax.traverse_util.unflatten_dict(params, sep="/")
+    # As a checkpoint is restored: all of it on each device, once.
+    everywhere = jax.NamedSharding(Mesh().make().devices, jax.P())
+    nested = jax.device_put(flax.traverse_util.unflatten_dict(params, sep="/"), everywhere)
     config = foreign.model.config.__class__(**{**vars(foreign.model.config), "dtype": "float32"})
     model = foreign.model.clone(config=config)
     inputs = np.random.default_rng(0).integers(2, flags.vocab_size - 100, (flags.rows, 32))

@@ -1,7 +1,6 @@
 """Targets for any number of prompts: sorted into batches by length, each compiled once a bucket."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +16,14 @@ from t5lite.inference.decoding import Decoded, Decoding, GenerativeModel
 from t5lite.inference.sampling import sample
 from t5lite.models.architectures import Batch, EncoderDecoder
 from t5lite.parallel.mesh import DeviceMesh
-from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
+from t5lite.parallel.sharding import (
+    batch_sharding,
+    by_rows,
+    local_rows,
+    make_global,
+    on_host,
+    on_mesh,
+)
 
 NO_TOKENS = np.zeros(0, np.int32)
 
@@ -93,7 +99,6 @@ def make_predict(
     }
     usual.setdefault("max_length", targets_length)
 
-    @functools.partial(jax.jit, out_shardings=jax.NamedSharding(mesh.devices, jax.P()))
     def write(params: Any, batch: Batch, decoding: Decoding, numbers: Any) -> Decoded:
         if decoding.num_beams > 1:
             return beam_search(
@@ -104,6 +109,8 @@ def make_predict(
         return sample(
             *(model, params, batch, decoding), length=targets_length, stop_ids=stops, keys=keys
         )
+
+    jitted = jax.jit(by_rows(write, mesh), out_shardings=sharding)
 
     def predict(
         params: Any, prompts: Sequence[Prompt], on_done: Callable[[int], None] = lambda done: None
@@ -120,7 +127,7 @@ def make_predict(
                 of_rows: Any = {name: given.pop(name) for name in usual}
                 choices = dataclasses.replace(decoding, **of_rows)
                 number = given.pop("number")
-                tokens, scores, _ = jax.device_get(write(params, given, choices, number))
+                tokens, scores, _ = on_host(jitted(params, given, choices, number))
                 for row, (index, prompt) in enumerate(zip(indices, some, strict=True)):
                     longest = int(min(numbers["max_length"][row], targets_length))
                     targets[index] = [

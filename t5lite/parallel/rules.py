@@ -37,6 +37,9 @@ RULES: Rules = {
     "classes": (),
 }
 
+# The logical axes of which all is done for each row apart.
+ROWS = {"batch", "expert_batch"}
+
 # The axes of activations that the networks place. Those of parameters are known with each model.
 ACTIVATIONS: tuple[Axes, ...] = (
     ("batch", "length", "activation_embed"),

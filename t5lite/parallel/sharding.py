@@ -7,11 +7,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from t5lite.core.errors import UserError
 from t5lite.parallel.mesh import DeviceMesh
-from t5lite.parallel.rules import Axes, spec_of
+from t5lite.parallel.rules import ROWS, Axes, spec_of
 
 
 @contextlib.contextmanager
@@ -119,6 +120,38 @@ def batch_sharding(
         UserError: where the mesh does not divide the batch.
     """
     return sharding_of(("batch",), (batch_size,), mesh, owner=owner)
+
+
+def by_rows(function: Callable[..., Any], mesh: DeviceMesh) -> Callable[..., Any]:
+    """Returns `function` of parameters and trees of rows, done by each device for its own rows
+    alone where devices share nothing but the batch; elsewhere it is `function` itself.
+
+    So a device leaves a loop when its own rows are done, and waits for no other in between.
+    """
+    shared = {axis for name in mesh.rules.keys() - ROWS for axis in mesh.rules[name]}
+    if mesh.shares("batch") == 1 or any(mesh.shape[axis] > 1 for axis in shared):
+        return function
+
+    def alone(params: Any, *rows: Any) -> Any:
+        # A device on its own has nothing to split.
+        with nn.logical_axis_rules([]):
+            return function(params, *rows)
+
+    def split(params: Any, *rows: Any) -> Any:
+        of_rows = jax.P(mesh.rules["batch"])
+        in_specs = (jax.P(), *(of_rows for _ in rows))
+        return jax.shard_map(alone, in_specs=in_specs, out_specs=of_rows, check_vma=False)(
+            params, *rows
+        )
+
+    return split
+
+
+def on_host(tree: Any) -> Any:
+    """Returns the whole of global arrays; all processes have to ask."""
+    # First here: XLA on CPUs ends a program whose devices wait long for each other.
+    jax.block_until_ready(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def check_lengths(mesh: DeviceMesh, lengths: Mapping[str, int]) -> None:

@@ -16,7 +16,7 @@ from t5lite.inference.highest import top_k
 from t5lite.inference.sampling import sample
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from t5lite.parallel.mesh import Mesh
-from t5lite.parallel.sharding import batch_sharding, on_mesh
+from t5lite.parallel.sharding import batch_sharding, by_rows, on_mesh
 from t5lite.planning.program_text import COLLECTIVES, Program
 from tests import small
 from tests.models import reference
@@ -329,10 +329,21 @@ def test_choices_that_cannot_be_are_refused(choices, message):
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
-def test_devices_with_rows_of_their_own_tell_each_other_only_when_they_are_done(num_beams):
+@pytest.mark.parametrize(
+    ("axes", "expected"),
+    [
+        ({"data": 8}, set()),
+        # Parameters are shared, so that all have to go on together.
+        ({"data": 4, "fsdp": 2}, {("all-reduce", ("pred", ()))}),
+    ],
+    ids=["data", "fsdp"],
+)
+def test_devices_with_rows_of_their_own_tell_each_other_at_most_that_they_are_done(
+    num_beams, axes, expected
+):
     # So many tokens that they are looked through by chunks.
     model = EncoderDecoder(small.config(vocab_size=2048, num_decoder_layers=1))
-    mesh, given = Mesh(data=8).make(), batch(rows=8)
+    mesh, given = Mesh(**axes).make(), batch(rows=8)
     decoding = Decoding(num_beams=num_beams, min_length=2)
 
     def write(params, batch, numbers):
@@ -343,7 +354,7 @@ def test_devices_with_rows_of_their_own_tell_each_other_only_when_they_are_done(
 
     rows = batch_sharding(mesh, 8)
     with on_mesh(mesh):
-        jitted = jax.jit(write, in_shardings=(None, rows, rows), out_shardings=rows)
+        jitted = jax.jit(by_rows(write, mesh), in_shardings=(None, rows, rows), out_shardings=rows)
         lowered = jitted.lower(small.params(model), given, np.arange(8))
         program = Program(lowered.compile().as_text())
     exchanged = {
@@ -352,4 +363,4 @@ def test_devices_with_rows_of_their_own_tell_each_other_only_when_they_are_done(
         for instruction in instructions.values()
         if instruction.operation in COLLECTIVES
     }
-    assert exchanged == {("all-reduce", ("pred", ()))}
+    assert exchanged == expected
