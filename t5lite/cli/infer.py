@@ -102,14 +102,12 @@ def _model_and_vocabulary(
         vocabulary = trained.task.vocabulary
         chosen.check_same(model, vocabulary)
     else:
-        about = chosen.about()
-        model = model_of(about, chosen.path)
+        model = model_of(chosen.about, chosen.path)
         # What convert writes names its files from the folder that it writes.
         folder = pathlib.Path(chosen.path).parent.parent
-        vocabulary = vocabularies.from_description(about["vocabulary"], folder)
+        vocabulary = vocabularies.from_description(chosen.about["vocabulary"], folder)
         # Another file may have come to stand where its own was.
-        fingerprint = about.get("vocabulary_fingerprint")
-        vocabularies.check_same(fingerprint, vocabulary, f"checkpoint {chosen.path}")
+        chosen.check_vocabulary(vocabulary)
     if isinstance(model, EncoderOnly):
         raise UserError("infer needs a model with a decoder, got EncoderOnly; see t5lite eval")
     return model, vocabulary

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -40,15 +41,20 @@ class Chosen:
         """When its own was saved, in nanoseconds."""
         return self.checkpoints.saved_at(self.step)
 
+    @functools.cached_property
     def about(self) -> dict[str, Any]:
-        """Returns what was saved with it."""
+        """What was saved with it."""
         return self.checkpoints.about(self.step)
 
     def check_same(self, model: Model, vocabulary: Vocabulary) -> None:
         """Raises a UserError where it was trained as another model or with another vocabulary."""
-        about, owner = self.about(), f"checkpoint {self.path}"
-        description.check_same(about, model, owner)
-        vocabularies.check_same(about.get("vocabulary_fingerprint"), vocabulary, owner)
+        description.check_same(self.about, model, f"checkpoint {self.path}")
+        self.check_vocabulary(vocabulary)
+
+    def check_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Raises a UserError where it was trained with another vocabulary."""
+        fingerprint = self.about.get("vocabulary_fingerprint")
+        vocabularies.check_same(fingerprint, vocabulary, f"checkpoint {self.path}")
 
     def params(self, shapes: Any) -> Any:
         """Returns the parameters, placed as the abstract `shapes` say."""

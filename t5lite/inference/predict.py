@@ -127,7 +127,8 @@ def make_predict(
                 of_rows: Any = {name: given.pop(name) for name in usual}
                 choices = dataclasses.replace(decoding, **of_rows)
                 number = given.pop("number")
-                tokens, scores, _ = on_host(jitted(params, given, choices, number))
+                made = jitted(params, given, choices, number)
+                tokens, scores = on_host((made.tokens, made.log_probabilities))
                 for row, (index, prompt) in enumerate(zip(indices, some, strict=True)):
                     longest = int(min(numbers["max_length"][row], targets_length))
                     targets[index] = [

@@ -140,6 +140,7 @@ def by_rows(function: Callable[..., Any], mesh: DeviceMesh) -> Callable[..., Any
     def split(params: Any, *rows: Any) -> Any:
         of_rows = jax.P(mesh.rules["batch"])
         in_specs = (jax.P(), *(of_rows for _ in rows))
+        # Unchecked: what a loop begins with is the same on all devices, what it ends with is not.
         return jax.shard_map(alone, in_specs=in_specs, out_specs=of_rows, check_vma=False)(
             params, *rows
         )
