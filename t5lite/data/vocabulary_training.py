@@ -90,8 +90,7 @@ def train_vocabulary(training: VocabularyTraining, *, on_line: Callable[[], None
     output = pathlib.Path(training.output).expanduser()
     if output.exists():
         raise UserError(f"vocab.output {training.output} is there already; name another")
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"vocab.output {training.output} must be in a folder that is there")
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
 
     def lines() -> Iterator[str]:
         for line in itertools.islice(_lines(training), training.max_lines):

@@ -244,7 +244,7 @@ def test_a_reader_that_has_enough_is_no_error(t5lite):
 
 
 def test_a_vocabulary_is_trained_and_serves(t5lite, tmp_path):
-    path = tmp_path / "python.model"
+    path = tmp_path / "runs" / "new" / "python.model"
     arguments = ["vocab", "--gin_file=gin/run/vocab.gin", f"--gin.OUTPUT={path}"]
     symbols = "--gin.vocab.user_symbols=['[NLU]', '[S2S]']"
     code, out, err = t5lite(*arguments, "--gin.SIZE=1000", symbols)
