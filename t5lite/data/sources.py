@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import importlib
 import io
 import logging
 import pathlib
@@ -14,6 +15,10 @@ from t5lite.data.building import DEFAULT_OPTIONS, BuildOptions, lock
 from t5lite.data.records import Records, TfdsRecords
 
 log = logging.getLogger(__name__)
+
+# TFDS registers its catalogue kind by kind up to one that needs a package which is not there;
+# these come after it.
+TEXT_KINDS = ("structured", "summarization", "text", "text_simplification", "translate")
 
 
 @runtime_checkable
@@ -70,17 +75,27 @@ class TfdsSource:
 
         try:
             with quiet():
+                for kind in TEXT_KINDS:
+                    with contextlib.suppress(ImportError):
+                        importlib.import_module(f"tensorflow_datasets.{kind}")
                 return tfds.builder(self.name, data_dir=self.data_dir, file_format="array_record")
-        # ImportError: some data sets of the catalogue need packages that t5lite does not.
-        except (tfds.core.DatasetNotFoundError, ValueError, ImportError) as error:
+        except ImportError as error:
+            missing = getattr(error.__cause__ or error, "name", None)
+            raise UserError(
+                f"TfdsSource.name {self.name!r} needs the package {missing!r}, which t5lite does "
+                "not; where that is installed write its records to JSONL, for FileSource"
+            ) from error
+        except tfds.core.DatasetNotFoundError as error:
             known = suggestion(
                 self.name.split("/")[0], tfds.core.registered.list_imported_builders()
             )
             remedy = known if known.startswith("did") else "see the catalogue of TFDS"
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"TfdsSource.name {self.name!r} cannot be had; {remedy} ({reason})"
-            ) from error
+            raise UserError(f"TfdsSource.name {self.name!r} is no data set; {remedy}") from error
+        # AssertionError: of another version.
+        except (ValueError, AssertionError) as error:
+            # What TFDS was called with stands in front of it.
+            reason = " ".join(str(error).rpartition('}": ')[2].split())
+            raise UserError(f"TfdsSource.name {self.name!r} cannot be had: {reason}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_builder"}

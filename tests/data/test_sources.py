@@ -227,6 +227,23 @@ def test_what_is_not_there_is_refused(make, message, data_dir):
         make(data_dir).records("train")
 
 
+@pytest.mark.parametrize("name", ["glue", "c4", "wmt16_translate", "cnn_dailymail", "lm1b"])
+def test_all_kinds_of_text_of_the_catalogue_are_known(name, data_dir):
+    with pytest.raises(UserError, match=f"{name}/no_such.*BuilderConfig no_such not found"):
+        TfdsSource(name=f"{name}/no_such", data_dir=data_dir).records("train")
+
+
+def test_a_version_that_is_not_there_is_refused(data_dir):
+    with pytest.raises(UserError, match="'lm1b:9.9.9' cannot be had: .*9.9.9, only: 1.1.0"):
+        TfdsSource(name="lm1b:9.9.9", data_dir=data_dir).records("train")
+
+
+def test_a_data_set_that_needs_another_package_names_it(monkeypatch, data_dir):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(UserError, match="'super_glue/boolq' needs the package 'tensorflow'"):
+        TfdsSource(name="super_glue/boolq", data_dir=data_dir).records("train")
+
+
 def test_an_unknown_split_names_those_that_are(data_dir):
     with pytest.raises(UserError, match="has no split 'test'; known: train, validation"):
         TfdsSource(name="python_docs", data_dir=data_dir).records("test")
