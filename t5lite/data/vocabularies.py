@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import functools
 import hashlib
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -48,6 +49,14 @@ class Vocabulary(abc.ABC):
     @abc.abstractmethod
     def decode_pieces(self, ids: Int[np.ndarray, "length"]) -> str:
         """Returns the text of ids without sentinels; special ids have none."""
+
+    def encode_behind(self, text: str) -> Int[np.ndarray, "length"]:
+        """Returns the ids of text that goes on behind a sentinel: it need not begin a word."""
+        return self.encode(text)
+
+    def decode_behind(self, ids: Int[np.ndarray, "length"]) -> str:
+        """Returns the text of ids that go on behind a sentinel, as `encode_behind` takes it."""
+        return self.decode_pieces(ids)
 
     @abc.abstractmethod
     def word_starts(self, ids: Int[np.ndarray, "length"]) -> Int[np.ndarray, "words"]:
@@ -96,7 +105,8 @@ class Vocabulary(abc.ABC):
         first_sentinel = self.size - self.num_sentinels
         text, start = [], 0
         for at in [*np.flatnonzero(ids >= first_sentinel), len(ids)]:
-            text.append(self.decode_pieces(ids[start:at]))
+            decode = self.decode_behind if start else self.decode_pieces
+            text.append(decode(ids[start:at]))
             if at < len(ids):
                 index = self.size - 1 - int(ids[at])
                 # A model whose vocabulary is padded may write ids that mean nothing.
@@ -194,11 +204,39 @@ class SentencePieceVocabulary(Vocabulary):
     def encode(self, text: str | bytes) -> Int[np.ndarray, "length"]:
         # Bytes that are no UTF-8 become replacement characters.
         plain = text.decode(errors="replace") if isinstance(text, bytes) else text
-        if len(plain) <= PIECE_CHARACTERS:
-            return np.asarray(self._processor.encode(plain), np.int32)
+        return self._encode(plain, self._processor)
+
+    def _encode(self, text: str, first: Any) -> Int[np.ndarray, "length"]:
+        """Returns the ids of the text, its `first` piece by a processor of its own."""
+        if len(text) <= PIECE_CHARACTERS:
+            return np.asarray(first.encode(text), np.int32)
+        processors = itertools.chain([first], itertools.repeat(self._processor))
         return np.concatenate(
-            [np.asarray(self._processor.encode(piece), np.int32) for piece in _pieces(plain)]
+            [
+                np.asarray(processor.encode(piece), np.int32)
+                for processor, piece in zip(processors, _pieces(text), strict=False)
+            ]
         )
+
+    @functools.cached_property
+    def _without_space(self) -> Any:
+        """The same pieces, but no space is put before the text."""
+        import sentencepiece
+        from sentencepiece import sentencepiece_model_pb2
+
+        model: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+        model.ParseFromString(self._processor.serialized_model_proto())
+        model.normalizer_spec.add_dummy_prefix = False
+        return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+
+    def encode_behind(self, text: str) -> Int[np.ndarray, "length"]:
+        # SentencePiece drops spaces at the beginning, and then puts one there.
+        begins_word = text[:1].isspace()
+        return self._encode(text, self._processor if begins_word else self._without_space)
+
+    def decode_behind(self, ids: Int[np.ndarray, "length"]) -> str:
+        text = self.decode_pieces(ids)
+        return f" {text}" if text and len(self.word_starts(ids[:1])) else text
 
     def word_starts(self, ids: Int[np.ndarray, "length"]) -> Int[np.ndarray, "words"]:
         size = self._processor.vocab_size()

@@ -4,6 +4,7 @@ import sentencepiece
 
 from t5lite.core.errors import UserError
 from t5lite.data.vocabularies import (
+    PIECE_CHARACTERS,
     ByteVocabulary,
     SentencePieceVocabulary,
     check_same,
@@ -58,6 +59,27 @@ def test_sentencepiece_has_sentinels_after_its_pieces(model_path):
     ids = vocabulary.encode(text)
     assert vocabulary.decode(ids) == text
     assert vocabulary.decode(np.append(ids, pieces + 9)) == f"{text}<extra_id_0>"
+
+
+def test_text_behind_a_sentinel_goes_on_where_it_does(sentencepiece_vocabulary):
+    vocabulary = sentencepiece_vocabulary
+    text = "An expression with a value, and un"
+    ids = vocabulary.encode(text)
+    starts = set(vocabulary.word_starts(ids).tolist())
+    # Some are within a word.
+    assert len(starts) < len(ids)
+    for at in range(1, len(ids)):
+        cut = np.concatenate([ids[:at], [vocabulary.sentinel(0)], ids[at:]])
+        told = vocabulary.decode(cut)
+        before, behind = told.split("<extra_id_0>")
+        assert before + behind == text
+        assert behind.startswith(" ") == (at in starts)
+        # Not always the same pieces: the best for the whole are not the best for its parts.
+        again = vocabulary.encode_behind(behind)
+        assert vocabulary.decode_behind(again) == behind
+    assert vocabulary.encode_behind("").size == 0
+    long = vocabulary.encode(words := "value " * (PIECE_CHARACTERS // 3))
+    np.testing.assert_array_equal(vocabulary.encode_behind(f", {words}")[-len(long) :], long)
 
 
 def test_sentencepiece_with_other_special_ids_is_refused(tmp_path, text_file):
