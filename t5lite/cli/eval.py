@@ -31,8 +31,12 @@ from t5lite.training.state import abstract_params
 
 # How often a folder that is watched is looked at.
 WATCH_SECONDS = 5.0
-# In which a checkpoint that is being deleted is gone.
+# How often one that cannot be read is.
+LOOK_SECONDS = 1.0
+# A checkpoint that is being deleted changes within the first; in the second every process sees what
+# one of them sees.
 DELETION_SECONDS = 5.0
+SIGHT_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,26 +62,17 @@ class Scorer:
 
         Where the run that trains deleted it before it was read there is none, and a remark.
         """
-        run, wrong = self.run, None
-        try:
-            chosen.check_same(run.model, run.task.vocabulary)
-            saved_at, params = chosen.saved_at, chosen.params(self.shapes)
-        except Damaged as error:
-            wrong = error
-        # Or some processes would wait for others.
-        if not everywhere(wrong is None):
-            # One that is being deleted takes a while to go.
-            time.sleep(DELETION_SECONDS)
-            if everywhere(set(chosen.steps) <= set(chosen.checkpoints.reload())):
-                raise wrong or Damaged(f"{chosen.path} cannot be read by another process")
+        found = self._read(chosen)
+        if found is None:
             self.progress.say(f"step {chosen.step} was deleted before it was scored")
             return []
+        saved_at, params = found
         with self.progress:
             scores = self.evaluate(params)
         result = {
             "checkpoint": chosen.path,
             "step": chosen.step,
-            "split": run.eval_split,
+            "split": self.run.eval_split,
             **({"averaged_steps": list(chosen.steps)} if len(chosen.steps) > 1 else {}),
             "saved_at": saved_at,
             **self.told,
@@ -87,6 +82,33 @@ class Scorer:
             self.record.parent.mkdir(parents=True, exist_ok=True)
             append(self.record, **result)
         return [result]
+
+    def _read(self, chosen: Chosen) -> tuple[int, Any] | None:
+        """Returns when a checkpoint was saved, and its parameters; None where it was deleted."""
+        files, since = -1, 0.0
+        while True:
+            wrong = None
+            try:
+                chosen.check_same(self.run.model, self.run.task.vocabulary)
+                found = chosen.saved_at, chosen.params(self.shapes)
+            except Damaged as error:
+                wrong = error
+            # Or some processes would wait for others.
+            if everywhere(wrong is None):
+                return found
+            # Perhaps it is being deleted, which takes a while, or not seen by every process yet.
+            # What the first one sees counts.
+            if (now := chosen.count_files()) != files:
+                files, since = now, time.monotonic()
+            time.sleep(LOOK_SECONDS)
+            patience = DELETION_SECONDS if wrong else SIGHT_SECONDS
+            is_there = set(chosen.steps) <= set(chosen.checkpoints.reload())
+            seen = np.array([is_there, time.monotonic() - since > patience])
+            is_there, is_over = multihost_utils.broadcast_one_to_all(seen).tolist()
+            if not is_there:
+                return None
+            if is_over:
+                raise wrong or Damaged(f"{chosen.path} cannot be read by another process")
 
     @property
     def record(self) -> pathlib.Path:
@@ -171,8 +193,11 @@ def evaluation_of(
 def _told(run: Run, evaluation: Evaluation) -> dict[str, Any]:
     """Returns what scores depend on besides the checkpoint, as JSON has it."""
     tasks = run.task.tasks
-    all_of_them = [[task.identity(run.eval_split), repr(task)] for task in tasks]
-    digest = hashlib.sha256(json.dumps([*all_of_them, repr(run.loss)]).encode()).hexdigest()
+    all_of_them = [
+        [task.identity(run.eval_split), repr(task), task.versions_of_scores()] for task in tasks
+    ]
+    rest = [repr(run.loss), run.model.config.dtype]
+    digest = hashlib.sha256(json.dumps([*all_of_them, *rest]).encode()).hexdigest()
     told: dict[str, Any] = {"tasks": [task.name for task in tasks], "tasks_digest": digest[:16]}
     if any(task.metrics for task in tasks):
         told["decoding"] = dataclasses.asdict(evaluation.decoding)
@@ -238,11 +263,13 @@ def _print_tables(results: list[dict[str, Any]]) -> None:
     for result in results:
         table.add_row(*(format(result[name], form) for name, (_, form) in COLUMNS.items()))
     console.print(table)
-    others = [
+    # In order, once each: a metric of one's own may tell other scores of another checkpoint.
+    others = dict.fromkeys(
         name
-        for name, value in results[0].items()
+        for result in results
+        for name, value in result.items()
         if isinstance(value, float) and name not in COLUMNS
-    ]
+    )
     # Wide enough for every name: a terminal may wrap lines, but nothing is left out.
     console.width = max(console.width, 180)
     rest = rich.table.Table(box=None)
@@ -250,5 +277,5 @@ def _print_tables(results: list[dict[str, Any]]) -> None:
     for result in results:
         rest.add_column(f"step {result['step']}", justify="right", no_wrap=True)
     for name in others:
-        rest.add_row(name, *(format(result[name], ".5g") for result in results))
+        rest.add_row(name, *(format(r[name], ".5g") if name in r else "-" for r in results))
     console.print(rest)

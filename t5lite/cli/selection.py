@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -46,6 +47,12 @@ class Chosen:
         """What was saved with it."""
         return self.checkpoints.about(self.step)
 
+    def count_files(self) -> int:
+        """Returns how many files there are of them all: fewer while they are being deleted."""
+        return sum(
+            len(names) for step in self.steps for *_, names in os.walk(self.checkpoints.path(step))
+        )
+
     def check_same(self, model: Model, vocabulary: Vocabulary) -> None:
         """Raises a UserError where it was trained as another model or with another vocabulary."""
         description.check_same(self.about, model, f"checkpoint {self.path}")
@@ -81,7 +88,11 @@ def chosen_checkpoints(model_dir: str | None, which: str, average: int) -> Itera
             yield [_averaged(checkpoints, step, average)]
         return
     with open_run(model_dir) as checkpoints:
-        yield [_averaged(checkpoints, step, average) for step in _steps(checkpoints, which)]
+        steps = _steps(checkpoints, which)
+        if which == "all":
+            # As many as are averaged end with each but the first of them.
+            steps = steps[average - 1 :] or steps
+        yield [_averaged(checkpoints, step, average) for step in steps]
 
 
 @contextlib.contextmanager

@@ -16,7 +16,10 @@ LOOKS = 5
 def write_whole(path: pathlib.Path, text: str) -> None:
     """Writes a file that is there whole or, where that fails, as it was before."""
     replacement = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    replacement.write_text(text)
+    with replacement.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     replacement.replace(path)
 
 

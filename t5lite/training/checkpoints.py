@@ -189,12 +189,12 @@ class Checkpoints:
         """Returns the tree of `step` with shapes and dtypes in the place of arrays.
 
         Raises:
-            UserError: where it holds no state.
+            Damaged: where it holds no state.
         """
         with self._read_errors(step):
             metadata = self._manager.item_metadata(step)["state"]
         if metadata is None:
-            raise UserError(f"{self.path(step)} is no checkpoint of t5lite")
+            raise Damaged(f"{self.path(step)} is no checkpoint of t5lite")
         return metadata.tree
 
     def _check_shapes(self, step: int, wanted: Any) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import jax
 import pytest
 
 from t5lite.cli import eval as eval_command
+from t5lite.cli import selection
 from t5lite.cli.work_progress import WorkProgress
 from t5lite.core.errors import UserError
 from t5lite.models.description import model_of
@@ -221,6 +223,20 @@ def test_eval_takes_the_best_and_the_average(t5lite, trained):
     assert averaged["cross_entropy_nats_per_token"] < max(losses)
 
 
+def test_means_of_all_checkpoints_that_have_enough_before_them(trained):
+    with selection.chosen_checkpoints(str(trained), "all", 2) as chosen:
+        assert [one.steps for one in chosen] == [(2, 4), (4, 6)]
+
+
+def test_scores_that_only_one_checkpoint_has_are_told(capsys):
+    common = dict.fromkeys(eval_command.COLUMNS, 1)
+    results = [{**common, "split": "test", "f1/a": 0.25}, {**common, "split": "test", "f1/b": 0.5}]
+    eval_command._print_tables(results)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["f1/a", "0.25", "-"] in rows
+    assert ["f1/b", "-", "0.5"] in rows
+
+
 def test_a_watched_run_is_scored_once_a_checkpoint(t5lite, tmp_path):
     run = tmp_path / "run"
     arguments = [*SMALL, f"--gin.MODEL_DIR={run}", "--gin.train.show_examples=0"]
@@ -268,8 +284,11 @@ def test_a_checkpoint_that_is_deleted_while_others_are_scored_is_passed_over(
     read = eval_command.Chosen.params
 
     def read_late(chosen, shapes):
-        # Between the look at the folder and the reading the run makes room.
-        if chosen.step == 4:
+        # Between the look at the folder and the reading the run makes room, which takes a while.
+        first = pathlib.Path(chosen.path, "state", "_METADATA")
+        if chosen.step == 4 and first.exists():
+            first.unlink()
+        elif chosen.step == 4:
             shutil.rmtree(chosen.path)
         return read(chosen, shapes)
 
@@ -278,7 +297,7 @@ def test_a_checkpoint_that_is_deleted_while_others_are_scored_is_passed_over(
     with open_checkpoint(str(run_dir / "checkpoints" / "2")) as (checkpoints, step):
         shapes = as_arrays(checkpoints.metadata(step)["params"])
         run = dataclasses.replace(run, model=model_of(checkpoints.about(step), "it"))
-    monkeypatch.setattr(eval_command, "DELETION_SECONDS", 0.0)
+    monkeypatch.setattr(eval_command, "LOOK_SECONDS", 0.01)
     scorer = eval_command.Scorer(run, evaluate, shapes, {"tasks": ["task"]}, WorkProgress())
     eval_command._watch(scorer, flags)
     told = [result["step"] for result in objects(run_dir / "eval" / "validation.jsonl")]
