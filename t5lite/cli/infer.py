@@ -17,7 +17,7 @@ from t5lite.core.errors import UserError
 from t5lite.data import preprocessors, vocabularies
 from t5lite.data.vocabularies import Vocabulary
 from t5lite.inference.answers import Answer, Reader, predicted, scored
-from t5lite.inference.decoding import GenerativeModel
+from t5lite.inference.decoding import GenerativeModel, check_target_lengths
 from t5lite.inference.infer import Output, check_free, infer
 from t5lite.inference.predict import make_predict
 from t5lite.inference.requests import Inference, fingerprint, read_requests
@@ -126,7 +126,7 @@ def _check_all(flags: Any, inference: Inference, reader: Reader) -> int:
     Raises:
         UserError: where one cannot be answered.
     """
-    reader.check_lengths(vars(inference.decoding))
+    check_target_lengths(vars(inference.decoding), reader.lengths[1], "infer.targets_length")
     total, empty, num_cut, first_cut = 0, 0, 0, 0
     for request in read_requests(flags.input, inference, flags.mode):
         if request is None:

@@ -45,8 +45,16 @@ def check_number(owner: str, value: Number, rule: str, holds: Callable[[float], 
     """
     if isinstance(value, str | bool):
         raise UserError(f"{owner} must be a number, got {value!r}")
-    if isinstance(value, int | float) and not (math.isfinite(value) and holds(value)):
+    if isinstance(value, int | float) and not (_is_finite(value) and holds(value)):
         raise UserError(f"{owner} must be {rule}, got {value}")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    # Of a whole number that is larger than all floats.
+    except OverflowError:
+        return False
 
 
 def as_inputs(tree: T) -> T:

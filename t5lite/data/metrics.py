@@ -78,11 +78,14 @@ def chrf(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
 def rouge(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
     """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-Lsum with the best answer.
 
-    Lines are sentences; words are not stemmed, as in T5.
+    Lines, and what " . " separates, are sentences; words are not stemmed: as in T5.
     """
     from_name = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeLsum": "rouge_lsum"}
     scorer = importlib.import_module("rouge_score.rouge_scorer").RougeScorer(list(from_name))
-    made = [scorer.score_multi(r, p) for r, p in zip(answers, predictions, strict=True)]
+    made = [
+        scorer.score_multi(list(map(_lines, right)), _lines(prediction))
+        for right, prediction in zip(answers, predictions, strict=True)
+    ]
     return {
         f"{named}_f1_fraction": _mean([each[name].fmeasure for each in made])
         for name, named in from_name.items()
@@ -125,7 +128,10 @@ def squad(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
     predictions = list(map(_plain_words, predictions))
     return {
         "squad_exact_match_fraction": _best(lambda a, b: float(a == b), answers, predictions),
-        "squad_f1_fraction": _best(_f1_of_words, answers, predictions),
+        # Nothing has nothing in common with nothing.
+        "squad_f1_fraction": _best(
+            lambda a, b: _f1_of_words(a, b) if a else 0.0, answers, predictions
+        ),
     }
 
 
@@ -209,6 +215,10 @@ def _best(
     """Mean of the scores, each with the answer that gives the highest."""
     pairs = zip(answers, predictions, strict=True)
     return _mean([max(score(answer, p) for answer in right) for right, p in pairs])
+
+
+def _lines(text: str) -> str:
+    return text.replace(" . ", " .\n")
 
 
 def _f1_of_words(answer: str, prediction: str) -> float:

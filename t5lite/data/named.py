@@ -1,6 +1,8 @@
 """Functions that gin files name: one of a table, or one of the user's own as "module:function"."""
 
+import hashlib
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -32,3 +34,13 @@ def named(owner: str, name: str, table: Mapping[str, F]) -> F:
     if not callable(found):
         raise UserError(f"{owner}: {name!r} must be a function, got {type(found).__name__}")
     return found
+
+
+def versioned(owner: str, name: str, table: Mapping[str, F]) -> str:
+    """Returns a name that changes with the source of the function."""
+    try:
+        source = inspect.getsource(named(owner, name, table))  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        # Of Python itself, and as old as that.
+        return name
+    return f"{name}#{hashlib.sha256(source.encode()).hexdigest()[:8]}"

@@ -4,14 +4,12 @@ A step takes the fields of a record as text and returns them changed, or None to
 out. A step of one's own is named "module:function".
 """
 
-import hashlib
-import inspect
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 from t5lite.core.errors import UserError
-from t5lite.data.named import named
+from t5lite.data.named import named, versioned
 
 Record = dict[str, str]
 Preprocessor = Callable[[Record], Record | None]
@@ -120,9 +118,4 @@ def changed(owner: str, steps: Sequence[str], record: Record, number: int) -> Re
 
 def version(name: str) -> str:
     """Returns a name that changes with the source of the step."""
-    try:
-        source = inspect.getsource(preprocessor(name))
-    except (OSError, TypeError):
-        # Of Python itself, and as old as that.
-        return name
-    return f"{name}#{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+    return versioned("Task.preprocessors", name, PREPROCESSORS)

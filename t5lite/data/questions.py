@@ -65,7 +65,7 @@ def questions(task: Task, split: str) -> Iterator[Question]:
             answers = _texts_of("Task.references", record, task.references, number)
         choices = fixed
         if isinstance(task.choices, str):
-            choices = encoded(_texts_of("Task.choices", record, task.choices, number))
+            choices = encoded(_list_of("Task.choices", record, task.choices, number))
         yield Question(
             example=example,
             answers=answers,
@@ -83,15 +83,22 @@ def _field(owner: str, record: Mapping[str, str], name: str) -> str:
 def _texts_of(owner: str, record: Mapping[str, str], name: str, number: int) -> list[str]:
     """Returns the texts of a field that holds a JSON list of them, or one text."""
     text = _field(owner, record, name)
-    if not text.lstrip().startswith("["):
-        return [text]
+    try:
+        is_list = isinstance(json.loads(text), list)
+    except ValueError:
+        is_list = False
+    return _list_of(owner, record, name, number) if is_list else [text]
+
+
+def _list_of(owner: str, record: Mapping[str, str], name: str, number: int) -> list[str]:
+    """Returns the texts of a field that holds a JSON list of them."""
+    text = _field(owner, record, name)
     try:
         texts = json.loads(text)
     except ValueError:
-        # A text that begins with a bracket.
-        return [text]
-    if not texts or not all(isinstance(each, str) for each in texts):
+        texts = None
+    if not (isinstance(texts, list) and texts and all(isinstance(each, str) for each in texts)):
         raise UserError(
             f"{owner}: field {name!r} of record {number} must be a JSON list of texts, got {text}"
         )
-    return list(texts)
+    return texts

@@ -8,7 +8,7 @@ from t5lite.core.errors import UserError
 from t5lite.core.examples import Objective, PairObjective
 from t5lite.data import metrics, preprocessors, templates
 from t5lite.data.building import DEFAULT_OPTIONS, BuildOptions
-from t5lite.data.named import named
+from t5lite.data.named import named, versioned
 from t5lite.data.sources import Source
 from t5lite.data.tokens import Tokenized, TokenRecords, cached
 from t5lite.data.vocabularies import Vocabulary
@@ -130,6 +130,17 @@ class Task:
         for metric in chosen if answers else []:
             scores |= metric(answers, predictions)
         return scores
+
+    def versions_of_scores(self) -> list[str]:
+        """Returns what scores depend on besides the answers: names that change with the code."""
+        return [
+            versioned(owner, name, table)
+            for owner, names, table in (
+                ("Task.postprocessors", self.postprocessors, metrics.TEXT_STEPS),
+                ("Task.metrics", self.metrics, metrics.METRICS),
+            )
+            for name in names
+        ]
 
     def identity(self, split: str) -> dict[str, str]:
         """Returns what a place in the stream of `split` depends on, to be saved with it."""

@@ -1,7 +1,7 @@
 """From requests to results: texts to tokens, a model's targets or scores, and texts again."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from t5lite.core.errors import UserError
 from t5lite.core.examples import Tokens
 from t5lite.data.vocabularies import Vocabulary
+from t5lite.inference.decoding import check_target_lengths
 from t5lite.inference.predict import Predict, Prompt
 from t5lite.inference.requests import Request
 from t5lite.inference.score import Score
@@ -44,20 +45,11 @@ class Reader:
         inputs, targets = self.lengths
         if len(self.prefix(request)) > targets:
             raise UserError(f"its prefix must be at most {targets} tokens (infer.targets_length)")
-        self.check_lengths(request.decoding)
+        check_target_lengths(request.decoding, targets, "infer.targets_length")
         is_long = len(encode(request.inputs, self._vocabulary)) > inputs - self._end_inputs
         if request.targets is not None:
             is_long |= len(encode(request.targets, self._vocabulary)) > targets - 1
         return is_long
-
-    def check_lengths(self, decoding: Mapping[str, Any]) -> None:
-        """Raises a UserError where numbers of `Decoding` ask for more tokens than there may be."""
-        for name in ("min_length", "max_length"):
-            if (decoding.get(name) or 0) > self.lengths[1]:
-                raise UserError(
-                    f"Decoding.{name} must be at most infer.targets_length ({self.lengths[1]}), "
-                    f"got {decoding[name]}"
-                )
 
     def inputs(self, request: Request) -> Tokens:
         """Returns the tokens of the inputs."""
@@ -92,7 +84,7 @@ def encode(text: str, vocabulary: Vocabulary) -> Tokens:
     ids = []
     for place, piece in enumerate(pieces):
         if place % 2 == 0:
-            ids.append(vocabulary.encode(piece))
+            ids.append(vocabulary.encode_behind(piece) if place else vocabulary.encode(piece))
         elif int(piece) < vocabulary.num_sentinels:
             ids.append(np.array([vocabulary.sentinel(int(piece))], np.int32))
         else:

@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -119,6 +119,19 @@ class Decoding:
     def num_targets(self) -> int:
         """Targets that are written for each row."""
         return max(self.num_beams, self.num_samples)
+
+
+def check_target_lengths(decoding: Mapping[str, Any], most: int, owner: str) -> None:
+    """Raises a UserError where numbers of `Decoding` ask for more tokens than there may be.
+
+    Args:
+        most: as many as there may be, by what `owner` says.
+    """
+    for name in ("min_length", "max_length"):
+        if (decoding.get(name) or 0) > most:
+            raise UserError(
+                f"Decoding.{name} must be at most {owner} ({most}), got {decoding[name]}"
+            )
 
 
 def _in_order(least: Any, most: Any) -> bool:

@@ -17,7 +17,7 @@ from t5lite.data.features import Layout, batch_of
 from t5lite.data.mixture import Mixture
 from t5lite.data.questions import Question, questions
 from t5lite.data.task import Task
-from t5lite.inference.decoding import Decoding
+from t5lite.inference.decoding import Decoding, check_target_lengths
 from t5lite.inference.predict import Prompt, make_predict
 from t5lite.inference.score import make_score
 from t5lite.models.architectures import Batch, EncoderOnly, Model, targets_of, writing_side
@@ -38,8 +38,7 @@ class Evaluation:
     """What `t5lite eval` scores, and training where it evaluates; None takes the run's own value.
 
     Args:
-        task: a task, or a mixture of several, with the run's vocabulary and objectives no longer
-            than the run's.
+        task: a task, or a mixture of several, with the run's vocabulary.
         split: of the task's source.
         batch_size: rows scored, and targets written, at a time.
         decoding: how targets are written for tasks that name metrics.
@@ -72,7 +71,8 @@ def make_evaluate(
 
     Every target of the split counts once, whatever the batch size and the mesh. The scores are
     `loss_nats_per_token` (with z-loss and smoothing), `cross_entropy_nats_per_token`, `perplexity`
-    (its exponential), `bits_per_byte` (all nats of the targets over the UTF-8 bytes of their text),
+    (its exponential), `bits_per_byte` (all nats of the targets over the UTF-8 bytes of their text;
+    too high where something is unknown to the vocabulary, of which no bytes are known),
     `accuracy_fraction` (of tokens), `sequence_accuracy_fraction` (of targets with all tokens
     right), `target_tokens` and `examples`. Where a task names metrics, targets are written, or
     chosen, and the metrics' scores are there too; where it names a category, all once more for
@@ -86,7 +86,8 @@ def make_evaluate(
             of all, None where that is not known.
 
     Raises:
-        UserError: where the mesh does not divide the batch, or the split is empty.
+        UserError: where the mesh does not divide the batch, the split is empty, or `decoding` asks
+            for longer targets than a task has.
     """
     # What is wrong with the split is said before anything is compiled.
     for part in task.tasks:
@@ -110,6 +111,10 @@ def make_evaluate(
 
     predict_all = None
     if decoding is not None:
+        for part in task.tasks:
+            if part.metrics and part.choices is None:
+                owner = f"{type(part.objective).__name__}.targets_length"
+                check_target_lengths(vars(decoding), part.objective.targets_length, owner)
         predict_all = _make_predict_all(model, mesh, task, decoding, batch_size, on_progress)
     has_text = not isinstance(model, EncoderOnly) or model.classes is None
 

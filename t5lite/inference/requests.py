@@ -139,7 +139,7 @@ def _finite(text: str) -> float:
     return float(text)
 
 
-# Only what comes back as it was.
+# No NaN and no infinity, which JSON has not.
 _JSON = json.JSONDecoder(object_pairs_hook=_fields, parse_float=_finite, parse_constant=_finite)
 
 

@@ -41,3 +41,8 @@ def test_whole_numbers_are_the_inputs_that_others_are():
 def test_numbers_out_of_range_are_refused(value):
     with pytest.raises(UserError, match="Pair.rate must be "):
         check_number("Pair.rate", value, "at least 0", lambda x: x >= 0)
+
+
+def test_a_number_larger_than_all_floats_is_refused():
+    with pytest.raises(UserError, match="top_k must be at least 0, got 1000"):
+        check_number("top_k", 10**400, "at least 0", lambda n: n >= 0)

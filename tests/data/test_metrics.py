@@ -34,6 +34,11 @@ def test_rouge_takes_the_best_answer():
     assert scores.keys() == {f"rouge{x}_f1_fraction" for x in ("1", "2", "_lsum")}
 
 
+def test_rouge_takes_what_stands_between_full_stops_as_sentences():
+    scores = metrics.rouge([["a cat sat . the dog ran ."]], ["the dog ran . a cat sat ."])
+    assert scores["rouge_lsum_f1_fraction"] == 1.0
+
+
 def test_chrf_of_the_same_text_is_full():
     assert metrics.chrf([["ein Haus"]], ["ein Haus"]) == {"chrf_percent": 100.0}
 
@@ -43,6 +48,11 @@ def test_squad_takes_the_best_answer_of_each_question():
     scores = metrics.squad(answers, ["the Broncos", "year 1999"])
     assert scores["squad_exact_match_fraction"] == 0.5
     assert scores["squad_f1_fraction"] == pytest.approx((1.0 + 2 / 3) / 2)
+
+
+def test_squad_has_nothing_in_common_with_an_empty_answer():
+    scores = metrics.squad([["The"]], ["a"])
+    assert scores == {"squad_exact_match_fraction": 1.0, "squad_f1_fraction": 0.0}
 
 
 def test_a_metric_whose_package_is_missing_is_refused_at_once(monkeypatch):

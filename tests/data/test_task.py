@@ -169,6 +169,17 @@ def test_a_cache_belongs_to_text_steps_vocabulary_and_code(make_task, tmp_path, 
     assert folders() == 5
 
 
+def test_scores_depend_on_the_code_of_ones_own_metric(make_task, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "def metric(answers, predictions):\n    return {'own_fraction': 0.5}\n"
+    (tmp_path / "own_metric.py").write_text(code)
+    task = make_task(metrics=["exact_match", "own_metric:metric"])
+    exact, own = task.versions_of_scores()
+    (tmp_path / "own_metric.py").write_text(code.replace("0.5", "0.25"))
+    assert task.versions_of_scores()[0] == exact
+    assert task.versions_of_scores()[1] != own
+
+
 @pytest.fixture
 def sized(tmp_path):
     """Tasks over sources of 10, 100 and 1000 records."""

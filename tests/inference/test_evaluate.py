@@ -131,7 +131,7 @@ def of_pairs(folder, data_dir, records, **choices):
     )
 
 
-def scores_of(task, mesh=Mesh(data=8), batch_size=8, model=None):  # noqa: B008
+def scores_of(task, mesh=Mesh(data=8), batch_size=8, model=None, decoding=Decoding()):  # noqa: B008
     model = model or EncoderDecoder(small.config())
     layout = (
         EncoderDecoderLayout(16, 8)
@@ -142,7 +142,7 @@ def scores_of(task, mesh=Mesh(data=8), batch_size=8, model=None):  # noqa: B008
         *(model, task, layout, CrossEntropy(), mesh.make()),
         split="validation",
         batch_size=batch_size,
-        decoding=Decoding(),
+        decoding=decoding,
     )
     return evaluate(small.params(model))
 
@@ -228,6 +228,8 @@ def test_a_decoder_alone_writes_answers_too(tmp_path, data_dir):
         ({"references": "right"}, "Task.references names the field 'right'"),
         ({"choices": ["a"], "metrics": []}, "Task.choices is for metrics"),
         ({"choices": "lang"}, "field 'lang' of record 0 must be a JSON list of texts"),
+        ({"choices": "answer"}, "field 'answer' of record 0 must be a JSON list of texts, got a"),
+        ({"references": "lang"}, "field 'lang' of record 0 must be a JSON list of texts"),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(choices, message, tmp_path, data_dir):
@@ -235,6 +237,14 @@ def test_fields_that_do_not_fit_are_refused(choices, message, tmp_path, data_dir
     choices = {"metrics": ["exact_match"], **choices}
     with pytest.raises(UserError, match=message):
         scores_of(of_pairs(tmp_path, data_dir, records, **choices))
+
+
+@pytest.mark.parametrize("name", ["min_length", "max_length"])
+def test_targets_longer_than_the_tasks_are_not_asked_for(name, tmp_path, data_dir):
+    task = of_pairs(tmp_path, data_dir, [{"question": "q", "answer": "a"}], metrics=["exact_match"])
+    rule = rf"Decoding.{name} must be at most Supervised.targets_length \(8\), got 9"
+    with pytest.raises(UserError, match=rule):
+        scores_of(task, decoding=Decoding(**{name: 9}))
 
 
 def shout(record):
