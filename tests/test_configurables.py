@@ -185,6 +185,22 @@ def test_run_files_take_the_common_macros_and_open_with_their_command(path):
     assert (run.model_dir, run.total_steps, run.batch_size, run.seed) == ("m", 9, 4, 3)
 
 
+@pytest.mark.parametrize(
+    ("run", "model", "objective", "kind"),
+    [
+        ("finetune", "mt5_small", "supervised", "EncoderDecoder"),
+        ("finetune", "longt5_tglobal_base", "supervised", "EncoderDecoder"),
+        ("finetune", "llama_style_base", "supervised", "DecoderOnly"),
+        ("pretrain", "decoder_only_base", "causal", "DecoderOnly"),
+        ("pretrain", "encoder_only_base", "masked_lm", "EncoderOnly"),
+    ],
+)
+@pytest.mark.usefixtures("vocabulary_here")
+def test_a_model_file_behind_a_run_file_takes_the_place_of_its_model(run, model, objective, kind):
+    files = [f"gin/run/{run}.gin", f"gin/models/{model}.gin", f"gin/objectives/{objective}.gin"]
+    assert type(load(files=files).model).__name__ == kind
+
+
 @pytest.mark.usefixtures("vocabulary_here")
 def test_the_mixture_of_the_readme_is_what_it_says(tmp_path):
     text = (ROOT / "README.md").read_text()
@@ -210,6 +226,9 @@ def test_the_mixture_of_the_readme_is_what_it_says(tmp_path):
     assert run.task.rates("train") == pytest.approx((0.75, 0.25))
     translate, spans = run.task.tasks
     assert [len(task.tokens("train")) for task in run.task.tasks] == [3, 5]
+    # Behind a run file whose own task is of pairs.
+    behind = load(files=["gin/run/finetune.gin", "mixture.gin"])
+    assert [task.inputs for task in behind.task.tasks] == [translate.inputs, None]
     decode = run.task.vocabulary.decode
     assert [decode(ids) for ids in translate.tokens("validation")[0]] == [
         decode(run.task.vocabulary.encode(text))
