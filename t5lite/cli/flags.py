@@ -35,8 +35,8 @@ def flags_of(command: str) -> flags.FlagValues:
         flags.DEFINE_string(
             "checkpoint",
             "latest",
-            "Which: latest (the default), best, all, steps such as 1000,2000, or a folder: a "
-            "MODEL_DIR, for its latest, or DIR/checkpoints/1000.",
+            "Which: latest (the default), best, a step (eval takes all, or several such as "
+            "1000,2000, too), or a folder: a MODEL_DIR, for its latest, or DIR/checkpoints/1000.",
             flag_values=values,
         )
         flags.DEFINE_integer(
@@ -97,9 +97,10 @@ def flags_of(command: str) -> flags.FlagValues:
             flag_values=values,
         )
     if command in ("eval", "data", "inspect", "plan"):
-        flags.DEFINE_boolean(
-            "json", False, "Prints one JSON document instead of a table.", flag_values=values
-        )
+        text = "Prints one JSON document instead of a table."
+        if command == "data":
+            text = "stats: one JSON document instead of a table."
+        flags.DEFINE_boolean("json", False, text, flag_values=values)
     return values
 
 

@@ -1,7 +1,8 @@
 """A launch: a command, what is varied of it, and the folder in which all of it is kept.
 
-`FOLDER/launch.json` says what was launched, `FOLDER/trials/K/` is trial K's run directory with its
-`log.txt`, `FOLDER/study.journal` holds the trials. A launch of a single command is a sweep of one.
+`FOLDER/launch.json` says what was launched, `FOLDER/trials/0007/` is the run directory of
+trial 7 with its `log.txt`, `FOLDER/study.journal` holds the trials. A launch of a single command is
+a sweep of one.
 """
 
 import dataclasses
