@@ -85,6 +85,7 @@ def test_the_resolved_text_builds_the_same_run_on_its_own(tmp_path):
         ("MODEL_DIR=gs://bucket/run", "train.model_dir must be a local folder"),
         ("SpanCorruption.mean_noise_span_length=0.5", "must be at least 1 token, got 0.5"),
         ("Task.targets={txt", "Task.targets '{txt' must be a template: expected '}'"),
+        ("Task.targets=to {0}", "must name fields plainly, as in {text}, got {0}"),
         ("Task.inputs={text}", "Task.inputs must be None for SpanCorruption"),
         ("Task.preprocessors=['lowercas']", "did you mean 'lowercase'"),
         ("Task.metrics=['exact_mach']", "Task.metrics has no 'exact_mach'; did you mean 'exact_m"),

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
-from t5lite.core.errors import Unavailable
+from t5lite.core.errors import Unavailable, UserError
 
 LOOKS = 5
 
@@ -21,6 +21,17 @@ def write_whole(path: pathlib.Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     replacement.replace(path)
+
+
+def local_folder(owner: str, folder: str) -> pathlib.Path:
+    """Returns a folder of this machine, from the root.
+
+    Raises:
+        UserError: where `owner` names an address instead.
+    """
+    if "://" in folder:
+        raise UserError(f"{owner} must be a local folder, got {folder!r}")
+    return pathlib.Path(folder).expanduser().absolute()
 
 
 @contextlib.contextmanager

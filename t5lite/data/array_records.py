@@ -38,7 +38,11 @@ class ArrayRecords:
         shard = bisect.bisect_right(self._ends, index)
         at = index - (self._ends[shard - 1] if shard else 0) + self._shards[shard][1]
         reader = self._readers[shard] or self._open(shard)
-        records: list[bytes] = reader.read(at, at + 1)
+        try:
+            records: list[bytes] = reader.read(at, at + 1)
+        # array_record's only error.
+        except RuntimeError as error:
+            raise _damaged(self._shards[shard][0], str(error).splitlines()[0]) from error
         return records[0]
 
     def _open(self, shard: int) -> Any:
@@ -47,16 +51,22 @@ class ArrayRecords:
         _allow_files()
         path, skip, take = self._shards[shard]
         reader = array_record_module.ArrayRecordReader(path, "readahead_buffer_size:0")
-        if reader.num_records() < skip + take:
-            raise UserError(
-                f"{path} is damaged: it must have {skip + take} records, got "
-                f"{reader.num_records()}; delete its folder to have it built anew"
-            )
+        if (got := reader.num_records()) < skip + take:
+            try:
+                open(path, "rb").close()
+            # Which array_record keeps to itself.
+            except OSError as error:
+                raise UserError(f"{path} cannot be read: {error.strerror}") from error
+            raise _damaged(path, f"it must have {skip + take} records, got {got}")
         self._readers[shard] = reader
         return reader
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_readers": [None] * len(self._shards)}
+
+
+def _damaged(path: str, reason: str) -> UserError:
+    return UserError(f"{path} is damaged: {reason}; delete its folder to have it built anew")
 
 
 @functools.cache

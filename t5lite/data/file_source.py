@@ -35,7 +35,8 @@ class FileSource:
     Args:
         files: for each split a path, or a pattern with wildcards, or a list of them; compressed
             ones too (.gz, .bz2, .xz), and any address that fsspec knows.
-        fields: those that are kept; of TSV the names of all columns in order.
+        fields: those that are kept; of TSV the names of all columns in order, where a first line
+            that says them is no record.
         format: "lines" (a record a line), "document" (a file is one), "jsonl", "tsv" or "parquet";
             None for what the names of the files say.
         folder: where paths that are not absolute begin.
@@ -104,6 +105,9 @@ class FileSource:
             split: [p for pattern in _several(given) for p in find_files(self.folder, pattern)]
             for split, given in self.files.items()
         }
+        for split, paths in found.items():
+            if twice := next((path for path in paths if paths.count(path) > 1), None):
+                raise UserError(f"FileSource.files[{split!r}] names {twice} more than once")
         fields = tuple(self.fields)
         stamps = {split: [stamp(path) for path in paths] for split, paths in found.items()}
         identity = [stamps, self.format, fields, self.max_bytes]
@@ -140,7 +144,7 @@ def _parts(
 ) -> dict[str, _FilePart]:
     parts = {}
     for split, paths in found.items():
-        formats = [(path, format or format_of(path)) for path in paths]
+        formats = [(path, format_of(path, format)) for path in paths]
         for path, of_file in formats:
             if of_file in ("lines", "document") and len(fields) != 1:
                 raise UserError(
@@ -192,8 +196,8 @@ def _finish(
         whole = add(shards)
         if whole.records == 0:
             raise UserError(
-                f"split {split!r} of FileSource must hold text, but there is no record in it "
-                f"({whole.empty} empty rows, {whole.bad} that cannot be read)"
+                f"split {split!r} of FileSource must hold text, but there is no record in it; "
+                f"{describe(whole)}"
             )
         infos.append(
             tfds.core.SplitInfo(

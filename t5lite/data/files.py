@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import hashlib
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -73,14 +74,19 @@ def stamp(path: str) -> tuple[str, int, str]:
     return path, int(info["size"] or 0), str(tag)
 
 
-def format_of(path: str) -> str:
-    """Returns the format that the name of a file tells, compressed or not.
+def format_of(path: str, given: str | None = None) -> str:
+    """Returns the format of a file: what is `given`, or its name tells, compressed or not.
 
     >>> format_of("a/train-00.jsonl.gz"), format_of("b.txt"), format_of("c.parquet")
     ('jsonl', 'lines', 'parquet')
+
+    Raises:
+        UserError: where its name tells none, or an archive of several files.
     """
-    if fsspec.utils.infer_compression(path) == "zip":
+    if re.search(r"\.(zip|tar|tgz|tbz2?|txz)$", _plain_name(path)) or path.endswith(".zip"):
         raise UserError(f"{path} is an archive of files; unpack it")
+    if given is not None:
+        return given
     suffix = _plain_name(path).rpartition(".")[2]
     known = {"txt": "lines", "jsonl": "jsonl", "json": "jsonl", "tsv": "tsv", "parquet": "parquet"}
     return choose(f"the format of {path!r} (FileSource.format)", suffix, known)

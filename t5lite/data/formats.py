@@ -4,11 +4,13 @@ A record is the text of each wanted field; what cannot be read as one is told wi
 line.
 """
 
+import codecs
 import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from t5lite.core.errors import UserError
 from t5lite.data.files import (
     Bad,
     Part,
@@ -76,8 +78,10 @@ def _lines(part: Part) -> Iterator[bytes]:
             line = file.readline()
             if not line:
                 return
+            # A mark of the byte order, as some editors put first, is no text.
+            plain = line.removeprefix(codecs.BOM_UTF8) if at == 0 else line
             at += len(line)
-            yield line.rstrip(b"\r\n")
+            yield plain.rstrip(b"\r\n")
 
 
 def _first_line(file: Any, start: int) -> int:
@@ -122,7 +126,7 @@ def _read_document(part: Part, fields: tuple[str, ...]) -> Iterator[Record | Bad
     with open_file(part.path) as file:
         raw = file.read()
     try:
-        yield {fields[0]: raw.decode()}
+        yield {fields[0]: raw.removeprefix(codecs.BOM_UTF8).decode()}
     except UnicodeDecodeError as error:
         yield Bad(part.path, f"no UTF-8 at byte {error.start}")
 
@@ -155,7 +159,10 @@ def _read_tsv(part: Part, fields: tuple[str, ...]) -> Iterator[Record | Bad]:
             continue
         number, line = made
         columns = line.split("\t") if line else [""] * len(fields)
-        if len(columns) == len(fields):
+        if number == part.start == 0 and columns == list(fields):
+            # The names of the columns.
+            yield dict.fromkeys(fields, "")
+        elif len(columns) == len(fields):
             yield dict(zip(fields, columns, strict=True))
         else:
             got = f"must have the {len(fields)} columns of FileSource.fields, got {len(columns)}"
@@ -164,11 +171,17 @@ def _read_tsv(part: Part, fields: tuple[str, ...]) -> Iterator[Record | Bad]:
 
 def _read_parquet(part: Part, fields: tuple[str, ...]) -> Iterator[Record | Bad]:
     file = parquet(part.path)
-    known = [name for name in fields if name in file.schema_arrow.names]
+    names = file.schema_arrow.names
+    for name in fields:
+        if names.count(name) != 1:
+            raise UserError(
+                f"{part.path} must have one column {name!r} (FileSource.fields), got "
+                f"{names.count(name)}; it has {', '.join(names)}"
+            )
     with parquet_errors(part.path):
-        table = file.read_row_group(part.start, columns=known)
+        table = file.read_row_group(part.start, columns=list(fields))
     # As bytes, because one text that is no UTF-8 would make the whole column unreadable.
-    columns = {name: _as_bytes(table[name]).to_pylist() for name in known}
+    columns = {name: _as_bytes(table[name]).to_pylist() for name in fields}
     for number in range(table.num_rows):
         record = _record({name: values[number] for name, values in columns.items()}, fields)
         place = f"{part.path}: row {number} of row group {part.start}"

@@ -99,6 +99,9 @@ class ShardWriter:
             digest=self._digest.hexdigest(),
             file_bytes=self._unfinished.stat().st_size,
         )
+        # The note vouches for what is on the disk.
+        with self._unfinished.open("rb") as file:
+            os.fsync(file.fileno())
         self._unfinished.replace(self._path)
         write_whole(_note(self._path), json.dumps(dataclasses.asdict(summary)))
         return summary

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 from t5lite.core.errors import UserError, suggestion
+from t5lite.core.files import local_folder
 from t5lite.data.building import DEFAULT_OPTIONS, BuildOptions, lock
 from t5lite.data.records import Records, TfdsRecords
 
@@ -47,7 +48,10 @@ class TfdsSource:
         if not self._builder.is_prepared():
             try:
                 self._prepare()
-            except (OSError, ImportError, AssertionError, ValueError) as error:
+            except UserError:
+                raise
+            # Whatever the data set's own code raises.
+            except Exception as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise UserError(
                     f"TfdsSource.name {self.name!r} cannot be prepared: {reason}"
@@ -73,6 +77,7 @@ class TfdsSource:
         # Registers the data set that comes with t5lite.
         import t5lite.data.python_docs  # noqa: F401
 
+        data_folder(self.data_dir)
         try:
             with quiet():
                 for kind in TEXT_KINDS:
@@ -95,17 +100,26 @@ class TfdsSource:
         except (ValueError, AssertionError) as error:
             # What TFDS was called with stands in front of it.
             reason = " ".join(str(error).rpartition('}": ')[2].split())
-            raise UserError(f"TfdsSource.name {self.name!r} cannot be had: {reason}") from error
+            remedy = "; name another TfdsSource.data_dir" if "File format" in reason else ""
+            raise UserError(
+                f"TfdsSource.name {self.name!r} cannot be had: {reason}{remedy}"
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_builder"}
 
 
 def data_folder(data_dir: str | None) -> pathlib.Path:
-    """Returns where data sets are kept."""
+    """Returns where data sets are kept.
+
+    Raises:
+        UserError: where that is no folder of this machine.
+    """
     import tensorflow_datasets as tfds
 
-    return pathlib.Path(data_dir or str(tfds.core.constants.DATA_DIR)).expanduser().absolute()
+    return local_folder(
+        "data_dir of a source, or TFDS_DATA_DIR,", data_dir or str(tfds.core.constants.DATA_DIR)
+    )
 
 
 @contextlib.contextmanager

@@ -23,7 +23,8 @@ def fields_of(owner: str, template: str) -> tuple[str, ...]:
     for _, name, form, conversion in parts:
         if name is None:
             continue
-        if form or conversion or not name.replace("_", "a").replace("-", "a").isalnum():
+        is_name = name.replace("_", "a").replace("-", "a").isalnum() and not name.isdigit()
+        if form or conversion or not is_name:
             raise UserError(
                 f"{owner} {template!r} must name fields plainly, as in {{text}}, got {{{name}}}; "
                 "a brace that is text is doubled"

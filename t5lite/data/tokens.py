@@ -5,13 +5,13 @@ import functools
 import hashlib
 import inspect
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from t5lite.core.examples import Tokens
+from t5lite.core.files import local_folder
 from t5lite.data import building, preprocessors, templates, vocabularies
 from t5lite.data.array_records import ArrayRecords
 from t5lite.data.building import BuildOptions, Recipe
@@ -94,7 +94,7 @@ def cached(tokenized: Tokenized, folder: str, options: BuildOptions) -> Cached:
     id_type = "uint16" if tokenized.vocabulary.size <= 1 << 16 else "uint32"
     identity = [tokenized.fingerprint, tokenized.vocabulary.fingerprint, id_type, _code_version()]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    directory = pathlib.Path(folder).expanduser().absolute() / digest
+    directory = local_folder("Task.token_cache", folder) / digest
 
     def parts() -> dict[str, _Range]:
         starts = range(0, len(tokenized), SHARD_RECORDS)

@@ -4,7 +4,6 @@ import abc
 import dataclasses
 import functools
 import hashlib
-import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,15 +20,21 @@ NUM_SPECIAL = 3
 PIECE_CHARACTERS = 100_000
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """Cuts a long text at spaces, which SentencePiece puts back before each piece."""
+def _pieces(text: str, *, begins_word: bool) -> Iterator[tuple[str, bool]]:
+    """Cuts a long text, at white space where there is some, and tells which pieces begin a word.
+
+    Args:
+        begins_word: whether the first one does.
+    """
     start = 0
-    while start < len(text):
+    while len(text) - start > PIECE_CHARACTERS:
         end = start + PIECE_CHARACTERS
-        space = text.rfind(" ", start + 1, end) if end < len(text) else -1
+        space = max(text.rfind(character, start + 1, end) for character in " \n\t")
         end = space if space > 0 else end
-        yield text[start:end]
-        start = end + (space > 0)
+        yield text[start:end], begins_word
+        begins_word = space > 0
+        start = end + begins_word
+    yield text[start:], begins_word
 
 
 class Vocabulary(abc.ABC):
@@ -204,19 +209,15 @@ class SentencePieceVocabulary(Vocabulary):
     def encode(self, text: str | bytes) -> Int[np.ndarray, "length"]:
         # Bytes that are no UTF-8 become replacement characters.
         plain = text.decode(errors="replace") if isinstance(text, bytes) else text
-        return self._encode(plain, self._processor)
+        return self._encode(plain, begins_word=True)
 
-    def _encode(self, text: str, first: Any) -> Int[np.ndarray, "length"]:
-        """Returns the ids of the text, its `first` piece by a processor of its own."""
-        if len(text) <= PIECE_CHARACTERS:
-            return np.asarray(first.encode(text), np.int32)
-        processors = itertools.chain([first], itertools.repeat(self._processor))
-        return np.concatenate(
-            [
-                np.asarray(processor.encode(piece), np.int32)
-                for processor, piece in zip(processors, _pieces(text), strict=False)
-            ]
-        )
+    def _encode(self, text: str, *, begins_word: bool) -> Int[np.ndarray, "length"]:
+        if len(text) > PIECE_CHARACTERS:
+            pieces = _pieces(text, begins_word=begins_word)
+            return np.concatenate([self._encode(piece, begins_word=b) for piece, b in pieces])
+        # SentencePiece puts a space before what it encodes.
+        processor = self._processor if begins_word else self._without_space
+        return np.asarray(processor.encode(text), np.int32)
 
     @functools.cached_property
     def _without_space(self) -> Any:
@@ -231,8 +232,7 @@ class SentencePieceVocabulary(Vocabulary):
 
     def encode_behind(self, text: str) -> Int[np.ndarray, "length"]:
         # SentencePiece drops spaces at the beginning, and then puts one there.
-        begins_word = text[:1].isspace()
-        return self._encode(text, self._processor if begins_word else self._without_space)
+        return self._encode(text, begins_word=text[:1].isspace())
 
     def decode_behind(self, ids: Int[np.ndarray, "length"]) -> str:
         text = self.decode_pieces(ids)

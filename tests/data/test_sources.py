@@ -100,6 +100,36 @@ BAD_LINES = [
 ]
 
 
+@pytest.mark.parametrize("format", ["lines", "document", "jsonl", "tsv"])
+def test_a_mark_of_the_byte_order_is_no_text(format, tmp_path):
+    text = '{"text": "a"}' if format == "jsonl" else "a"
+    (tmp_path / "a").write_text(text, encoding="utf-8-sig")
+    part = Part(str(tmp_path / "a"), format, 0, None)
+    assert list(read_part(part, ("text",), max_bytes=99)) == [{"text": "a"}]
+
+
+def test_the_names_of_columns_are_no_record(tmp_path):
+    (tmp_path / "a.tsv").write_text("en\tde\ndog\tHund\nen\tde\n")
+    records = _source(tmp_path, "a.tsv", fields=("en", "de")).records("train")
+    assert _all(records) == [{"de": "Hund", "en": "dog"}, {"de": "de", "en": "en"}]
+
+
+def test_columns_of_parquet_that_are_not_there_once_are_refused(tmp_path):
+    column = pyarrow.array(["x"])
+    table = pyarrow.Table.from_arrays([column] * 3, names=["content", "twice", "twice"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    for name, got in (("text", 0), ("twice", 2)):
+        rule = f"must have one column '{name}' .*, got {got}; it has content, twice, twice"
+        with pytest.raises(UserError, match=rule):
+            _source(tmp_path, "a.parquet", fields=(name,)).records("train")
+
+
+def test_an_archive_is_none_of_the_formats(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match="a.zip is an archive of files; unpack it"):
+        _source(tmp_path, "a.zip", format="lines").records("train")
+
+
 @pytest.mark.parametrize("start", [0, 5, 14, 30])
 def test_rows_that_are_none_are_told_with_file_and_line(start, tmp_path):
     (tmp_path / "a.jsonl").write_bytes(BAD_JSON)
@@ -120,7 +150,7 @@ def test_rows_that_are_none_are_told_with_file_and_line(start, tmp_path):
         ("a.tsv", b"a\tb\tc\n", r"a.tsv:1: must have the 1 columns of FileSource.fields, got 3"),
         ("a.txt", b"fine\nbroken \xc3\n", r"a.txt:2: no UTF-8 at byte 7 of the line"),
         ("a.jsonl", b'{"text": "\\ud800"}', "half of a surrogate pair"),
-        ("a.txt", b"\n \n", r"there is no record in it \(2 empty rows, 0 that cannot be read\)"),
+        ("a.txt", b"\n \n", "there is no record in it; 0 records, .* left out 2 empty rows"),
         ("a.parquet", b"PAR1 rubbish", "a.parquet must be Parquet"),
         ("a.jsonl.gz", b"no gzip at all", "a.jsonl.gz cannot be read: Not a gzipped file"),
         (
@@ -129,6 +159,8 @@ def test_rows_that_are_none_are_told_with_file_and_line(start, tmp_path):
             "a.jsonl.gz cannot be read",
         ),
         ("a.jsonl.zip", b"PK", "a.jsonl.zip is an archive of files; unpack it"),
+        ("a.tar.gz", b"", "a.tar.gz is an archive of files; unpack it"),
+        ("a.tgz", b"", "a.tgz is an archive of files; unpack it"),
         ("a.xyz", b"text", r"the format of .*a.xyz' \(FileSource.format\) is unknown"),
     ],
 )
@@ -213,6 +245,9 @@ def test_python_docs_is_split_by_topic(data_dir):
         (lambda d: FileSource(files={"all": "x"}), "must name splits .* not 'all'"),
         (lambda d: FileSource(files={"train": "tests"}), "it is a folder, name its files as in"),
         (lambda d: FileSource(files={"a": "x"}, format="word"), "format is unknown: got 'word'"),
+        (lambda d: FileSource(files={"train": ["setup.cfg", "*.cfg"]}), "setup.cfg more than once"),
+        (lambda d: FileSource(files={"train": "setup.cfg"}, data_dir="gs://a"), "a local folder"),
+        (lambda d: TfdsSource(name="python_docs", data_dir="gs://a/b"), "must be a local folder"),
         (lambda d: FileSource(files={"a": "x"}, max_bytes=3), "max_bytes must be at least 4"),
         (lambda d: FileSource(files={"a": "x"}, max_errors=-1), "max_errors must be at least 0"),
         (lambda d: FileSource(files={"a": "x"}, fields=()), "fields must be names, each once"),
@@ -242,6 +277,48 @@ def test_a_data_set_that_needs_another_package_names_it(monkeypatch, data_dir):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(UserError, match="'super_glue/boolq' needs the package 'tensorflow'"):
         TfdsSource(name="super_glue/boolq", data_dir=data_dir).records("train")
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    """The name of a TFDS data set with classes, which its test split does not tell."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.util import DownloadError
+
+    class LabelledTexts(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            label = tfds.features.ClassLabel(names=["no", "yes"])
+            features = {"text": tfds.features.Text(), "label": label, "idx": np.int32}
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, manager):
+            if "no_network" in str(self.data_dir):
+                raise DownloadError("no network\nat all")
+            return {"train": self._generate_examples(False), "test": self._generate_examples(True)}
+
+        def _generate_examples(self, is_test):
+            for n in range(4):
+                yield n, {"text": f"text {n}", "label": -1 if is_test else n % 2, "idx": n}
+
+    return LabelledTexts.name
+
+
+def test_classes_are_told_by_name_where_they_are_known(labelled, tmp_path):
+    source = TfdsSource(name=labelled, data_dir=str(tmp_path))
+    train, test = (_all(source.records(split)) for split in ("train", "test"))
+    assert {(r["idx"], r["label"]) for r in train} == {
+        ("0", "no"), ("1", "yes"), ("2", "no"), ("3", "yes"),
+    }  # fmt: skip
+    assert {r["label"] for r in test} == {"<unk>"}
+    # As a cache of tokens is made in several processes.
+    assert _all(pickle.loads(pickle.dumps(source.records("train")))) == train
+
+
+def test_a_download_that_fails_is_told_on_one_line(labelled, tmp_path):
+    with pytest.raises(UserError, match=f"'{labelled}' cannot be prepared: no network$"):
+        TfdsSource(name=labelled, data_dir=str(tmp_path / "no_network")).records("train")
 
 
 def test_an_unknown_split_names_those_that_are(data_dir):
@@ -331,6 +408,37 @@ def test_the_same_text_has_the_same_fingerprint_whoever_builds_it(tmp_path):
     assert len({results.get(timeout=60) for _ in range(4)}) == 1
 
 
+def test_the_same_data_set_has_the_same_fingerprint_whoever_prepares_it(tmp_path):
+    # TFDS orders the fields by their hashes.
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PREPARE, str(tmp_path / str(seed))],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seed in range(3)
+    ]
+    assert len({process.communicate(timeout=120)[0] for process in processes}) == 1
+
+
+def test_a_record_that_is_damaged_is_told_when_it_is_read(tmp_path):
+    lines = [f"{n} {'x' * 500}" for n in range(400)]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    records = _source(tmp_path, "a.txt").records("train")
+    (shard,) = (tmp_path / "tfds").glob("files/*/1.0.0/*-of-00001")
+    with shard.open("rb+") as file:
+        file.seek(shard.stat().st_size // 2)
+        file.write(bytes(4096))
+    with pytest.raises(UserError, match="-of-00001 is damaged: .*; delete its folder"):
+        _all(records)
+
+
+def test_a_shard_that_cannot_be_opened_is_not_called_damaged(tmp_path):
+    with pytest.raises(UserError, match="none cannot be read: No such file"):
+        ArrayRecords([(str(tmp_path / "none"), 0, 1)])[0]
+
+
 @pytest.mark.parametrize("change", ["lost", "cut"])
 def test_a_damaged_shard_is_named(change, tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\n")
@@ -352,13 +460,13 @@ def test_a_name_with_a_wildcard_in_it_is_a_name(tmp_path):
 PREPARE = """
 import sys
 from t5lite.data.sources import TfdsSource
-print(len(TfdsSource(name="python_docs", data_dir=sys.argv[1]).records("train")))
+print(TfdsSource(name="python_docs", data_dir=sys.argv[1]).records("train").fingerprint)
 """
 
 
 def test_processes_that_prepare_one_data_set_at_once_all_get_it(tmp_path):
     command = [sys.executable, "-c", PREPARE, str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    counts = {process.communicate(timeout=120)[0] for process in processes}
-    assert len(counts) == 1
-    assert int(counts.pop()) > 50
+    told = {process.communicate(timeout=120)[0] for process in processes}
+    assert len(told) == 1
+    assert int(told.pop().split()[0]) > 50

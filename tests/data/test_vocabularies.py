@@ -78,8 +78,18 @@ def test_text_behind_a_sentinel_goes_on_where_it_does(sentencepiece_vocabulary):
         again = vocabulary.encode_behind(behind)
         assert vocabulary.decode_behind(again) == behind
     assert vocabulary.encode_behind("").size == 0
-    long = vocabulary.encode(words := "value " * (PIECE_CHARACTERS // 3))
-    np.testing.assert_array_equal(vocabulary.encode_behind(f", {words}")[-len(long) :], long)
+
+
+@pytest.mark.parametrize("between", [" ", "\n", ""])
+def test_long_texts_are_encoded_in_pieces_that_nobody_sees(between, sentencepiece_vocabulary):
+    vocabulary, count = sentencepiece_vocabulary, PIECE_CHARACTERS // 2
+    ids = vocabulary.encode(f"value{between}" * count)
+    assert len(ids) * 100 > PIECE_CHARACTERS
+    # As SentencePiece tells white space.
+    assert vocabulary.decode(ids) == f"value{between and ' '}" * (count - 1) + "value"
+    if between:
+        behind = vocabulary.encode_behind("," + between + f"value{between}" * count)
+        np.testing.assert_array_equal(behind[-len(ids) :], ids)
 
 
 def test_sentencepiece_with_other_special_ids_is_refused(tmp_path, text_file):
