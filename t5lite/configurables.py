@@ -271,8 +271,14 @@ class _user_errors:  # used as a context manager, reads as a function
             raise UserError(
                 f"macro {macro} is used and not defined; add {macro} = VALUE"
             ) from error
-        if isinstance(error, SyntaxError | tokenize.TokenError):
-            raise UserError(f"gin cannot read what was bound: {error.args[0]}") from error
+        if isinstance(error, SyntaxError | tokenize.TokenError | UnicodeDecodeError):
+            lines = getattr(error, "filename", None), getattr(error, "lineno", None)
+            where = f" ({lines[0]}:{lines[1]})" if all(lines) else ""
+            raise UserError(f"gin cannot read what was bound: {error.args[0]}{where}") from error
+        if isinstance(error, ImportError):
+            raise UserError(f"a gin file imports what is not there: {text}") from error
+        if isinstance(error, RecursionError):
+            raise UserError("a gin file includes itself, or a macro stands for itself") from error
 
 
 def _where(text: str) -> str:

@@ -82,6 +82,11 @@ def test_the_resolved_text_builds_the_same_run_on_its_own(tmp_path):
         ("T5Config.mlp_activations=5", "T5Config.mlp_activations must be "),
         ("T5Config.mlp_activations=()", "must name at least one activation"),
         ("SEED=3000000000", "train.seed must be in "),
+        ("MODEL_DIR=", "train.model_dir must be a local folder, got ''"),
+        ("STEPS=%STEPS", "a macro stands for itself"),
+        ("AdamW.nesterov=false", "AdamW.nesterov must be True or False, got 'false'"),
+        ("train.max_gradient_norm=[1.0]", r"train.max_gradient_norm must be .*, got \[1.0\]|list"),
+        ("CrossEntropy.z_loss=[1.0]", r"CrossEntropy.z_loss must be a number, got \[1.0\]"),
         ("MODEL_DIR=gs://bucket/run", "train.model_dir must be a local folder"),
         ("SpanCorruption.mean_noise_span_length=0.5", "must be at least 1 token, got 0.5"),
         ("Task.targets={txt", "Task.targets '{txt' must be a template: expected '}'"),
@@ -138,6 +143,22 @@ def test_a_name_in_a_file_is_reported_with_its_line(tmp_path):
     (tmp_path / "wrong.gin").write_text("\nTrian.seed = 1\n")
     with pytest.raises(UserError, match=r"wrong.gin:2"):
         load(files=[str(tmp_path / "wrong.gin")])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"import seqio_not_here\n", "a gin file imports what is not there: .*seqio_not_here"),
+        (b"\nMODEL_DIR = /tmp/x\n", r"gin cannot read what was bound: .* \(.*wrong.gin:2\)"),
+        (b"MODEL_DIR = '\xff'\n", "gin cannot read what was bound: utf-8"),
+        (b"include 'wrong.gin'\n", "a gin file includes itself"),
+    ],
+)
+def test_a_file_that_gin_cannot_read_is_one_line(content, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.gin").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load(files=["wrong.gin"])
 
 
 def test_bindings_of_another_command_are_no_mistake():

@@ -79,7 +79,6 @@ class Scorer:
             **scores,
         }
         if jax.process_index() == 0:
-            self.record.parent.mkdir(parents=True, exist_ok=True)
             append(self.record, **result)
         return [result]
 
@@ -139,6 +138,10 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     run, evaluate = evaluation_of(trained, evaluation, mesh, progress.at)
     shapes = abstract_params(run.model, mesh)
     scorer = Scorer(run, evaluate, shapes, _told(run, evaluation), progress)
+    if jax.process_index() == 0:
+        # Before anything is scored that could not be recorded.
+        scorer.record.parent.mkdir(parents=True, exist_ok=True)
+        scorer.record.open("a").close()
     if flags.watch:
         _watch(scorer, flags)
     else:

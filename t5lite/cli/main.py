@@ -127,8 +127,9 @@ def _run(work: Callable[[], None]) -> None:
         _fail(str(error))
     except OSError as error:
         # A wrong path is the user's; a full disk or a network that fails is not.
-        wrong = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
-        status = 2 if isinstance(error, wrong) else UNAVAILABLE_EXIT
+        is_path = isinstance(error, NotADirectoryError | IsADirectoryError | FileExistsError)
+        wrong = is_path or isinstance(error, FileNotFoundError | PermissionError)
+        status = 2 if wrong else UNAVAILABLE_EXIT
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", status)
     except Preempted as stop:
         print(f"t5lite: {stop}", file=sys.stderr)

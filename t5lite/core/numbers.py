@@ -43,7 +43,7 @@ def check_number(owner: str, value: Number, rule: str, holds: Callable[[float], 
     Raises:
         UserError: where the value is no finite number, or `holds(value)` is false.
     """
-    if isinstance(value, str | bool):
+    if isinstance(value, str | bool | list | tuple | dict):
         raise UserError(f"{owner} must be a number, got {value!r}")
     if isinstance(value, int | float) and not (_is_finite(value) and holds(value)):
         raise UserError(f"{owner} must be {rule}, got {value}")

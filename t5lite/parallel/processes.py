@@ -19,6 +19,8 @@ ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PRO
 TIMEOUT = "T5LITE_START_TIMEOUT_SECONDS"
 # A process that says nothing for so long is taken for dead, and all end.
 HEARTBEAT_SECONDS = 30
+# In which all end when one has: where it failed the others wait for it, and it for them.
+SHUTDOWN_SECONDS = 60
 SAYS_WITHIN_SECONDS = 1.0
 
 
@@ -57,6 +59,7 @@ def start_processes() -> None:
         local_devices,
         initialization_timeout=seconds,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
     )
 
 

@@ -19,7 +19,7 @@ from t5lite.core.due import due
 from t5lite.core.errors import UserError
 from t5lite.core.files import write_whole
 from t5lite.core.run_directory import write_result
-from t5lite.models.description import describe
+from t5lite.models.description import check_same, describe
 from t5lite.models.flops import train_flops
 from t5lite.models.losses import means
 from t5lite.parallel.hardware import device_of
@@ -59,6 +59,11 @@ class Member:
         self, program: TrainProgram, *, evaluate: Evaluate, config_text: str, shown: bool = True
     ) -> None:
         run = program.run
+        if run.eval_split == "train":
+            raise UserError(
+                "train.eval_split 'train' would stand among what is told of training; name it "
+                "'train[:100%]'"
+            )
         self.run, self._evaluate = run, evaluate
         self._model_dir, self._first = pathlib.Path(run.model_dir), jax.process_index() == 0
         self._ranked = bool(run.keep_highest or run.keep_lowest)
@@ -84,6 +89,11 @@ class Member:
                     shown=shown and self._first,
                 )
             )
+            if self._is_new and self.is_done:
+                raise UserError(
+                    f"train.initial_checkpoint is of step {self.step} already: train.total_steps "
+                    f"must be over it, got {run.total_steps}"
+                )
             saved = None if self._is_new else _saved(run, checkpoints)
             rows = local_rows(batch_sharding(program.mesh, run.batch_size), run.batch_size)
             self._feed = Feed(run, rows, saved, say=self._progress.say)
@@ -112,7 +122,9 @@ class Member:
             write_result(self._model_dir, self.step)
 
     def _new_writer(self) -> MetricWriter | NoWriter:
-        return MetricWriter(self._model_dir, first_step=self.step) if self._first else NoWriter()
+        if not self._first:
+            return NoWriter()
+        return MetricWriter(self._model_dir, first_step=self.step, is_new=self._is_new)
 
     @property
     def is_done(self) -> bool:
@@ -232,26 +244,41 @@ def first_state(program: TrainProgram, checkpoints: Checkpoints, progress: Progr
             )
         return checkpoints.restore(latest, shapes)
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
-    state = program.init(hyper)
-    if run.initial_checkpoint is not None:
-        with open_checkpoint(run.initial_checkpoint) as (source, step):
-            if run.restore_optimizer:
-                if "opt_state" not in source.metadata(step):
-                    raise UserError(
-                        f"train.restore_optimizer: {run.initial_checkpoint} holds no state of an "
-                        "optimizer; one of T5X has it if converted with convert.optimizer_state"
-                    )
-                progress.say(f"starting from step and state of {run.initial_checkpoint}")
-                return source.restore(step, shapes)
-            params, origins = restore_by_rules(source, step, state.params, run.restore_rules)
-        progress.say(f"starting from the parameters of {run.initial_checkpoint}")
-        for line in as_table(origins) if run.restore_rules else ():
-            progress.say(line)
-        opt_state = jax.jit(
-            lambda h, p: initial_opt_state(h, p, axes), out_shardings=shardings.opt_state
-        )(hyper, params)
-        state = dataclasses.replace(state, params=params, opt_state=opt_state)
-    return state
+    if run.initial_checkpoint is None:
+        return program.init(hyper)
+    with open_checkpoint(run.initial_checkpoint) as (source, step):
+        _tell_other_model(run, source.about(step), progress)
+        if run.restore_optimizer:
+            if "opt_state" not in source.metadata(step):
+                raise UserError(
+                    f"train.restore_optimizer: {run.initial_checkpoint} holds no state of an "
+                    "optimizer; one of T5X has it if converted with convert.optimizer_state"
+                )
+            progress.say(f"starting from step and state of {run.initial_checkpoint}")
+            return source.restore(step, shapes)
+        state = program.init(hyper)
+        params, origins = restore_by_rules(source, step, state.params, run.restore_rules)
+    progress.say(f"starting from the parameters of {run.initial_checkpoint}")
+    for line in as_table(origins) if run.restore_rules else ():
+        progress.say(line)
+    # The first one leaves before there is another.
+    state = dataclasses.replace(state, params=params, opt_state=None)
+    opt_state = jax.jit(
+        lambda h, p: initial_opt_state(h, p, axes), out_shardings=shardings.opt_state
+    )(hyper, params)
+    return dataclasses.replace(state, opt_state=opt_state)
+
+
+def _tell_other_model(run: Run, about: dict[str, Any], progress: Progress) -> None:
+    """Says where parameters of the same shapes meant something else where they come from."""
+    try:
+        check_same(about, run.model, f"{run.initial_checkpoint}")
+    except UserError as error:
+        if not run.restore_rules:
+            progress.say(f"train.initial_checkpoint is of another model: {error}")
+    was = about.get("vocabulary_fingerprint")
+    if was not in (None, run.task.vocabulary.fingerprint):
+        progress.say(f"train.initial_checkpoint was trained with another vocabulary: {was}")
 
 
 def _saved(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
@@ -268,6 +295,7 @@ def _saved(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
             f"{run.model_dir} was trained with seed {was['seed']}, got {run.seed}: use the "
             "former, or another MODEL_DIR; train.data_seed changes the data alone"
         )
+    check_same(was, run.model, run.model_dir)
     data: dict[str, Any] = was["data"]
     return data
 

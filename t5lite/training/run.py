@@ -104,7 +104,7 @@ class Run:
     show_examples: int = 0
 
     def __post_init__(self) -> None:
-        if "://" in self.model_dir:
+        if not self.model_dir or "://" in self.model_dir:
             raise UserError(f"train.model_dir must be a local folder, got {self.model_dir!r}")
         object.__setattr__(self, "model_dir", str(pathlib.Path(self.model_dir).expanduser()))
         for name in ("total_steps", "show_examples"):

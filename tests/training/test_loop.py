@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from tensorboardX.record_writer import RecordWriter
 
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import read_metrics
@@ -75,7 +76,8 @@ def test_training_lowers_the_loss_and_says_all_that_it_should(make_run, tmp_path
         "model_flops_per_second",
     } <= line.keys()
     assert line["learning_rate"] == pytest.approx(1e-2)
-    assert list((tmp_path / "tensorboard").iterdir())
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"validation/loss_nats_per_token" in events.read_bytes()
 
 
 def test_a_run_that_is_done_is_left_as_it_is(trained, make_run, tmp_path, capsys):
@@ -124,11 +126,29 @@ def test_an_initial_checkpoint_that_is_not_used_is_said_so(trained, make_run, tm
 
 
 def test_a_checkpoint_of_another_shape_is_refused_with_both(trained, make_run, tmp_path):
-    other = make_run(tmp_path, model=EncoderDecoder(small.config(mlp_dim=32)))
-    with pytest.raises(
-        UserError, match=r"wi_0/kernel must have shape \(2, 16, 32\), got shape \(2, 16, 24\)"
-    ):
+    other = make_run(tmp_path, model=EncoderDecoder(small.config(vocab_size=400)))
+    with pytest.raises(UserError, match=r"must have shape \(16, 400\), got shape \(16, 384\)"):
         small.train(other)
+
+
+@pytest.mark.parametrize(
+    "change", [{"mlp_dim": 32}, {"mlp_activations": ("relu", "linear")}, {"positions": "rotary"}]
+)
+def test_a_run_of_another_model_is_not_gone_on_with(change, trained, make_run, tmp_path):
+    other = make_run(tmp_path, model=EncoderDecoder(small.config(**change)))
+    name = next(iter(change))
+    with pytest.raises(UserError, match=rf"{tmp_path} was trained with T5Config.{name} .*, got "):
+        small.train(other)
+
+
+def test_parameters_that_meant_something_else_are_told(trained, make_run, tmp_path, capsys):
+    model = EncoderDecoder(small.config(mlp_activations=("relu", "linear")))
+    source = str(tmp_path / "checkpoints" / "3")
+    choices = {"initial_checkpoint": source, "total_steps": 0, "model": model}
+    small.train(make_run(tmp_path / "second", **choices))
+    out = " ".join(capsys.readouterr().out.split())
+    assert "train.initial_checkpoint is of another model: " in out
+    assert "was trained with T5Config.mlp_activations" in out
 
 
 def test_what_the_place_in_the_data_depends_on_is_kept(trained, make_run, tmp_path):
@@ -138,11 +158,35 @@ def test_what_the_place_in_the_data_depends_on_is_kept(trained, make_run, tmp_pa
         ({"batch_size": 16}, "was trained with batch_size 8, got 16"),
         ({"seed": 5}, "was trained with seed 0, got 5"),
         ({"data_seed": 0, "packed": True}, "was trained with packed False, got True"),
-        ({"causal": True}, "was trained with layout EncoderDecoderLayout"),
+        ({"causal": True}, "was trained with architecture 'EncoderDecoder', got 'DecoderOnly'"),
     ):
         with pytest.raises(UserError, match=message):
             small.train(make_run(tmp_path, **changes))
     assert (tmp_path / "config.gin").read_text() == before + "# mine\n"
+
+
+def test_a_state_of_the_last_step_or_later_is_no_run_that_is_done(trained, make_run, tmp_path):
+    source = str(tmp_path / "checkpoints" / "3")
+    choices = {"initial_checkpoint": source, "restore_optimizer": True, "total_steps": 3}
+    with pytest.raises(UserError, match="is of step 3 already: train.total_steps must be over it"):
+        small.train(make_run(tmp_path / "second", **choices))
+    assert not (tmp_path / "second" / "result.json").exists()
+
+
+def test_scores_do_not_stand_among_what_is_told_of_training(make_run, tmp_path):
+    with pytest.raises(UserError, match=r"name it 'train\[:100%\]'"):
+        small.train(make_run(tmp_path, eval_split="train"))
+
+
+def test_a_view_that_cannot_be_written_is_given_up(make_run, tmp_path, monkeypatch, caplog):
+    def full(writer):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "flush", full)
+    small.train(make_run(tmp_path, total_steps=3))
+    assert sorted(losses(make_run(tmp_path))) == [1, 2, 3]
+    told = [m for m in caplog.messages if "nothing more is written for TensorBoard: " in m]
+    assert len(told) == 1
 
 
 def test_an_initial_checkpoint_that_is_not_there_is_refused(make_run, tmp_path):

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -8,7 +9,11 @@ from t5lite.core.lazy import by_name
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.parallel.mesh import Mesh
+from t5lite.training.checkpoints import Checkpoints
+from t5lite.training.member import first_state
 from t5lite.training.partial_restore import check_rules, plan_restore
+from t5lite.training.program import train_program
+from t5lite.training.progress import Progress
 from tests import small
 
 SOURCE = {"encoder/layers/a": (2, 8), "encoder/b": (4,), "head": (8, 3)}
@@ -143,13 +148,17 @@ def test_an_encoder_is_taken_out_of_an_encoder_decoder(trained, make_run, tmp_pa
 def test_step_and_optimizer_state_go_on_where_asked_for(trained, make_run, tmp_path):
     first, source = trained
     choices = {"initial_checkpoint": source, "restore_optimizer": True}
-    second = small.train(make_run(tmp_path / "b", total_steps=3, **choices))
+    run = make_run(tmp_path / "b", total_steps=5, **choices)
+    checkpoints = Checkpoints(tmp_path / "b" / "checkpoints")
+    progress = Progress(first_step=3, total_steps=5, shown=False)
+    with contextlib.closing(checkpoints):
+        second = first_state(train_program(run, small.mesh(run)), checkpoints, progress)
     assert int(second.step) == 3
     for ours, theirs in zip(
         by_name(second.opt_state).values(), by_name(first.opt_state).values(), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
-    assert int(small.train(make_run(tmp_path / "c", total_steps=5, **choices)).step) == 5
+    assert int(small.train(run).step) == 5
 
 
 @pytest.mark.parametrize(
