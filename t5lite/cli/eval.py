@@ -114,6 +114,12 @@ class Scorer:
         """Where results go."""
         return pathlib.Path(self.run.model_dir) / "eval" / f"{self.run.eval_split}.jsonl"
 
+    def open_record(self) -> None:
+        """Makes sure that results can be recorded, before anything is scored."""
+        if jax.process_index() == 0:
+            self.record.parent.mkdir(parents=True, exist_ok=True)
+            self.record.open("a").close()
+
     def recorded(self, checkpoints: Checkpoints) -> set[int]:
         """Returns the steps of which there is a result that would be the same today."""
         done, results = set(), read_records(self.record)
@@ -138,10 +144,6 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     run, evaluate = evaluation_of(trained, evaluation, mesh, progress.at)
     shapes = abstract_params(run.model, mesh)
     scorer = Scorer(run, evaluate, shapes, _told(run, evaluation), progress)
-    if jax.process_index() == 0:
-        # Before anything is scored that could not be recorded.
-        scorer.record.parent.mkdir(parents=True, exist_ok=True)
-        scorer.record.open("a").close()
     if flags.watch:
         _watch(scorer, flags)
     else:
@@ -152,6 +154,7 @@ def _score(scorer: Scorer, flags: Any) -> None:
     """Scores the checkpoints that the flags name."""
     results: list[dict[str, Any]] = []
     with chosen_checkpoints(scorer.run.model_dir, flags.checkpoint, flags.average) as chosen:
+        scorer.open_record()
         try:
             for one in chosen:
                 results += scorer.results(one)
@@ -224,6 +227,7 @@ def _watch(scorer: Scorer, flags: Any) -> None:
     run = scorer.run
     pathlib.Path(run.model_dir, FOLDER).mkdir(parents=True, exist_ok=True)
     with open_run(run.model_dir) as checkpoints:
+        scorer.open_record()
         done = scorer.recorded(checkpoints)
         for step in _new_steps(checkpoints, done, last=run.total_steps):
             if results := scorer.results(Chosen(checkpoints, (step,))):

@@ -46,6 +46,7 @@ def test_help_answers_at_once_and_names_every_command(t5lite):
         (["train", "--gin_file=none.gin"], "gin file 'none.gin' is not there"),
         (["train", *SMALL, "--gin.Adamw.b1=0.5"], "did you mean 'AdamW'?"),
         (["train", *SMALL, "--gin.MODEL_DIR=/proc/nowhere"], "/proc/nowhere: "),
+        (["train", *SMALL, "--gin.MODEL_DIR=setup.cfg"], "setup.cfg: File exists"),
         (["train", *SMALL, "--gin.train.eval_split=tset"], "has no split 'tset'"),
         (
             ["train", *SMALL, "--gin.BATCH_SIZE=6"],

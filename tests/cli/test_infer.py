@@ -281,6 +281,9 @@ def test_a_checkpoint_that_is_deleted_while_others_are_scored_is_passed_over(
     def evaluate(params):
         return {"loss_nats_per_token": 1.0}
 
+    def never(params):
+        raise AssertionError("it cannot be recorded")
+
     read = eval_command.Chosen.params
 
     def read_late(chosen, shapes):
@@ -306,6 +309,12 @@ def test_a_checkpoint_that_is_deleted_while_others_are_scored_is_passed_over(
     flags.average = 2
     with pytest.raises(UserError, match="--watch goes with neither"):
         eval_command._watch(scorer, flags)
+    # Nothing is scored that could not be recorded.
+    shutil.rmtree(run_dir / "eval")
+    (run_dir / "eval").touch()
+    flags.average, scorer = 1, dataclasses.replace(scorer, evaluate=never)
+    with pytest.raises(FileExistsError):
+        eval_command._score(scorer, flags)
 
 
 def as_arrays(metadata):
