@@ -77,6 +77,7 @@ class TfdsSource:
         # Registers the data set that comes with t5lite.
         import t5lite.data.python_docs  # noqa: F401
 
+        # Refused where it is an address.
         data_folder(self.data_dir)
         try:
             with quiet():
