@@ -5,8 +5,6 @@ import lzma
 import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow
@@ -221,18 +219,6 @@ def test_records_are_read_by_number_also_in_another_process(tmp_path):
     assert len(ArrayRecords([])) == 0
 
 
-def test_python_docs_is_split_by_topic(data_dir):
-    source = TfdsSource(name="python_docs", data_dir=data_dir)
-    train, validation = (
-        [r["text"] for r in _all(source.records(s))] for s in ("train", "validation")
-    )
-    assert len(train) + len(validation) > 70
-    assert not set(train) & set(validation)
-    share = sum(map(len, validation)) / sum(map(len, train + validation))
-    assert 0.02 < share < 0.2
-    assert source.records("train").fields == ("text", "topic")
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -260,70 +246,6 @@ def test_python_docs_is_split_by_topic(data_dir):
 def test_what_is_not_there_is_refused(make, message, data_dir):
     with pytest.raises(UserError, match=message):
         make(data_dir).records("train")
-
-
-@pytest.mark.parametrize("name", ["glue", "c4", "wmt16_translate", "cnn_dailymail", "lm1b"])
-def test_all_kinds_of_text_of_the_catalogue_are_known(name, data_dir):
-    with pytest.raises(UserError, match=f"{name}/no_such.*BuilderConfig no_such not found"):
-        TfdsSource(name=f"{name}/no_such", data_dir=data_dir).records("train")
-
-
-def test_a_version_that_is_not_there_is_refused(data_dir):
-    with pytest.raises(UserError, match="'lm1b:9.9.9' cannot be had: .*9.9.9, only: 1.1.0"):
-        TfdsSource(name="lm1b:9.9.9", data_dir=data_dir).records("train")
-
-
-def test_a_data_set_that_needs_another_package_names_it(monkeypatch, data_dir):
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(UserError, match="'super_glue/boolq' needs the package 'tensorflow'"):
-        TfdsSource(name="super_glue/boolq", data_dir=data_dir).records("train")
-
-
-@pytest.fixture(scope="module")
-def labelled():
-    """The name of a TFDS data set with classes, which its test split does not tell."""
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.download.util import DownloadError
-
-    class LabelledTexts(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            label = tfds.features.ClassLabel(names=["no", "yes"])
-            features = {"text": tfds.features.Text(), "label": label, "idx": np.int32}
-            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
-
-        def _split_generators(self, manager):
-            if "no_network" in str(self.data_dir):
-                raise DownloadError("no network\nat all")
-            return {"train": self._generate_examples(False), "test": self._generate_examples(True)}
-
-        def _generate_examples(self, is_test):
-            for n in range(4):
-                yield n, {"text": f"text {n}", "label": -1 if is_test else n % 2, "idx": n}
-
-    return LabelledTexts.name
-
-
-def test_classes_are_told_by_name_where_they_are_known(labelled, tmp_path):
-    source = TfdsSource(name=labelled, data_dir=str(tmp_path))
-    train, test = (_all(source.records(split)) for split in ("train", "test"))
-    assert {(r["idx"], r["label"]) for r in train} == {
-        ("0", "no"), ("1", "yes"), ("2", "no"), ("3", "yes"),
-    }  # fmt: skip
-    assert {r["label"] for r in test} == {"<unk>"}
-    # As a cache of tokens is made in several processes.
-    assert _all(pickle.loads(pickle.dumps(source.records("train")))) == train
-
-
-def test_a_download_that_fails_is_told_on_one_line(labelled, tmp_path):
-    with pytest.raises(UserError, match=f"'{labelled}' cannot be prepared: no network$"):
-        TfdsSource(name=labelled, data_dir=str(tmp_path / "no_network")).records("train")
-
-
-def test_an_unknown_split_names_those_that_are(data_dir):
-    with pytest.raises(UserError, match="has no split 'test'; known: train, validation"):
-        TfdsSource(name="python_docs", data_dir=data_dir).records("test")
 
 
 def test_parts_of_a_split_differ_in_their_fingerprints(tmp_path):
@@ -408,20 +330,6 @@ def test_the_same_text_has_the_same_fingerprint_whoever_builds_it(tmp_path):
     assert len({results.get(timeout=60) for _ in range(4)}) == 1
 
 
-def test_the_same_data_set_has_the_same_fingerprint_whoever_prepares_it(tmp_path):
-    # TFDS orders the fields by their hashes.
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PREPARE, str(tmp_path / str(seed))],
-            env={**os.environ, "PYTHONHASHSEED": str(seed)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for seed in range(3)
-    ]
-    assert len({process.communicate(timeout=120)[0] for process in processes}) == 1
-
-
 def test_a_record_that_is_damaged_is_told_when_it_is_read(tmp_path):
     lines = [f"{n} {'x' * 500}" for n in range(400)]
     (tmp_path / "a.txt").write_text("\n".join(lines))
@@ -455,18 +363,3 @@ def test_a_damaged_shard_is_named(change, tmp_path):
 def test_a_name_with_a_wildcard_in_it_is_a_name(tmp_path):
     (tmp_path / "we ird [1].txt").write_text("one\n")
     assert len(_source(tmp_path, "we ird [1].txt").records("train")) == 1
-
-
-PREPARE = """
-import sys
-from t5lite.data.sources import TfdsSource
-print(TfdsSource(name="python_docs", data_dir=sys.argv[1]).records("train").fingerprint)
-"""
-
-
-def test_processes_that_prepare_one_data_set_at_once_all_get_it(tmp_path):
-    command = [sys.executable, "-c", PREPARE, str(tmp_path)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    told = {process.communicate(timeout=120)[0] for process in processes}
-    assert len(told) == 1
-    assert int(told.pop().split()[0]) > 50
