@@ -272,8 +272,8 @@ class _user_errors:  # used as a context manager, reads as a function
                 f"macro {macro} is used and not defined; add {macro} = VALUE"
             ) from error
         if isinstance(error, SyntaxError | tokenize.TokenError | UnicodeDecodeError):
-            lines = getattr(error, "filename", None), getattr(error, "lineno", None)
-            where = f" ({lines[0]}:{lines[1]})" if all(lines) else ""
+            file, line = getattr(error, "filename", None), getattr(error, "lineno", None)
+            where = f" ({file}:{line})" if file and line else ""
             raise UserError(f"gin cannot read what was bound: {error.args[0]}{where}") from error
         if isinstance(error, ImportError):
             raise UserError(f"a gin file imports what is not there: {text}") from error

@@ -85,7 +85,7 @@ def test_the_resolved_text_builds_the_same_run_on_its_own(tmp_path):
         ("MODEL_DIR=", "train.model_dir must be a local folder, got ''"),
         ("STEPS=%STEPS", "a macro stands for itself"),
         ("AdamW.nesterov=false", "AdamW.nesterov must be True or False, got 'false'"),
-        ("train.max_gradient_norm=[1.0]", r"train.max_gradient_norm must be .*, got \[1.0\]|list"),
+        ("train.max_gradient_norm=[1.0]", r"train.max_gradient_norm must be a number, got \[1.0\]"),
         ("CrossEntropy.z_loss=[1.0]", r"CrossEntropy.z_loss must be a number, got \[1.0\]"),
         ("MODEL_DIR=gs://bucket/run", "train.model_dir must be a local folder"),
         ("SpanCorruption.mean_noise_span_length=0.5", "must be at least 1 token, got 0.5"),

@@ -39,6 +39,15 @@ ACTIONS = {
     },
 }
 
+# A wrong path is the user's mistake; a full disk or a network that fails is not.
+WRONG_PATH = (
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+
 USAGE = """usage: t5lite COMMAND [--gin_file=FILE]... [--gin.NAME=VALUE]...
 
 Trains, fine-tunes and evaluates T5-style language models.
@@ -126,10 +135,7 @@ def _run(work: Callable[[], None]) -> None:
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        # A wrong path is the user's; a full disk or a network that fails is not.
-        is_path = isinstance(error, NotADirectoryError | IsADirectoryError | FileExistsError)
-        wrong = is_path or isinstance(error, FileNotFoundError | PermissionError)
-        status = 2 if wrong else UNAVAILABLE_EXIT
+        status = 2 if isinstance(error, WRONG_PATH) else UNAVAILABLE_EXIT
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", status)
     except Preempted as stop:
         print(f"t5lite: {stop}", file=sys.stderr)

@@ -24,14 +24,14 @@ def write_whole(path: pathlib.Path, text: str) -> None:
 
 
 def local_folder(owner: str, folder: str) -> pathlib.Path:
-    """Returns a folder of this machine, from the root.
+    """Returns a folder of this machine.
 
     Raises:
-        UserError: where `owner` names an address instead.
+        UserError: where `owner` names none, or an address instead.
     """
-    if "://" in folder:
+    if not folder or "://" in folder:
         raise UserError(f"{owner} must be a local folder, got {folder!r}")
-    return pathlib.Path(folder).expanduser().absolute()
+    return pathlib.Path(folder).expanduser()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Files as a source: built into a TFDS data set of array_record shards at first use."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -106,8 +107,9 @@ class FileSource:
             for split, given in self.files.items()
         }
         for split, paths in found.items():
-            if twice := next((path for path in paths if paths.count(path) > 1), None):
-                raise UserError(f"FileSource.files[{split!r}] names {twice} more than once")
+            for path, count in collections.Counter(paths).items():
+                if count > 1:
+                    raise UserError(f"FileSource.files[{split!r}] names {path} more than once")
         fields = tuple(self.fields)
         stamps = {split: [stamp(path) for path in paths] for split, paths in found.items()}
         identity = [stamps, self.format, fields, self.max_bytes]

@@ -83,7 +83,8 @@ def format_of(path: str, given: str | None = None) -> str:
     Raises:
         UserError: where its name tells none, or an archive of several files.
     """
-    if re.search(r"\.(zip|tar|tgz|tbz2?|txz)$", _plain_name(path)) or path.endswith(".zip"):
+    names = path, _plain_name(path)
+    if any(re.search(r"\.(zip|tar|tgz|tbz2?|txz)$", name) for name in names):
         raise UserError(f"{path} is an archive of files; unpack it")
     if given is not None:
         return given

@@ -3,12 +3,12 @@
 import hashlib
 import importlib
 import inspect
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from t5lite.core.errors import UserError, suggestion
 
-F = TypeVar("F")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def named(owner: str, name: str, table: Mapping[str, F]) -> F:
@@ -39,7 +39,7 @@ def named(owner: str, name: str, table: Mapping[str, F]) -> F:
 def versioned(owner: str, name: str, table: Mapping[str, F]) -> str:
     """Returns a name that changes with the source of the function."""
     try:
-        source = inspect.getsource(named(owner, name, table))  # type: ignore[arg-type]
+        source = inspect.getsource(named(owner, name, table))
     except (OSError, TypeError):
         # Of Python itself, and as old as that.
         return name

@@ -62,10 +62,12 @@ def questions(task: Task, split: str) -> Iterator[Question]:
         assert record is not None, "a record that was left out has no texts"
         answers: Sequence[str] = [templates.fill(task.targets, record)]
         if task.references is not None:
-            answers = _texts_of("Task.references", record, task.references, number)
+            owner = "Task.references"
+            answers = _texts_of(owner, record, task.references, number, may_be_one=True)
         choices = fixed
         if isinstance(task.choices, str):
-            choices = encoded(_list_of("Task.choices", record, task.choices, number))
+            owner = "Task.choices"
+            choices = encoded(_texts_of(owner, record, task.choices, number, may_be_one=False))
         yield Question(
             example=example,
             answers=answers,
@@ -80,23 +82,17 @@ def _field(owner: str, record: Mapping[str, str], name: str) -> str:
     return record[name]
 
 
-def _texts_of(owner: str, record: Mapping[str, str], name: str, number: int) -> list[str]:
-    """Returns the texts of a field that holds a JSON list of them, or one text."""
-    text = _field(owner, record, name)
-    try:
-        is_list = isinstance(json.loads(text), list)
-    except ValueError:
-        is_list = False
-    return _list_of(owner, record, name, number) if is_list else [text]
-
-
-def _list_of(owner: str, record: Mapping[str, str], name: str, number: int) -> list[str]:
-    """Returns the texts of a field that holds a JSON list of them."""
+def _texts_of(
+    owner: str, record: Mapping[str, str], name: str, number: int, *, may_be_one: bool
+) -> list[str]:
+    """Returns the texts of a field that holds a JSON list of them or, where it may, one text."""
     text = _field(owner, record, name)
     try:
         texts = json.loads(text)
     except ValueError:
         texts = None
+    if may_be_one and not isinstance(texts, list):
+        return [text]
     if not (isinstance(texts, list) and texts and all(isinstance(each, str) for each in texts)):
         raise UserError(
             f"{owner}: field {name!r} of record {number} must be a JSON list of texts, got {text}"

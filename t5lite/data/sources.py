@@ -118,9 +118,8 @@ def data_folder(data_dir: str | None) -> pathlib.Path:
     """
     import tensorflow_datasets as tfds
 
-    return local_folder(
-        "data_dir of a source, or TFDS_DATA_DIR,", data_dir or str(tfds.core.constants.DATA_DIR)
-    )
+    folder = data_dir or str(tfds.core.constants.DATA_DIR)
+    return local_folder("data_dir of a source, or TFDS_DATA_DIR,", folder).absolute()
 
 
 @contextlib.contextmanager

@@ -94,7 +94,7 @@ def cached(tokenized: Tokenized, folder: str, options: BuildOptions) -> Cached:
     id_type = "uint16" if tokenized.vocabulary.size <= 1 << 16 else "uint32"
     identity = [tokenized.fingerprint, tokenized.vocabulary.fingerprint, id_type, _code_version()]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    directory = local_folder("Task.token_cache", folder) / digest
+    directory = local_folder("Task.token_cache", folder).absolute() / digest
 
     def parts() -> dict[str, _Range]:
         starts = range(0, len(tokenized), SHARD_RECORDS)

@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import functools
 import hashlib
+import importlib
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -223,9 +224,8 @@ class SentencePieceVocabulary(Vocabulary):
     def _without_space(self) -> Any:
         """The same pieces, but no space is put before the text."""
         import sentencepiece
-        from sentencepiece import sentencepiece_model_pb2
 
-        model: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+        model = importlib.import_module("sentencepiece.sentencepiece_model_pb2").ModelProto()
         model.ParseFromString(self._processor.serialized_model_proto())
         model.normalizer_spec.add_dummy_prefix = False
         return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())

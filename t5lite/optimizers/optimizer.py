@@ -70,7 +70,7 @@ def make_optimizer(
             numbers[key] = float(value)
         elif isinstance(default, float):
             raise UserError(f"{name}.{key} must be a number, got {value!r}")
-        elif isinstance(default, bool | int) and type(value) is not type(default):
+        elif isinstance(default, int) and type(value) is not type(default):
             # Such as 'false', which would be true.
             rule = "True or False" if isinstance(default, bool) else "a whole number"
             raise UserError(f"{name}.{key} must be {rule}, got {value!r}")

@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from t5lite.core.errors import UserError, check_choice, suggestion
+from t5lite.core.files import local_folder
 from t5lite.core.numbers import Number, check_number
 from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, EncoderLayout, Layout
 from t5lite.data.mixture import Mixture
@@ -104,9 +104,7 @@ class Run:
     show_examples: int = 0
 
     def __post_init__(self) -> None:
-        if not self.model_dir or "://" in self.model_dir:
-            raise UserError(f"train.model_dir must be a local folder, got {self.model_dir!r}")
-        object.__setattr__(self, "model_dir", str(pathlib.Path(self.model_dir).expanduser()))
+        object.__setattr__(self, "model_dir", str(local_folder("train.model_dir", self.model_dir)))
         for name in ("total_steps", "show_examples"):
             check_number(f"train.{name}", getattr(self, name), "at least 0", lambda n: n >= 0)
         for name in ("seed", "data_seed"):
