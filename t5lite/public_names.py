@@ -10,17 +10,17 @@ from typing import Any
 import optax
 
 from t5lite.core.errors import UserError
-from t5lite.data.file_source import FileSource
 from t5lite.data.mixture import Mixture
-from t5lite.data.sources import TfdsSource
+from t5lite.data.sources.file_source import FileSource
+from t5lite.data.sources.tfds_source import TfdsSource
 from t5lite.data.task import Task
-from t5lite.data.vocabularies import ByteVocabulary, SentencePieceVocabulary
-from t5lite.data.vocabulary_training import VocabularyTraining
+from t5lite.data.text.vocabularies import ByteVocabulary, SentencePieceVocabulary
+from t5lite.data.text.vocabulary_training import VocabularyTraining
 from t5lite.inference.decoding import Decoding
 from t5lite.inference.evaluate import Evaluation
 from t5lite.inference.requests import Inference
 from t5lite.interop.conversion import Conversion
-from t5lite.launching.sweep import Sweep
+from t5lite.launching.sweeps.sweep import Sweep
 from t5lite.models.architectures import Classes, DecoderOnly, EncoderDecoder, EncoderOnly
 from t5lite.models.config import T5Config
 from t5lite.models.losses import CrossEntropy

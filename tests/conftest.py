@@ -96,6 +96,6 @@ def sentencepiece_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def sentencepiece_vocabulary(sentencepiece_model: str) -> Any:
     """Its vocabulary."""
-    from t5lite.data.vocabularies import SentencePieceVocabulary
+    from t5lite.data.text.vocabularies import SentencePieceVocabulary
 
     return SentencePieceVocabulary(path=sentencepiece_model)

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, Layout
-from t5lite.data.file_source import FileSource
+from t5lite.data.batching.features import DecoderLayout, EncoderDecoderLayout, Layout
+from t5lite.data.sources.file_source import FileSource
 from t5lite.data.task import Task
-from t5lite.data.vocabularies import ByteVocabulary
+from t5lite.data.text.vocabularies import ByteVocabulary
 from t5lite.inference.evaluate import Evaluate, make_evaluate
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder, Model, init
 from t5lite.models.config import T5Config

@@ -17,13 +17,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from absl import app, flags
 
-from t5lite.data.features import EncoderDecoderLayout, Layout
-from t5lite.data.file_source import FileSource
-from t5lite.data.row_stream import Cursor
-from t5lite.data.sources import TfdsSource
-from t5lite.data.stream import Batches
+from t5lite.data.batching.features import EncoderDecoderLayout, Layout
+from t5lite.data.batching.row_stream import Cursor
+from t5lite.data.batching.stream import Batches
+from t5lite.data.sources.file_source import FileSource
+from t5lite.data.sources.tfds_source import TfdsSource
 from t5lite.data.task import Task
-from t5lite.data.vocabularies import ByteVocabulary, SentencePieceVocabulary
+from t5lite.data.text.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5lite.objectives.span_corruption import SpanCorruption
 from t5lite.objectives.supervised import Supervised
 

@@ -19,7 +19,7 @@ from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.core.errors import UserError
 from t5lite.core.lazy import LazyArray
-from t5lite.data.vocabularies import SentencePieceVocabulary, Vocabulary, from_description
+from t5lite.data.text.vocabularies import SentencePieceVocabulary, Vocabulary, from_description
 from t5lite.interop import huggingface, t5x, t5x_files
 from t5lite.interop.conversion import Conversion
 from t5lite.interop.foreign import Foreign, check_array, check_names

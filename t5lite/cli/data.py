@@ -14,10 +14,10 @@ import rich.text
 
 from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
-from t5lite.data.building import BuildOptions
+from t5lite.data.batching.stream import Batches, eval_examples
 from t5lite.data.statistics import row_statistics, task_statistics
-from t5lite.data.stream import Batches, eval_examples
-from t5lite.data.vocabularies import Vocabulary
+from t5lite.data.storage.building import BuildOptions
+from t5lite.data.text.vocabularies import Vocabulary
 from t5lite.training.run import Run
 
 # Of the examples packed into one row, in turn.

@@ -21,7 +21,7 @@ from t5lite.cli.selection import Chosen, chosen_checkpoints, open_run
 from t5lite.cli.work_progress import WorkProgress
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import append, read_records
-from t5lite.data import vocabularies
+from t5lite.data.text import vocabularies
 from t5lite.inference.evaluate import Evaluate, Evaluation, OnProgress, make_evaluate
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.processes import everywhere, start_processes

@@ -14,8 +14,8 @@ from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.selection import Chosen, chosen_checkpoints
 from t5lite.cli.work_progress import WorkProgress
 from t5lite.core.errors import UserError
-from t5lite.data import preprocessors, vocabularies
-from t5lite.data.vocabularies import Vocabulary
+from t5lite.data.text import preprocessors, vocabularies
+from t5lite.data.text.vocabularies import Vocabulary
 from t5lite.inference.answers import Answer, Reader, predicted, scored
 from t5lite.inference.decoding import GenerativeModel, check_target_lengths
 from t5lite.inference.infer import Output, check_free, infer

@@ -18,10 +18,17 @@ from t5lite.core.run_directory import RESTART_EXIT, UNAVAILABLE_EXIT
 
 try:
     from t5lite.cli.new_launch import check_unchanged, new_launch
-    from t5lite.launching import local, slurm, status
-    from t5lite.launching.engines import give_back, module_of, reads_files_here, reconcile, watched
+    from t5lite.launching import status
+    from t5lite.launching.engines import local, slurm
+    from t5lite.launching.engines.engine import (
+        give_back,
+        module_of,
+        reads_files_here,
+        reconcile,
+        watched,
+    )
     from t5lite.launching.launch import LOG, SPEC, Launch, check_folder, read, save
-    from t5lite.launching.study import Study
+    from t5lite.launching.sweeps.study import Study
 except ModuleNotFoundError as missing:
     raise UserError(f"launch needs {missing.name}; pip install 't5lite[sweep]'") from missing
 

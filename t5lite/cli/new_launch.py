@@ -10,9 +10,9 @@ from typing import Any
 
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.core.errors import UserError, check_choice
-from t5lite.launching.engines import MODULES
+from t5lite.launching.engines.engine import MODULES
 from t5lite.launching.launch import Launch
-from t5lite.launching.space import Range, Scalar, bindings, parse_space
+from t5lite.launching.sweeps.space import Range, Scalar, bindings, parse_space
 
 # What is asked of an engine, and of which.
 RESOURCES = {

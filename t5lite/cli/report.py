@@ -10,8 +10,8 @@ import rich.table
 from t5lite.core.errors import UserError
 
 try:
-    from t5lite.launching import plots, report
     from t5lite.launching.launch import SPEC, read
+    from t5lite.reporting import plots, report
 except ModuleNotFoundError as missing:
     raise UserError(f"report needs {missing.name}; pip install 't5lite[sweep]'") from missing
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from t5lite.core.errors import UserError
-from t5lite.data import vocabularies
-from t5lite.data.vocabularies import Vocabulary
+from t5lite.data.text import vocabularies
+from t5lite.data.text.vocabularies import Vocabulary
 from t5lite.models import description
 from t5lite.models.architectures import Model
 from t5lite.training.checkpoints import FOLDER, Checkpoints, find_checkpoint, open_checkpoint

@@ -11,8 +11,8 @@ from t5lite.core.errors import Unavailable, UserError
 from t5lite.core.run_directory import RESULT
 from t5lite.inference.evaluate import Evaluate
 from t5lite.launching.launch import LOG, Launch
-from t5lite.launching.space import Scalar, parse_space
-from t5lite.launching.study import Study
+from t5lite.launching.sweeps.space import Scalar, parse_space
+from t5lite.launching.sweeps.study import Study
 from t5lite.launching.trial import complete
 from t5lite.training.population import Entrant, train_population
 from t5lite.training.run import Run

@@ -7,7 +7,7 @@ import rich.console
 
 from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
-from t5lite.data.vocabulary_training import train_vocabulary
+from t5lite.data.text.vocabulary_training import train_vocabulary
 
 
 def run(flags: Any, bindings: Sequence[str]) -> None:

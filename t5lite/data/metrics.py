@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from t5lite.core.errors import UserError
-from t5lite.data.named import named
+from t5lite.core.named import named
 
 Answers = Sequence[Sequence[str]]
 Metric = Callable[[Answers, Sequence[str]], dict[str, float]]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from t5lite.core.errors import UserError
 from t5lite.data.task import Task
-from t5lite.data.vocabularies import Vocabulary
+from t5lite.data.text.vocabularies import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from typing import cast
 
 from t5lite.core.errors import UserError, suggestion
 from t5lite.core.examples import Example, PairObjective, Tokens
-from t5lite.data import preprocessors, templates
-from t5lite.data.stream import eval_examples
+from t5lite.data.batching.stream import eval_examples
 from t5lite.data.task import Task
+from t5lite.data.text import preprocessors, templates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from t5lite.data.features import Layout
+from t5lite.data.batching.features import Layout
+from t5lite.data.batching.stream import Batches
 from t5lite.data.mixture import Mixture
-from t5lite.data.stream import Batches
 from t5lite.data.task import Task
 
 # Of the batches whose rows are looked at.

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from t5lite.core.errors import UserError
 from t5lite.core.examples import Objective, PairObjective
-from t5lite.data import metrics, preprocessors, templates
-from t5lite.data.building import DEFAULT_OPTIONS, BuildOptions
-from t5lite.data.named import named, versioned
-from t5lite.data.sources import Source
+from t5lite.core.named import named, versioned
+from t5lite.data import metrics
+from t5lite.data.sources.tfds_source import Source
+from t5lite.data.storage.building import DEFAULT_OPTIONS, BuildOptions
+from t5lite.data.text import preprocessors, templates
+from t5lite.data.text.vocabularies import Vocabulary
 from t5lite.data.tokens import Tokenized, TokenRecords, cached
-from t5lite.data.vocabularies import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,13 @@ import numpy as np
 
 from t5lite.core.examples import Tokens
 from t5lite.core.files import local_folder
-from t5lite.data import building, preprocessors, templates, vocabularies
-from t5lite.data.array_records import ArrayRecords
-from t5lite.data.building import BuildOptions, Recipe
-from t5lite.data.records import Records
-from t5lite.data.shards import ShardWriter, summaries_of
-from t5lite.data.vocabularies import Vocabulary
+from t5lite.data.sources.records import Records
+from t5lite.data.storage import building
+from t5lite.data.storage.array_records import ArrayRecords
+from t5lite.data.storage.building import BuildOptions, Recipe
+from t5lite.data.storage.shards import ShardWriter, summaries_of
+from t5lite.data.text import preprocessors, templates, vocabularies
+from t5lite.data.text.vocabularies import Vocabulary
 
 # Records in one shard of a cache.
 SHARD_RECORDS = 1 << 16

@@ -8,7 +8,7 @@ import numpy as np
 
 from t5lite.core.errors import UserError
 from t5lite.core.examples import Tokens
-from t5lite.data.vocabularies import Vocabulary
+from t5lite.data.text.vocabularies import Vocabulary
 from t5lite.inference.decoding import check_target_lengths
 from t5lite.inference.predict import Predict, Prompt
 from t5lite.inference.requests import Request
@@ -72,7 +72,7 @@ class Reader:
 def encode(text: str, vocabulary: Vocabulary) -> Tokens:
     """Returns the tokens of a text in which `<extra_id_N>` is a sentinel.
 
-    >>> from t5lite.data.vocabularies import ByteVocabulary
+    >>> from t5lite.data.text.vocabularies import ByteVocabulary
     >>> encode("a<extra_id_0>b", ByteVocabulary()).tolist()
     [100, 383, 101]
 

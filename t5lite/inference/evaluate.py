@@ -13,7 +13,7 @@ import numpy as np
 from t5lite.core.errors import UserError
 from t5lite.core.examples import Example, Tokens
 from t5lite.core.numbers import as_inputs, check_number
-from t5lite.data.features import Layout, batch_of
+from t5lite.data.batching.features import Layout, batch_of
 from t5lite.data.mixture import Mixture
 from t5lite.data.questions import Question, questions
 from t5lite.data.task import Task

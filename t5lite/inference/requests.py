@@ -9,8 +9,8 @@ from typing import Any
 
 from t5lite.core.errors import UserError, check_choice, suggestion
 from t5lite.core.numbers import check_number
-from t5lite.data import preprocessors, templates
-from t5lite.data.files import format_of, open_file, read_errors
+from t5lite.data.sources.files import format_of, open_file, read_errors
+from t5lite.data.text import preprocessors, templates
 from t5lite.inference.decoding import COUNTS, Decoding
 from t5lite.parallel.mesh import Mesh
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from t5lite.core.examples import Example
 from t5lite.core.numbers import as_inputs
-from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, Layout, batch_of
+from t5lite.data.batching.features import DecoderLayout, EncoderDecoderLayout, Layout, batch_of
 from t5lite.inference.buckets import batches_by_length, bucket
 from t5lite.inference.decoding import GenerativeModel
 from t5lite.models.architectures import Batch, EncoderDecoder

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from t5lite.core.errors import check_choice
-from t5lite.data.vocabularies import Vocabulary
+from t5lite.data.text.vocabularies import Vocabulary
 from t5lite.models.config import DTYPES
 from t5lite.parallel.mesh import Mesh
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from t5lite.core.errors import UserError
 from t5lite.core.lazy import LazyArray
-from t5lite.data.vocabularies import Vocabulary
+from t5lite.data.text.vocabularies import Vocabulary
 from t5lite.models.architectures import Model
 
 Shape = tuple[int, ...]

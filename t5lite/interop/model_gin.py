@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from t5lite.data.vocabularies import Vocabulary
+from t5lite.data.text.vocabularies import Vocabulary
 from t5lite.models.architectures import EncoderOnly, Model
 from t5lite.models.config import T5Config
 

@@ -6,7 +6,7 @@ import shutil
 from typing import Any
 
 from t5lite.core.errors import UserError
-from t5lite.data.vocabularies import (
+from t5lite.data.text.vocabularies import (
     ByteVocabulary,
     SentencePieceVocabulary,
     Vocabulary,

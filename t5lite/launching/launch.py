@@ -14,8 +14,8 @@ from typing import Any
 from t5lite.core.errors import UserError, check_choice, suggestion
 from t5lite.core.files import write_whole
 from t5lite.core.run_directory import curve, read_metrics
-from t5lite.launching.space import Scalar, bindings, parse_space
-from t5lite.launching.study import METHODS, PRUNERS, Study, planned, pruner_of
+from t5lite.launching.sweeps.space import Scalar, bindings, parse_space
+from t5lite.launching.sweeps.study import METHODS, PRUNERS, Study, planned, pruner_of
 
 SPEC, TRIALS, LOG, LOCK = "launch.json", "trials", "log.txt", "launch.lock"
 COMMANDS = ("train", "eval", "infer")

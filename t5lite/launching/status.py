@@ -9,10 +9,10 @@ from optuna.trial import TrialState
 
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import is_locked, outcomes, read_metrics
-from t5lite.launching.engines import module_of
+from t5lite.launching.engines.engine import module_of
 from t5lite.launching.launch import Launch
-from t5lite.launching.space import Scalar
-from t5lite.launching.study import Study
+from t5lite.launching.sweeps.space import Scalar
+from t5lite.launching.sweeps.study import Study
 
 ENDS = {
     TrialState.COMPLETE: "complete",

@@ -28,7 +28,7 @@ from t5lite.core.run_directory import (
     read_records,
 )
 from t5lite.launching.launch import LOG, Launch
-from t5lite.launching.study import Study
+from t5lite.launching.sweeps.study import Study
 
 # What a user's mistake ends with: nothing to be gained by another start.
 MISTAKE_EXIT = 2

@@ -63,7 +63,7 @@ class Classification(_Classes):
     def from_pair(self, inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> Example:
         """Returns the example of an input and the name of its class.
 
-        >>> from t5lite.data.vocabularies import ByteVocabulary
+        >>> from t5lite.data.text.vocabularies import ByteVocabulary
         >>> encode = ByteVocabulary().encode
         >>> objective = Classification(inputs_length=5, classes=["no", "yes"])
         >>> example = objective.from_pair(encode("ab"), encode("yes"), ByteVocabulary())
@@ -93,7 +93,7 @@ class Tagging(_Classes):
         Raises:
             UserError: where there are more or fewer names than words.
 
-        >>> from t5lite.data.vocabularies import ByteVocabulary
+        >>> from t5lite.data.text.vocabularies import ByteVocabulary
         >>> encode = ByteVocabulary().encode
         >>> objective = Tagging(inputs_length=9, classes=["O", "B"])
         >>> example = objective.from_pair(encode("ab c"), encode("O B"), ByteVocabulary())

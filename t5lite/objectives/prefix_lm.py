@@ -70,7 +70,7 @@ class PrefixLM:
     def __call__(self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels) -> Example:
         """Returns the example of one piece; a single token is all target.
 
-        >>> from t5lite.data.vocabularies import ByteVocabulary
+        >>> from t5lite.data.text.vocabularies import ByteVocabulary
         >>> objective = PrefixLM(inputs_length=6, targets_length=3, suffix_fraction=0.25)
         >>> objective.tokens_length
         8

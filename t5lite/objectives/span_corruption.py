@@ -86,7 +86,7 @@ def corrupt(
 
     The targets mark what was kept, which comes first, so they begin with the first sentinel.
 
-    >>> from t5lite.data.vocabularies import ByteVocabulary
+    >>> from t5lite.data.text.vocabularies import ByteVocabulary
     >>> mask = np.array([False, True, True, False, True])
     >>> [tokens.tolist() for tokens in corrupt(np.arange(5, 10), mask, ByteVocabulary())]
     [[5, 383, 8, 382], [383, 6, 7, 382, 9]]

@@ -40,7 +40,7 @@ class Supervised:
     def from_pair(self, inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> Example:
         """Returns the example of one pair.
 
-        >>> from t5lite.data.vocabularies import ByteVocabulary
+        >>> from t5lite.data.text.vocabularies import ByteVocabulary
         >>> supervised = Supervised(inputs_length=3, targets_length=3)
         >>> example = supervised.from_pair(
         ...     np.array([7, 8, 9, 7]), np.array([5]), ByteVocabulary())

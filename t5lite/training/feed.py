@@ -9,9 +9,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from t5lite.core.errors import UserError
-from t5lite.data.features import Features
-from t5lite.data.row_stream import Cursor
-from t5lite.data.stream import STREAM_VERSION, Batches
+from t5lite.data.batching.features import Features
+from t5lite.data.batching.row_stream import Cursor
+from t5lite.data.batching.stream import STREAM_VERSION, Batches
 from t5lite.training.run import Run
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from t5lite.core.errors import UserError, check_choice, suggestion
 from t5lite.core.files import local_folder
 from t5lite.core.numbers import Number, check_number
-from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, EncoderLayout, Layout
+from t5lite.data.batching.features import DecoderLayout, EncoderDecoderLayout, EncoderLayout, Layout
 from t5lite.data.mixture import Mixture
 from t5lite.data.task import Task
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly, Model

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from t5lite.core.run_directory import locked, outcomes
-from t5lite.data.vocabularies import SentencePieceVocabulary
+from t5lite.data.text.vocabularies import SentencePieceVocabulary
 from tests import small
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

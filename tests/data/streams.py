@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, Features, Layout
-from t5lite.data.file_source import FileSource
+from t5lite.data.batching.features import DecoderLayout, EncoderDecoderLayout, Features, Layout
+from t5lite.data.batching.row_stream import Cursor
+from t5lite.data.batching.stream import Batches
 from t5lite.data.mixture import Mixture
-from t5lite.data.row_stream import Cursor
-from t5lite.data.stream import Batches
+from t5lite.data.sources.file_source import FileSource
 from t5lite.data.task import Task
-from t5lite.data.vocabularies import ByteVocabulary
+from t5lite.data.text.vocabularies import ByteVocabulary
 from t5lite.objectives.causal import Causal
 from t5lite.objectives.span_corruption import SpanCorruption
 from t5lite.objectives.supervised import Supervised

@@ -7,9 +7,9 @@ import time
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.data.building import BuildOptions, Recipe, build_shards
-from t5lite.data.file_source import FileSource
-from t5lite.data.shards import summaries_of
+from t5lite.data.sources.file_source import FileSource
+from t5lite.data.storage.building import BuildOptions, Recipe, build_shards
+from t5lite.data.storage.shards import summaries_of
 
 NUM_PARTS = 6
 

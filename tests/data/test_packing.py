@@ -2,10 +2,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, EncoderLayout, batch_of
-from t5lite.data.packing import choose_row
-from t5lite.data.readers import Place
-from t5lite.data.row_stream import Cursor, RowStream
+from t5lite.data.batching.features import (
+    DecoderLayout,
+    EncoderDecoderLayout,
+    EncoderLayout,
+    batch_of,
+)
+from t5lite.data.batching.packing import choose_row
+from t5lite.data.batching.readers import Place
+from t5lite.data.batching.row_stream import Cursor, RowStream
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from t5lite.models.losses import CrossEntropy
 from t5lite.models.masks import segment_mask

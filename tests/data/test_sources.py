@@ -12,12 +12,12 @@ import pyarrow.parquet
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.data import files
-from t5lite.data.array_records import ArrayRecords
-from t5lite.data.file_source import FileSource
-from t5lite.data.files import Part, parts_of
-from t5lite.data.formats import cut, read_part
-from t5lite.data.sources import TfdsSource
+from t5lite.data.sources import files
+from t5lite.data.sources.file_source import FileSource
+from t5lite.data.sources.files import Part, parts_of
+from t5lite.data.sources.formats import cut, read_part
+from t5lite.data.sources.tfds_source import TfdsSource
+from t5lite.data.storage.array_records import ArrayRecords
 
 ROWS = [{"en": f"größer {n}", "de": f"日本 {n}" * (n % 5), "n": n} for n in range(500)]
 PAIRS = [(row["en"], row["de"]) for row in ROWS]

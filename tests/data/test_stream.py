@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.data import stream
-from t5lite.data.features import DecoderLayout, EncoderDecoderLayout, batch_of
-from t5lite.data.file_source import FileSource
-from t5lite.data.row_stream import Cursor
-from t5lite.data.stream import eval_examples
+from t5lite.data.batching import stream
+from t5lite.data.batching.features import DecoderLayout, EncoderDecoderLayout, batch_of
+from t5lite.data.batching.row_stream import Cursor
+from t5lite.data.batching.stream import eval_examples
+from t5lite.data.sources.file_source import FileSource
 from t5lite.data.task import Task
 from tests import small
 from tests.data import streams

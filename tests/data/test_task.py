@@ -6,11 +6,11 @@ import pytest
 
 from t5lite.core.errors import UserError
 from t5lite.data import tokens
-from t5lite.data.file_source import FileSource
 from t5lite.data.mixture import Mixture
-from t5lite.data.shards import summaries_of
+from t5lite.data.sources.file_source import FileSource
+from t5lite.data.storage.shards import summaries_of
 from t5lite.data.task import Task
-from t5lite.data.vocabularies import ByteVocabulary
+from t5lite.data.text.vocabularies import ByteVocabulary
 from t5lite.objectives.span_corruption import SpanCorruption
 from t5lite.objectives.supervised import Supervised
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.data.sources import TfdsSource
+from t5lite.data.sources.tfds_source import TfdsSource
 
 PREPARE = """
 import sys
-from t5lite.data.sources import TfdsSource
+from t5lite.data.sources.tfds_source import TfdsSource
 print(TfdsSource(name="python_docs", data_dir=sys.argv[1]).records("train").fingerprint)
 """
 

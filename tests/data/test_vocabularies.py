@@ -3,7 +3,7 @@ import pytest
 import sentencepiece
 
 from t5lite.core.errors import UserError
-from t5lite.data.vocabularies import (
+from t5lite.data.text.vocabularies import (
     PIECE_CHARACTERS,
     ByteVocabulary,
     SentencePieceVocabulary,

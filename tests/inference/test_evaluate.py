@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.data.features import DecoderLayout, EncoderDecoderLayout
-from t5lite.data.file_source import FileSource
+from t5lite.data.batching.features import DecoderLayout, EncoderDecoderLayout
+from t5lite.data.sources.file_source import FileSource
 from t5lite.data.task import Task
 from t5lite.inference.decoding import Decoding
 from t5lite.inference.evaluate import make_evaluate

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5lite.data.vocabularies import ByteVocabulary, SentencePieceVocabulary
+from t5lite.data.text.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5lite.inference.beam_search import beam_search
 from t5lite.inference.decoding import Decoding
 from t5lite.interop import huggingface, tokenizer_files

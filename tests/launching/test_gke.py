@@ -14,7 +14,7 @@ import yaml
 
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import outcomes, read_metrics
-from t5lite.launching import gke
+from t5lite.launching.engines import gke
 from t5lite.launching.launch import Launch
 from tests.launching.gke_cluster import ApiServer, problems
 from tests.launching.test_slurm import TRAIN

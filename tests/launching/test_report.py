@@ -9,8 +9,8 @@ import pytest
 
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import append, locked, now, write_result
-from t5lite.launching import plots, report
 from t5lite.launching.launch import Launch, read, save
+from t5lite.reporting import plots, report
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.launching.space import Choice, Range, grid, parse_space
+from t5lite.launching.sweeps.space import Choice, Range, grid, parse_space
 
 
 def parse(text):

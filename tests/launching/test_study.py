@@ -6,8 +6,8 @@ import pytest
 from optuna.trial import TrialState
 
 from t5lite.core.errors import UserError
-from t5lite.launching.space import parse_space
-from t5lite.launching.study import Study, planned, pruner_of
+from t5lite.launching.sweeps.space import parse_space
+from t5lite.launching.sweeps.study import Study, planned, pruner_of
 
 SPACE = parse_space({"a": "[1, 2, 3]", "b": "log(0.1, 10.0)"})
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from t5lite.core.run_directory import outcomes, read_metrics, read_records
-from t5lite.launching.shipping import build_wheel
+from t5lite.launching.engines.shipping import build_wheel
 from tests.launching.test_slurm import TRAIN
 from tests.launching.tpu_cloud import Cloud, free_port, missing, wait
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.data.vocabularies import ByteVocabulary
+from t5lite.data.text.vocabularies import ByteVocabulary
 from t5lite.objectives.classes import Classification, Tagging
 
 BYTES = ByteVocabulary()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.data.vocabularies import ByteVocabulary
+from t5lite.data.text.vocabularies import ByteVocabulary
 from t5lite.objectives.causal import Causal
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.objectives.prefix_lm import PrefixLM

@@ -7,10 +7,10 @@ import pytest
 
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import read_metrics
-from t5lite.data.features import EncoderLayout
-from t5lite.data.file_source import FileSource
+from t5lite.data.batching.features import EncoderLayout
+from t5lite.data.sources.file_source import FileSource
 from t5lite.data.task import Task
-from t5lite.data.vocabularies import ByteVocabulary
+from t5lite.data.text.vocabularies import ByteVocabulary
 from t5lite.models.architectures import Classes, EncoderDecoder, EncoderOnly
 from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.masked_lm import MaskedLM

@@ -11,10 +11,10 @@ from typing import IO, Any
 
 from t5lite.core.files import write_whole
 from t5lite.core.run_directory import append, read_records
+from t5lite.launching.engines.outside import call
+from t5lite.launching.engines.shipping import template
 from t5lite.launching.launch import TRIALS, Launch
-from t5lite.launching.outside import call
-from t5lite.launching.shipping import template
-from t5lite.launching.study import Study
+from t5lite.launching.sweeps.study import Study
 from t5lite.launching.trial import Group, Processes, run_trial
 
 SCRIPT, JOBS = "job.sbatch", "jobs.jsonl"

@@ -17,7 +17,7 @@ from t5lite.core.run_directory import (
     next_attempt,
     open_attempt,
 )
-from t5lite.launching import gcloud
+from t5lite.launching.engines.tpu import gcloud
 from t5lite.launching.launch import Launch
 
 # What worker.sh ends with where it knows nothing of an attempt.

@@ -25,7 +25,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from t5lite.core.errors import UserError
-from t5lite.launching.space import Choice, Range, Space, grid
+from t5lite.launching.sweeps.space import Choice, Range, Space, grid
 
 JOURNAL, NAME = "study.journal", "sweep"
 METHODS = ("grid", "list", "random", "quasi", "tpe")

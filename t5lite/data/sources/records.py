@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from t5lite.core.errors import UserError, suggestion
-from t5lite.data.array_records import ArrayRecords
-from t5lite.data.files import Record
+from t5lite.data.sources.files import Record
+from t5lite.data.storage.array_records import ArrayRecords
 
 log = logging.getLogger(__name__)
 

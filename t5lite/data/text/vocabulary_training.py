@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 import grain
 
 from t5lite.core.errors import UserError, check_choice
-from t5lite.data import preprocessors, templates
-from t5lite.data.formats import cut
-from t5lite.data.sources import Source
+from t5lite.data.sources.formats import cut
+from t5lite.data.sources.tfds_source import Source
+from t5lite.data.text import preprocessors, templates
 
 MODEL_TYPES = ("unigram", "bpe", "char", "word")
 NORMALIZATIONS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity")

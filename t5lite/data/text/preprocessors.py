@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 from t5lite.core.errors import UserError
-from t5lite.data.named import named, versioned
+from t5lite.core.named import named, versioned
 
 Record = dict[str, str]
 Preprocessor = Callable[[Record], Record | None]

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from types import ModuleType
 
-from t5lite.launching import gke, local, slurm, tpu
+from t5lite.launching.engines import gke, local, slurm
+from t5lite.launching.engines.tpu import queued_resources as tpu
 from t5lite.launching.launch import Launch
-from t5lite.launching.study import Study
+from t5lite.launching.sweeps.study import Study
 from t5lite.launching.trial import Engine
 
 MODULES = {"local": local, "slurm": slurm, "tpu": tpu, "gke": gke}

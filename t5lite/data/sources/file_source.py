@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from t5lite.core.errors import UserError, choose
-from t5lite.data.building import DEFAULT_OPTIONS, BuildOptions, Recipe, build_shards
-from t5lite.data.files import (
+from t5lite.data.sources.files import (
     Bad,
     Part,
     find_files,
@@ -21,10 +20,11 @@ from t5lite.data.files import (
     parts_of,
     stamp,
 )
-from t5lite.data.formats import FORMATS, read_part
-from t5lite.data.records import Records, TfdsRecords
-from t5lite.data.shards import ShardWriter, Summary, add, check_bad, describe, summaries_of
-from t5lite.data.sources import data_folder, quiet
+from t5lite.data.sources.formats import FORMATS, read_part
+from t5lite.data.sources.records import Records, TfdsRecords
+from t5lite.data.sources.tfds_source import data_folder, quiet
+from t5lite.data.storage.building import DEFAULT_OPTIONS, BuildOptions, Recipe, build_shards
+from t5lite.data.storage.shards import ShardWriter, Summary, add, check_bad, describe, summaries_of
 
 log = logging.getLogger(__name__)
 

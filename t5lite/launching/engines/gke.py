@@ -14,11 +14,11 @@ import yaml
 
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import RESTART_EXIT, RESULT, outcomes
+from t5lite.launching.engines.outside import SECONDS, call
+from t5lite.launching.engines.shipping import CODE, check_files, pack
+from t5lite.launching.engines.tpu.slices import CHIPS_PER_HOST, Slice, slice_of
 from t5lite.launching.launch import Launch
-from t5lite.launching.outside import SECONDS, call
-from t5lite.launching.shipping import CODE, check_files, pack
-from t5lite.launching.slices import CHIPS_PER_HOST, Slice, slice_of
-from t5lite.launching.study import Study
+from t5lite.launching.sweeps.study import Study
 from t5lite.launching.trial import complete
 
 LABEL = "t5lite/launch"

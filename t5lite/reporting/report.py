@@ -23,7 +23,7 @@ from t5lite.core.run_directory import (
     read_records,
 )
 from t5lite.launching.launch import SPEC, read
-from t5lite.launching.space import Range, Scalar, parse_space
+from t5lite.launching.sweeps.space import Range, Scalar, parse_space
 
 # A binding or macro of this name makes runs of one kind, whose curves are drawn as a band.
 SEEDS = ("SEED", "train.seed", "train.data_seed")

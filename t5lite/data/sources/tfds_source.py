@@ -12,8 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from t5lite.core.errors import UserError, suggestion
 from t5lite.core.files import local_folder
-from t5lite.data.building import DEFAULT_OPTIONS, BuildOptions, lock
-from t5lite.data.records import Records, TfdsRecords
+from t5lite.data.sources.records import Records, TfdsRecords
+from t5lite.data.storage.building import DEFAULT_OPTIONS, BuildOptions, lock
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class TfdsSource:
         import tensorflow_datasets as tfds
 
         # Registers the data set that comes with t5lite.
-        import t5lite.data.python_docs  # noqa: F401
+        import t5lite.data.sources.python_docs  # noqa: F401
 
         # Refused where it is an address.
         data_folder(self.data_dir)

@@ -11,7 +11,7 @@ from typing import Any
 
 import matplotlib.figure
 
-from t5lite.launching.report import Report, ReportedRun, as_text, table
+from t5lite.reporting.report import Report, ReportedRun, as_text, table
 
 # Okabe and Ito's colours, which people who see few colours tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Int
 
 from t5lite.core.examples import Example, Tokens
-from t5lite.data.vocabularies import PAD_ID
+from t5lite.data.text.vocabularies import PAD_ID
 
 Features = dict[str, Int[np.ndarray, "rows _"]]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import next_attempt
+from t5lite.launching.engines.outside import call
+from t5lite.launching.engines.shipping import CODE
+from t5lite.launching.engines.tpu.slices import Slice, slice_of
 from t5lite.launching.launch import Launch
-from t5lite.launching.outside import call
-from t5lite.launching.shipping import CODE
-from t5lite.launching.slices import Slice, slice_of
 
 TRIES = 5
 # As long as a checkpoint may take.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from t5lite.core.errors import UserError
-from t5lite.data.files import (
+from t5lite.data.sources.files import (
     Bad,
     Part,
     Record,

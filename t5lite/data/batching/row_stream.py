@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from t5lite.core.examples import Example
-from t5lite.data.features import Layout
-from t5lite.data.packing import choose_row, enough_waiting
-from t5lite.data.readers import Place
+from t5lite.data.batching.features import Layout
+from t5lite.data.batching.packing import choose_row, enough_waiting
+from t5lite.data.batching.readers import Place
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import IO
 from t5lite.core.errors import UserError
 from t5lite.core.files import held
 from t5lite.launching.launch import LOCK, Launch
-from t5lite.launching.study import Study
+from t5lite.launching.sweeps.study import Study
 from t5lite.launching.trial import Engine, Group, Processes, run_trial
 
 Tell = Callable[[int, str], None]

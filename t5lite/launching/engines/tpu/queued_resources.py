@@ -13,12 +13,12 @@ from typing import IO
 
 from t5lite.core.errors import Unavailable, UserError
 from t5lite.core.run_directory import open_attempt
-from t5lite.launching import gcloud
+from t5lite.launching.engines.local import cancel_here
+from t5lite.launching.engines.outside import call
+from t5lite.launching.engines.shipping import check_files, pack
+from t5lite.launching.engines.tpu import gcloud
+from t5lite.launching.engines.tpu.watch import Watch
 from t5lite.launching.launch import Launch
-from t5lite.launching.local import cancel_here
-from t5lite.launching.outside import call
-from t5lite.launching.shipping import check_files, pack
-from t5lite.launching.tpu_watch import Watch
 from t5lite.launching.trial import Group
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from t5lite.core.errors import UserError
 from t5lite.core.files import write_whole
-from t5lite.data.shards import (
+from t5lite.data.storage.shards import (
     ShardWriter,
     Summary,
     add,

@@ -18,10 +18,10 @@ import numpy as np
 from absl import flags
 
 from t5lite.core.examples import Example
-from t5lite.data.features import Features, Layout, batch_of
+from t5lite.data.batching.features import Features, Layout, batch_of
+from t5lite.data.batching.readers import Place, Reader
+from t5lite.data.batching.row_stream import Cursor, MakeExample, RowStream, first_cursor
 from t5lite.data.mixture import Mixture
-from t5lite.data.readers import Place, Reader
-from t5lite.data.row_stream import Cursor, MakeExample, RowStream, first_cursor
 from t5lite.data.task import Task
 
 # Batches made ahead while the step runs.

@@ -1,0 +1,1 @@
+"""From examples to batches: row streams, packing and features."""

@@ -1,0 +1,1 @@
+"""Text: vocabularies, templates and preprocessors."""

@@ -1,0 +1,1 @@
+"""Trials on Cloud TPU queued resources."""
