@@ -36,6 +36,8 @@ def programs_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Where compiled programs are kept: many tests, of all processes, compile the same ones."""
     base = tmp_path_factory.getbasetemp()
     path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
+    # Set by a developer who keeps compiled programs from one run of pytest to the next.
+    path = pathlib.Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", path))
     path.mkdir(exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -20,7 +20,7 @@ from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.selection import Chosen, chosen_checkpoints, open_run
 from t5lite.cli.work_progress import WorkProgress
 from t5lite.core.errors import UserError
-from t5lite.core.run_directory import append, read_records
+from t5lite.core.run_directory import append_record, read_records
 from t5lite.data.text import vocabularies
 from t5lite.inference.evaluate import Evaluate, Evaluation, OnProgress, make_evaluate
 from t5lite.parallel.mesh import DeviceMesh
@@ -79,7 +79,7 @@ class Scorer:
             **scores,
         }
         if jax.process_index() == 0:
-            append(self.record, **result)
+            append_record(self.record, **result)
         return [result]
 
     def _read(self, chosen: Chosen) -> tuple[int, Any] | None:

@@ -128,7 +128,7 @@ def _go_on(launch: Launch) -> None:
         params = "  ".join(f"{name}={value}" for name, value in best.params.items())
         print(f"best: trial {best.number}, {launch.objective} {best.value:.6g}, {params}")
     again = f"t5lite launch resume {launch.reference}"
-    lacking = [str(number) for number, state in ended.items() if state == "lacking"]
+    lacking = [str(number) for number, state in ended.items() if state == "unavailable"]
     if lacking:
         print(
             f"t5lite: trial {', '.join(lacking)} lacks something; see the logs, mend it and go on "
@@ -187,7 +187,7 @@ def _act(flags: Any, action: str, folder: pathlib.Path) -> None:
             return {}
 
         _until_stopped(work)
-        codes = {"failed": 1, "stopped": RESTART_EXIT, "lacking": UNAVAILABLE_EXIT}
+        codes = {"failed": 1, "stopped": RESTART_EXIT, "unavailable": UNAVAILABLE_EXIT}
         sys.exit(codes.get(states[0], 0))
     elif action == "cancel":
         print(f"{launch.name}: {module_of(launch).cancel(launch)}")

@@ -72,7 +72,7 @@ def run_vectorized(
         if how == "finished":
             ended[number] = complete(launch, study, number)
         elif isinstance(how, Unavailable):
-            ended[number] = "lacking"
+            ended[number] = "unavailable"
         else:
             ended[number] = "pruned" if how == "pruned" else "failed"
             study.tell(number, ended[number])

@@ -1,4 +1,4 @@
-"""What every room stands on: errors, random streams, numbers as inputs, the step predicate.
+"""The base of all packages: errors, fields, numbers as inputs, random streams, files, locks.
 
 Dimension letters used in every shape annotation and einsum string:
 
@@ -6,5 +6,5 @@ Dimension letters used in every shape annotation and einsum string:
     d width of a head    f feed-forward width    v vocabulary    r relative-position buckets
     n stacked layers
 
-Nothing here knows of models, data or training.
+Nothing here depends on models, data or training.
 """

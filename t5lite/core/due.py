@@ -1,8 +1,8 @@
-"""The one predicate that answers "is it time?"."""
+"""The predicate that decides when something periodic is due."""
 
 
 def due(step: int, *, every: int | None, last: int | None = None) -> bool:
-    """Whether something done each `every` steps, and at step `last`, is to be done at `step`.
+    """Whether something done every `every` steps, and at step `last`, is due at `step`.
 
     >>> [s for s in range(8) if due(s, every=3, last=7)]
     [3, 6, 7]

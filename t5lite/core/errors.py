@@ -1,4 +1,4 @@
-"""The one error that users see, and suggestions for misspelt names."""
+"""The errors that users see, and suggestions for misspelt names."""
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping
@@ -8,14 +8,14 @@ T = TypeVar("T")
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: printed on one line, without a traceback.
+    """A mistake that the user can correct, printed on one line without a traceback.
 
-    The message names the owner, the rule, what was got and the remedy.
+    The message names the owner, the rule, what it got and the remedy.
     """
 
 
 class Unavailable(UserError):
-    """Something is lacking that may be there later: room on a disk, a lock, another process."""
+    """Something is missing that may become available: disk space, a lock, another process."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -45,6 +45,6 @@ def choose(owner: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def check_choice(owner: str, name: Any, known: Collection[str]) -> None:
-    """Raises a UserError with a suggestion where `name` is not one of `known`."""
+    """Raises a UserError with a suggestion if `name` is not one of `known`."""
     if not isinstance(name, str) or name not in known:
         raise UserError(f"{owner} is unknown: got {name!r}; {suggestion(str(name), known)}")

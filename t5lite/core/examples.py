@@ -1,21 +1,21 @@
-"""What objectives, vocabularies and the data pipeline are to each other."""
+"""Protocols between objectives, vocabularies and the data pipeline."""
 
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
-# Of any length: what goes into an objective and what comes out differ.
+# Of any length: an objective returns other lengths than it receives.
 Tokens = Int[np.ndarray, "_"]
 
-# `inputs` and `targets`, either of which may be empty; where the decoder is not given the targets
-# one place later, `decoder_inputs`; where not every target counts, `target_weights` of 0 and 1.
+# `inputs` and `targets`, either of which may be empty; `decoder_inputs` if they are not the targets
+# shifted right by one; `target_weights` of 0 and 1 if not every target counts.
 Example = dict[str, Tokens]
 
 
 @runtime_checkable
 class Sentinels(Protocol):
-    """What an objective needs to know of a vocabulary."""
+    """The part of a vocabulary that objectives use."""
 
     @property
     def eos_id(self) -> int: ...
@@ -32,11 +32,11 @@ class Sentinels(Protocol):
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """Makes an example from a piece of text.
+    """Makes one example from a stretch of text.
 
-    - `tokens_length`: how many tokens of the text one example is made from.
-    - `lookahead`: how many of those belong to the next example too.
-    - a call makes the example; `rng` decides all that is random.
+    - `tokens_length`: tokens of text per example.
+    - `lookahead`: how many of these are also the first tokens of the next example.
+    - `__call__` makes the example; all randomness comes from `rng`.
     """
 
     @property
@@ -49,11 +49,11 @@ class Denoiser(Protocol):
 
 
 class Lengths(Protocol):
-    """What every objective says of its examples.
+    """Upper bounds on the lengths of an objective's examples, in tokens.
 
-    - `inputs_length` (0 for none), `targets_length`: what an example never exceeds, in tokens.
-    - `total_length`: what both together never exceed.
-    - `check(vocabulary)`: raises a UserError where the vocabulary cannot serve.
+    - `inputs_length` (0 for none) and `targets_length`.
+    - `total_length`: of inputs and targets together.
+    - `check(vocabulary)`: raises a UserError if the objective cannot use the vocabulary.
     """
 
     @property
@@ -67,14 +67,14 @@ class Lengths(Protocol):
 
 @runtime_checkable
 class TextObjective(Lengths, Protocol):
-    """Makes examples from running text, each with the denoiser that `choose` returns for it."""
+    """Makes examples from running text, each with a denoiser drawn by `choose`."""
 
     def choose(self, rng: np.random.Generator, vocabulary: Sentinels) -> Denoiser: ...
 
 
 @runtime_checkable
 class PairObjective(Lengths, Protocol):
-    """Makes examples from pairs of texts, an input and its target."""
+    """Makes examples from pairs of an input text and a target text."""
 
     def from_pair(self, inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> Example: ...
 

@@ -1,20 +1,13 @@
-"""Writing files that others rely on."""
+"""Atomic writes, and folders of this machine."""
 
-import contextlib
-import fcntl
 import os
 import pathlib
-import socket
-import time
-from collections.abc import Callable, Iterator
 
-from t5lite.core.errors import Unavailable, UserError
-
-LOOKS = 5
+from t5lite.core.errors import UserError
 
 
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is there whole or, where that fails, as it was before."""
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Replaces a file with `text`; if writing fails, the old file stays as it was."""
     replacement = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with replacement.open("w") as file:
         file.write(text)
@@ -24,38 +17,11 @@ def write_whole(path: pathlib.Path, text: str) -> None:
 
 
 def local_folder(owner: str, folder: str) -> pathlib.Path:
-    """Returns a folder of this machine.
+    """Returns a folder of this machine, `~` expanded.
 
     Raises:
-        UserError: where `owner` names none, or an address instead.
+        UserError: for an empty name or a URL, naming `owner`.
     """
     if not folder or "://" in folder:
         raise UserError(f"{owner} must be a local folder, got {folder!r}")
     return pathlib.Path(folder).expanduser()
-
-
-@contextlib.contextmanager
-def held(path: pathlib.Path, taken: Callable[[str], str]) -> Iterator[None]:
-    """Holds a lock file, which tells who has it, as long as this process lives.
-
-    Args:
-        taken: from who has it, "PID on HOST", to what the user is told.
-
-    Raises:
-        Unavailable: where another process holds it.
-    """
-    with path.open("a+") as file:
-        for left in reversed(range(LOOKS)):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                # Perhaps somebody looks whether it is held.
-                if not left:
-                    file.seek(0)
-                    raise Unavailable(taken(file.read())) from error
-                time.sleep(0.05)
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield

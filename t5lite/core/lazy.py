@@ -1,4 +1,4 @@
-"""Arrays that are made when they are needed, and paths of a tree as text."""
+"""Arrays that are loaded when they are needed, and tree paths as text."""
 
 import dataclasses
 import math
@@ -11,10 +11,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class LazyArray:
-    """An array that `load` makes, so that of many only one is in memory.
+    """An array that `load` returns, so that only one of many is in memory at a time.
 
     Args:
-        sharding: where it is to live; None until that is known.
+        sharding: the target sharding; None until it is known.
     """
 
     shape: tuple[int, ...]
@@ -24,7 +24,7 @@ class LazyArray:
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
@@ -39,5 +39,5 @@ def by_name(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str
 
 
 def name_of(path: Any) -> str:
-    """Returns a path as `jax.tree_util` gives it as text, `a/b/c`."""
+    """Returns a key path of `jax.tree_util` as text, `a/b/c`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,4 +1,4 @@
-"""Functions that gin files name: one of a table, or one of the user's own as "module:function"."""
+"""Functions that gin files name: one of a table, or a user's own as "module:function"."""
 
 import hashlib
 import importlib
@@ -15,7 +15,7 @@ def named(owner: str, name: str, table: Mapping[str, F]) -> F:
     """Returns `table[name]`, or imports a "module:function".
 
     Raises:
-        UserError: where there is no such function.
+        UserError: if there is no such function.
     """
     if not isinstance(name, str):
         raise UserError(f"{owner} must be names, got {name!r}")
@@ -24,7 +24,7 @@ def named(owner: str, name: str, table: Mapping[str, F]) -> F:
         if name not in table:
             raise UserError(
                 f"{owner} has no {name!r}; {suggestion(name, table)}, "
-                'or one of your own as "module:function"'
+                'or name your own function as "module:function"'
             )
         return table[name]
     try:
@@ -41,6 +41,6 @@ def versioned(owner: str, name: str, table: Mapping[str, F]) -> str:
     try:
         source = inspect.getsource(named(owner, name, table))
     except (OSError, TypeError):
-        # Of Python itself, and as old as that.
+        # A built-in function, which changes only with Python.
         return name
     return f"{name}#{hashlib.sha256(source.encode()).hexdigest()[:8]}"

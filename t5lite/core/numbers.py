@@ -2,7 +2,7 @@
 
 A class decorated with `numeric` is a frozen keyword-only dataclass and a JAX pytree: its numbers
 are leaves, so jit sees their values as arguments, and runs that differ only in them share one
-program. Fields made with `static()` are part of the program: changing one compiles anew.
+program. Fields declared with `static()` are constants of the program; changing one recompiles.
 """
 
 import dataclasses
@@ -15,21 +15,21 @@ import numpy as np
 
 from t5lite.core.errors import UserError
 
-# A float or an int where a user writes it; inside jit a traced scalar; with several runs in one
-# program an array of one number for each.
+# A float or an int as the user writes it, a traced scalar inside jit, and in a vectorized sweep an
+# array with one number per trial.
 Number = Any
 
 T = TypeVar("T")
 
 
 def static(**kwargs: Any) -> Any:
-    """A dataclass field that is part of the program rather than an input of it."""
+    """Declares a dataclass field that is a constant of the program, not an input."""
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(static,))
 def numeric(cls: type[T]) -> type[T]:
-    """Makes `cls` a frozen keyword-only dataclass and a pytree with its numbers as leaves."""
+    """Makes `cls` a frozen keyword-only dataclass and a pytree whose leaves are its numbers."""
     made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     names: dict[bool, list[str]] = {True: [], False: []}
     for field in dataclasses.fields(made):  # type: ignore[arg-type]  # made is a dataclass
@@ -38,10 +38,14 @@ def numeric(cls: type[T]) -> type[T]:
 
 
 def check_number(owner: str, value: Number, rule: str, holds: Callable[[float], bool]) -> None:
-    """Checks a number that a user wrote; traced numbers were checked when they were written.
+    """Checks a number as the user wrote it; None and traced values pass.
+
+    Args:
+        owner: the name of the number in errors.
+        rule: completes "OWNER must be ...".
 
     Raises:
-        UserError: where the value is no finite number, or `holds(value)` is false.
+        UserError: if the value is not a finite number, or `holds(value)` is false.
     """
     if isinstance(value, str | bool | list | tuple | dict):
         raise UserError(f"{owner} must be a number, got {value!r}")
@@ -52,15 +56,15 @@ def check_number(owner: str, value: Number, rule: str, holds: Callable[[float], 
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    # Of a whole number that is larger than all floats.
+    # An integer larger than the largest float.
     except OverflowError:
         return False
 
 
 def as_inputs(tree: T) -> T:
-    """Returns `tree` as the compiled step takes it: plain numbers, whole ones too, as float32.
+    """Returns `tree` as inputs of the compiled step: Python numbers become float32 arrays.
 
-    NumPy's numbers keep their type.
+    NumPy values keep their dtype.
     """
     return jax.tree.map(
         lambda x: np.asarray(x, np.float32 if isinstance(x, int | float) else None), tree

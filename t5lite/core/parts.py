@@ -1,4 +1,4 @@
-"""Sums over parts of a batch that are worked on one after another."""
+"""Sums over parts of a batch, computed one after another to save memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 
 def sum_over_parts(function: Callable[..., Any], parts: tuple[Any, ...]) -> Any:
-    """Returns the sum of `function(*part)`, a tree of arrays, over all parts, one after another.
+    """Returns the sum of `function(*part)`, a tree of arrays, over all parts, in a scan.
 
     Args:
-        parts: the arguments, the parts of each stacked along its first axis.
+        parts: the arguments, each with its parts stacked along the first axis.
 
     >>> import jax.numpy as jnp
     >>> sum_over_parts(lambda x: {"square": x * x}, (jnp.array([1.0, 2.0, 3.0]),))["square"].item()

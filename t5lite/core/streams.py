@@ -7,7 +7,7 @@ from jaxtyping import Array, Int, Key
 
 
 def stream(key: Key[Array, ""], name: str, step: int | Int[Array, ""] = 0) -> Key[Array, ""]:
-    """Returns the key of the stream `name` at `step`; adding a stream disturbs no other.
+    """Returns the key of the stream `name` at `step`; adding a stream changes no other.
 
     >>> import jax
     >>> root = jax.random.key(0)

@@ -5,7 +5,6 @@ was asked for.
 """
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -18,7 +17,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from t5lite.core.errors import UserError
-from t5lite.core.files import write_whole
+from t5lite.core.files import write_atomically
+from t5lite.core.locks import try_lock
 from t5lite.inference.requests import Request
 
 
@@ -65,10 +65,8 @@ class Output:
         """Drops a line that was cut off, and returns how many there are."""
         # Held as long as this process lives.
         self._lock = self._partial.open("a")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{self._partial} is being written by another process") from error
+        if not try_lock(self._lock):
+            raise UserError(f"{self._partial} is being written by another process")
         # Only now: another process may just have finished it.
         if self._path.exists():
             with contextlib.suppress(FileNotFoundError):
@@ -83,7 +81,7 @@ class Output:
                         f"{self._partial} was begun with {name} {theirs.get(name)}, got "
                         f"{mine.get(name)}; go on with the former, or name another --output"
                     )
-        write_whole(self._identity, json.dumps(mine))
+        write_atomically(self._identity, json.dumps(mine))
         with self._partial.open("rb+") as file:
             lines, end = 0, 0
             for line in file:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5lite.core.errors import UserError, check_choice, suggestion
-from t5lite.core.files import write_whole
+from t5lite.core.files import write_atomically
 from t5lite.core.run_directory import curve, read_metrics
 from t5lite.launching.sweeps.space import Scalar, bindings, parse_space
 from t5lite.launching.sweeps.study import METHODS, PRUNERS, Study, planned, pruner_of
@@ -200,7 +200,7 @@ def save(launch: Launch) -> None:
     else:
         check_folder(folder)
     (folder / TRIALS).mkdir(parents=True, exist_ok=True)
-    write_whole(folder / SPEC, json.dumps(mine, indent=1) + "\n")
+    write_atomically(folder / SPEC, json.dumps(mine, indent=1) + "\n")
 
 
 def check_folder(folder: pathlib.Path) -> None:

@@ -1,7 +1,6 @@
 """One trial: its command is started, watched, started again where that is due, and told of."""
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -12,20 +11,21 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Protocol, runtime_checkable
 
+from t5lite.core.locks import try_lock
 from t5lite.core.run_directory import (
     ATTEMPTS,
     METRICS,
     RESTART_EXIT,
     RESULT,
     UNAVAILABLE_EXIT,
-    append,
+    append_record,
     close_attempt,
     is_locked,
     next_attempt,
-    now,
     open_attempt,
     outcomes,
     read_records,
+    utc_now,
 )
 from t5lite.launching.launch import LOG, Launch
 from t5lite.launching.sweeps.study import Study
@@ -79,8 +79,8 @@ def run_trial(
     """Runs a trial to its end, or until `stopping` is set.
 
     Returns:
-        "complete", "pruned", "failed", "stopped" where it can be taken up again, or "lacking" where
-        somebody must mend something before.
+        "complete", "pruned", "failed", "stopped" if it can be resumed, or "unavailable" if a
+        resource is missing.
 
     Raises:
         UserError: where the objective is no metric of the run.
@@ -105,7 +105,7 @@ def run_trial(
             # Whoever ran it may have been killed before it could tell.
             if (model_dir / RESULT).exists():
                 return complete(launch, study, number)
-            log.write(f"{now()} t5lite {' '.join(arguments)}\n".encode())
+            log.write(f"{utc_now()} t5lite {' '.join(arguments)}\n".encode())
             if not engine.attaches:
                 close_attempt(model_dir, "killed")
             before = len(read_records(model_dir / ATTEMPTS))
@@ -135,11 +135,11 @@ def run_trial(
             if how == "mistake" or (how == "failed" and failures > launch.max_failures):
                 study.tell(number, "failed")
                 return "failed"
-            if how == "lacking":
+            if how == "unavailable":
                 # Not the trial's fault: it has not failed for good.
                 lacked += 1
                 if lacked > launch.max_failures:
-                    return "lacking"
+                    return "unavailable"
                 stopping.wait(RETRY_SECONDS)
             if not engine.restarts:
                 return "stopped"
@@ -161,11 +161,9 @@ def complete(launch: Launch, study: Study, number: int) -> str:
 def _watches(lock: IO[str], stopping: threading.Event) -> bool:
     """Waits until nobody else watches a trial, or returns False once `stopping` is set."""
     while not stopping.is_set():
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if try_lock(lock):
             return True
-        except BlockingIOError:
-            stopping.wait(POLL_SECONDS)
+        stopping.wait(POLL_SECONDS)
     return False
 
 
@@ -185,11 +183,11 @@ def _outcome(
     free = (RESTART_EXIT, *(ASKED_TO_STOP if asked else ()))
     if len(lines) == before and not is_open and code not in (0, MISTAKE_EXIT, *free):
         # It came to no beginning.
-        outcome = "lacking" if code == UNAVAILABLE_EXIT else "failed"
-        append(
+        outcome = "unavailable" if code == UNAVAILABLE_EXIT else "failed"
+        append_record(
             model_dir / ATTEMPTS,
             attempt=next_attempt(model_dir),
-            ended=now(),
+            ended=utc_now(),
             outcome=outcome,
             exit_status=code,
         )
@@ -200,7 +198,7 @@ def _outcome(
     if code in free or said[-1:] == ["preempted"]:
         return "preempted"
     if code == UNAVAILABLE_EXIT:
-        return "lacking"
+        return "unavailable"
     return "mistake" if code == MISTAKE_EXIT else "failed"
 
 

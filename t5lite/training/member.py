@@ -17,7 +17,7 @@ import numpy as np
 
 from t5lite.core.due import due
 from t5lite.core.errors import UserError
-from t5lite.core.files import write_whole
+from t5lite.core.files import write_atomically
 from t5lite.core.run_directory import write_result
 from t5lite.models.description import check_same, describe
 from t5lite.models.flops import train_flops
@@ -103,7 +103,7 @@ class Member:
                 self._progress.say(f"nothing to train: train.total_steps is {run.total_steps}")
             else:
                 if self._first:
-                    write_whole(self._model_dir / "config.gin", config_text)
+                    write_atomically(self._model_dir / "config.gin", config_text)
                 self._writer = stack.enter_context(contextlib.closing(self._new_writer()))
             self._stack = stack.pop_all()
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from t5lite.core.files import write_whole
+from t5lite.core.files import write_atomically
 from t5lite.core.run_directory import METRICS, read_metrics
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class MetricWriter:
             path.replace(path.with_suffix(".jsonl.old"))
         elif path.exists():
             kept = [line for line in read_metrics(model_dir) if line["step"] <= first_step]
-            write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
         self._view: _TensorBoard | None = None
         with self._viewing():

@@ -159,7 +159,7 @@ def test_a_run_stopped_or_killed_at_any_moment_goes_on_bitwise(t5lite, tmp_path)
     assert outcomes(killed) == {
         "finished": 1,
         "preempted": 1,
-        "lacking": 0,
+        "unavailable": 0,
         "failed": 0,
         "killed": 2,
     }
@@ -196,7 +196,7 @@ def test_several_processes_stop_at_the_same_step_when_one_is_asked_to(t5lite, tm
     assert outcomes(tmp_path) == {
         "finished": 0,
         "preempted": 1,
-        "lacking": 0,
+        "unavailable": 0,
         "failed": 0,
         "killed": 0,
     }

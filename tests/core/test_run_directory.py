@@ -8,7 +8,7 @@ from t5lite.core.errors import Unavailable, UserError
 from t5lite.core.run_directory import (
     ATTEMPTS,
     Preempted,
-    append,
+    append_record,
     attempt,
     is_locked,
     locked,
@@ -37,7 +37,7 @@ def test_attempts_are_counted_by_how_they_ended(tmp_path):
     assert outcomes(tmp_path) == {
         "finished": 2,
         "preempted": 1,
-        "lacking": 1,
+        "unavailable": 1,
         "failed": 1,
         "killed": 2,
     }
@@ -49,8 +49,8 @@ def test_attempts_are_counted_by_how_they_ended(tmp_path):
 
 def test_a_result_has_the_latest_scores(tmp_path):
     for step in (2, 4):
-        append(tmp_path / "metrics.jsonl", step=step, split="train", loss=1.0)
-        append(tmp_path / "metrics.jsonl", step=step, split="validation", loss=step / 2)
+        append_record(tmp_path / "metrics.jsonl", step=step, split="train", loss=1.0)
+        append_record(tmp_path / "metrics.jsonl", step=step, split="validation", loss=step / 2)
     write_result(tmp_path, 4)
     assert json.loads((tmp_path / "result.json").read_text()) == {
         "step": 4,

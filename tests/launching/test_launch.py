@@ -6,7 +6,7 @@ import json
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.core.run_directory import append
+from t5lite.core.run_directory import append_record
 from t5lite.launching.launch import Launch, read, save
 
 
@@ -70,9 +70,11 @@ def test_the_objective_is_a_metric_of_any_split(launch):
     metrics.mkdir(parents=True)
     for step in (2, 4):
         of_training = {"loss": 1.0 * step, "learning_rate": 0.1}
-        append(metrics / "metrics.jsonl", step=step, split="train", **of_training)
-        append(metrics / "metrics.jsonl", step=step, split="dev", **{"loss": 0.1 * step, "t/f1": 0})
-    append(metrics / "metrics.jsonl", step=6, split="dev", **{"loss": None, "t/f1": 1})
+        append_record(metrics / "metrics.jsonl", step=step, split="train", **of_training)
+        append_record(
+            metrics / "metrics.jsonl", step=step, split="dev", **{"loss": 0.1 * step, "t/f1": 0}
+        )
+    append_record(metrics / "metrics.jsonl", step=6, split="dev", **{"loss": None, "t/f1": 1})
 
     def scores(objective):
         return dataclasses.replace(launch, objective=objective).scores(0)

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.core.run_directory import append, locked, now, write_result
+from t5lite.core.run_directory import append_record, locked, utc_now, write_result
 from t5lite.launching.launch import Launch, read, save
 from t5lite.reporting import plots, report
 
@@ -33,12 +33,12 @@ def launch(tmp_path):
         folder.mkdir()
         value = {1e-4: 3.0, 1e-3: 2.0, 1e-2: 1.0, 1e-1: 4.0}[row["AdamW.learning_rate"]]
         value += 0.1 * row["train.seed"]
-        append(folder / "attempts.jsonl", attempt=1, began="", command=["t5lite", "train"])
+        append_record(folder / "attempts.jsonl", attempt=1, began="", command=["t5lite", "train"])
         if number:
-            append(folder / "attempts.jsonl", attempt=1, outcome="finished", seconds=36.0)
+            append_record(folder / "attempts.jsonl", attempt=1, outcome="finished", seconds=36.0)
             write_result(folder, 20)
         for step in (10, 20):
-            append(
+            append_record(
                 folder / "metrics.jsonl",
                 step=step,
                 split="train",
@@ -46,7 +46,7 @@ def launch(tmp_path):
                 step_seconds=0.9,
                 tokens_per_second=100.0 * step,
             )
-            append(folder / "metrics.jsonl", step=step, split="dev", loss=value + 10 / step)
+            append_record(folder / "metrics.jsonl", step=step, split="dev", loss=value + 10 / step)
         study.tell(number, "complete", value + 0.5)
     return launch
 
@@ -78,8 +78,10 @@ def test_what_has_not_done_all_its_steps_is_not_the_best(launch):
     folder = launch.model_dir(7)
     folder.mkdir()
     launch.study().take(7)
-    append(folder / "attempts.jsonl", attempt=1, began=now(), command=["t5lite", "train"])
-    append(folder / "metrics.jsonl", step=0, split="dev", loss=0.1)
+    append_record(
+        folder / "attempts.jsonl", attempt=1, began=utc_now(), command=["t5lite", "train"]
+    )
+    append_record(folder / "metrics.jsonl", step=0, split="dev", loss=0.1)
     with locked(folder):
         found = report.collect([launch.folder], objective=None, maximize=None)
     assert found.best.name == "4"

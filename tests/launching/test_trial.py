@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from t5lite.core.errors import Unavailable
-from t5lite.core.run_directory import append, attempt, locked, outcomes, write_result
+from t5lite.core.run_directory import append_record, attempt, locked, outcomes, write_result
 from t5lite.launching import trial
 from t5lite.launching.launch import Launch, save
 
@@ -49,13 +49,13 @@ def fails(code):
 
 
 def is_killed(model_dir):
-    append(model_dir / "attempts.jsonl", attempt=len(outcomes(model_dir)), began="")
+    append_record(model_dir / "attempts.jsonl", attempt=len(outcomes(model_dir)), began="")
     return -signal.SIGKILL
 
 
 def finishes(model_dir, step=4):
-    append(model_dir / "metrics.jsonl", step=0, split="dev", loss=9.0)
-    append(model_dir / "metrics.jsonl", step=step, split="dev", loss=1.0)
+    append_record(model_dir / "metrics.jsonl", step=0, split="dev", loss=9.0)
+    append_record(model_dir / "metrics.jsonl", step=step, split="dev", loss=1.0)
     with attempt(model_dir, ["train"]):
         write_result(model_dir, 4)
     return 0
@@ -102,8 +102,8 @@ def test_a_signal_that_nobody_sent_is_not_free(launch):
 
 
 def test_what_lacks_something_never_fails_for_good(launch):
-    assert run(launch, *[fails(69)] * 3) == ("lacking", "RUNNING")
-    assert run(launch, *[dies(69)] * 3) == ("lacking", "RUNNING")
+    assert run(launch, *[fails(69)] * 3) == ("unavailable", "RUNNING")
+    assert run(launch, *[dies(69)] * 3) == ("unavailable", "RUNNING")
     # Somebody mends it; crashes have a budget of their own.
     assert run(launch, fails(1), fails(1), finishes) == ("complete", "COMPLETE")
 

@@ -8,7 +8,6 @@ missing ones only. A second process that wants the same folder waits for the fir
 import concurrent.futures.process
 import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import multiprocessing
@@ -20,7 +19,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from t5lite.core.errors import UserError
-from t5lite.core.files import write_whole
+from t5lite.core.files import write_atomically
+from t5lite.core.locks import try_lock, wait_for_lock
 from t5lite.data.storage.shards import (
     ShardWriter,
     Summary,
@@ -109,7 +109,7 @@ def build_shards(
                 if recipe.finish is not None:
                     recipe.finish(unfinished, summaries)
                 whole = add(summaries.values())
-                write_whole(unfinished / SUMMARY, json.dumps(dataclasses.asdict(whole)))
+                write_atomically(unfinished / SUMMARY, json.dumps(dataclasses.asdict(whole)))
                 # Workers of a killed build may have begun a shard since this one started.
                 _remove_left_behind(unfinished)
                 unfinished.replace(folder)
@@ -194,11 +194,9 @@ class _Logged:
 def lock(folder: pathlib.Path) -> Iterator[None]:
     """Waits until no other process builds the same folder, whose parent is there."""
     with folder.with_name(f"{folder.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file):
             log.info("waiting for another process, which builds %s", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            wait_for_lock(file)
         yield
 
 

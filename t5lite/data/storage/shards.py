@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 from t5lite.core.errors import UserError
-from t5lite.core.files import write_whole
+from t5lite.core.files import write_atomically
 
 # So many of the first bad rows are told of.
 SHOWN_ERRORS = 3
@@ -103,7 +103,7 @@ class ShardWriter:
         with self._unfinished.open("rb") as file:
             os.fsync(file.fileno())
         self._unfinished.replace(self._path)
-        write_whole(_note(self._path), json.dumps(dataclasses.asdict(summary)))
+        write_atomically(_note(self._path), json.dumps(dataclasses.asdict(summary)))
         return summary
 
     @contextlib.contextmanager

@@ -221,7 +221,7 @@ def reconcile(launch: Launch, study: Study) -> None:
         elif number in there and (end := _end(there[number])):
             if end == "Completed" and launch.command != "train":
                 complete(launch, study, number)
-            elif end == "Failed" and outcomes(launch.model_dir(number))["lacking"] == 0:
+            elif end == "Failed" and outcomes(launch.model_dir(number))["unavailable"] == 0:
                 study.tell(number, "failed")
             # What lacked something, or whose result is not to be seen yet, can be resumed.
 

@@ -1,7 +1,6 @@
 """Trials as processes of this machine, some at a time."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import queue
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
 from t5lite.core.errors import UserError
-from t5lite.core.files import held
+from t5lite.core.locks import hold_lock, lock_holder
 from t5lite.launching.launch import LOCK, Launch
 from t5lite.launching.sweeps.study import Study
 from t5lite.launching.trial import Engine, Group, Processes, run_trial
@@ -145,7 +144,7 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
     """Keeps other processes from running or submitting a launch; it goes with the process."""
     name = folder.name
     folder.mkdir(parents=True, exist_ok=True)
-    with held(
+    with hold_lock(
         folder / LOCK,
         lambda who: (
             f"{name} is being run by process {who}; look at it with `t5lite launch status "
@@ -157,15 +156,13 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
 
 def cancel_here(folder: pathlib.Path) -> bool:
     """Asks the launcher of a folder to stop, and returns whether there is one on this machine."""
-    with contextlib.suppress(FileNotFoundError), (folder / LOCK).open("r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            pid, _, host = file.read().partition(" on ")
-            if not pid.isdigit():
-                raise UserError(f"{folder.name} is just being started: cancel it again") from error
-            if host != socket.gethostname():
-                raise UserError(f"{folder.name} runs on {host}: cancel it there") from error
-            os.kill(int(pid), signal.SIGTERM)
-            return True
-    return False
+    holder = lock_holder(folder / LOCK)
+    if holder is None:
+        return False
+    pid, _, host = holder.partition(" on ")
+    if not pid.isdigit():
+        raise UserError(f"{folder.name} is just being started: cancel it again")
+    if host != socket.gethostname():
+        raise UserError(f"{folder.name} runs on {host}: cancel it there")
+    os.kill(int(pid), signal.SIGTERM)
+    return True

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Sequence
 from typing import IO, Any
 
-from t5lite.core.files import write_whole
-from t5lite.core.run_directory import append, read_records
+from t5lite.core.files import write_atomically
+from t5lite.core.run_directory import append_record, read_records
 from t5lite.launching.engines.outside import call
 from t5lite.launching.engines.shipping import template
 from t5lite.launching.launch import TRIALS, Launch
@@ -88,9 +88,9 @@ def submit(launch: Launch, study: Study, numbers: Sequence[int]) -> str:
     if not missing:
         return f"{launch.name}: Slurm has all that is left"
     batch = text(launch, missing)
-    write_whole(folder / SCRIPT, batch)
+    write_atomically(folder / SCRIPT, batch)
     job = call(["sbatch", "--parsable"], batch).strip().partition(";")[0]
-    append(folder / JOBS, job=job, trials=missing)
+    append_record(folder / JOBS, job=job, trials=missing)
     return f"submitted as job {job}; t5lite launch status {launch.reference}"
 
 

@@ -5,7 +5,6 @@ that ran it was killed.
 """
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import threading
@@ -25,6 +24,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from t5lite.core.errors import UserError
+from t5lite.core.locks import wait_for_lock
 from t5lite.launching.sweeps.space import Choice, Range, Space, grid
 
 JOURNAL, NAME = "study.journal", "sweep"
@@ -140,7 +140,7 @@ class Study:
     def _planning(self) -> Iterator[None]:
         """One process at a time decides on trials."""
         with self._lock.path.with_suffix(".plan.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            wait_for_lock(file)
             yield
 
 
@@ -210,7 +210,7 @@ class _Lock(JournalFileOpenLock):
     def acquire(self) -> bool:
         """Waits for it, and takes away a line that was cut short, by a kill or a full disk."""
         self._held.file = self.path.with_suffix(".lock").open("w")
-        fcntl.flock(self._held.file, fcntl.LOCK_EX)
+        wait_for_lock(self._held.file)
         if self.path.exists():
             with self.path.open("r+b") as journal:
                 size = journal.seek(0, os.SEEK_END)

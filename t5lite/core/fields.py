@@ -1,0 +1,53 @@
+"""Checks of configuration fields. Errors name a field as gin binds it, `CLASS.FIELD`."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from t5lite.core.errors import UserError, check_choice
+from t5lite.core.numbers import check_number
+
+
+def field_name(owner: object, field: str) -> str:
+    """Returns the name by which gin binds a field of `owner`.
+
+    It is the name of the class, or the class attribute `gin_name` of a root such as `train`.
+
+    >>> field_name(UserError(), "message")
+    'UserError.message'
+    """
+    return f"{getattr(owner, 'gin_name', type(owner).__name__)}.{field}"
+
+
+def field_error(owner: object, field: str, rule: str, remedy: str = "") -> UserError:
+    """Returns the error for a field that breaks a rule: owner, rule, got and remedy.
+
+    Args:
+        rule: completes "FIELD must be ...".
+        remedy: what to do about it, if the rule does not say.
+    """
+    suffix = f"; {remedy}" if remedy else ""
+    return UserError(
+        f"{field_name(owner, field)} must be {rule}, got {getattr(owner, field)!r}{suffix}"
+    )
+
+
+def check_fields(
+    owner: object, fields: Collection[str], rule: str, holds: Callable[[float], bool]
+) -> None:
+    """Checks that each field is None, traced, or a finite number for which `holds` is true.
+
+    Raises:
+        UserError: naming the first field that is none of these.
+    """
+    for field in fields:
+        check_number(field_name(owner, field), getattr(owner, field), rule, holds)
+
+
+def check_field_choice(owner: object, field: str, known: Collection[str]) -> None:
+    """Checks that a field is one of the known names.
+
+    Raises:
+        UserError: with a suggestion, if it is not.
+    """
+    value: Any = getattr(owner, field)
+    check_choice(field_name(owner, field), value, known)
