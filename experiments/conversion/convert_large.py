@@ -1,9 +1,9 @@
-"""Writes a random checkpoint as Hugging Face has it and converts it there and back.
+"""Converts a large random checkpoint in Hugging Face's format to t5lite and back.
 
 python experiments/conversion/convert_large.py FOLDER [MODEL]
 
-FOLDER gets three times the checkpoint's size; MODEL is a file of gin/models, t5_1_0_3b by default.
-Prints one JSON object a line: what was done, seconds, peak memory of the process in bytes.
+FOLDER needs three times the size of the checkpoint; MODEL is a file of gin/models, by default
+t5_1_0_3b. Prints one JSON object per conversion: direction, seconds, peak memory in bytes.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
-"""Measures what the data pipeline gives: tokens a second, fill of rows, memory, time to a place.
+"""Measures the data pipeline: tokens per second, row occupancy, memory, time to seek.
 
     python experiments/data_throughput/measure.py --vocabulary=spiece.model --work=FOLDER
 
-One line of JSON per row of the table in README.md goes to `results.jsonl` in the work folder.
-Tokens are those of inputs and targets, padding not counted.
+Appends one JSON object per row of the tables in README.md to `results.jsonl` in the work directory.
+Token counts include inputs and targets but not padding.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
-"""Targets a second, beside transformers.generate with the same weights in the same run.
+"""Decoding speed compared with transformers.generate, with the same weights in the same process.
 
-Needs the extra `hf`. Prints one JSON object a line, and appends it to --results.
+Needs the extra `hf`. Prints one JSON object per measurement and appends it to --results.
 """
 
 import argparse

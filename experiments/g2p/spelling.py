@@ -1,4 +1,4 @@
-"""A step for `Task.preprocessors`: letters as words, as phones are in the data."""
+"""A preprocessor for `Task.preprocessors`: separates letters by spaces, like the phones."""
 
 
 def spell(record: dict[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Plans T5s of many sizes for many TPU slices, a line each; goes on where it stopped."""
+"""Plans T5 models of many sizes for many TPU slices; resumes after an interruption."""
 
 import concurrent.futures
 import json
