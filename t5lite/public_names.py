@@ -14,6 +14,7 @@ from t5lite.data.mixture import Mixture
 from t5lite.data.sources.file_source import FileSource
 from t5lite.data.sources.tfds_source import TfdsSource
 from t5lite.data.task import Task
+from t5lite.data.text.special_tokens import SpecialTokens
 from t5lite.data.text.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5lite.data.text.vocabulary_training import VocabularyTraining
 from t5lite.inference.decoding import Decoding
@@ -126,6 +127,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "FileSource": FileSource,
     "ByteVocabulary": ByteVocabulary,
     "SentencePieceVocabulary": SentencePieceVocabulary,
+    "SpecialTokens": SpecialTokens,
     "SpanCorruption": SpanCorruption,
     "UL2": UL2,
     "PrefixLM": PrefixLM,

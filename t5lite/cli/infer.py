@@ -173,7 +173,8 @@ def _answering(
         return scored(score, reader)
     predict = make_predict(
         *(model, mesh, inference.decoding),
-        stop_ids=(vocabulary.eos_id,),
+        stop_ids=vocabulary.stop_ids,
+        first_ids=vocabulary.first_ids,
         inputs_length=reader.lengths[0],
         targets_length=reader.lengths[1],
         batch_size=inference.batch_size,

@@ -58,7 +58,8 @@ def show_examples(run: Run, mesh: DeviceMesh, params: Any) -> None:
     examples = list(itertools.islice(eval_examples(task, split), run.show_examples))
     predict = make_predict(
         *(run.model, mesh, Decoding()),
-        stop_ids=(task.vocabulary.eos_id,),
+        stop_ids=task.vocabulary.stop_ids,
+        first_ids=task.vocabulary.first_ids,
         inputs_length=task.objective.inputs_length,
         targets_length=task.objective.targets_length,
         batch_size=run.batch_size // run.microbatches,

@@ -190,7 +190,8 @@ def _make_predict_all(
         assert not isinstance(model, EncoderOnly)
         return make_predict(
             *(model, mesh, decoding),
-            stop_ids=(task.vocabulary.eos_id,),
+            stop_ids=task.vocabulary.stop_ids,
+            first_ids=task.vocabulary.first_ids,
             inputs_length=inputs_length,
             targets_length=targets_length,
             batch_size=batch_size,

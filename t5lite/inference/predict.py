@@ -70,6 +70,7 @@ def make_predict(
     targets_length: int,
     batch_size: int,
     seed: int = 0,
+    first_ids: Sequence[int] = (),
 ) -> Predict:
     """Returns a function that writes targets of at most `targets_length` tokens.
 
@@ -77,6 +78,7 @@ def make_predict(
         inputs_length: tokens of the longest inputs.
         batch_size: prompts worked on at a time.
         seed: of what is sampled.
+        first_ids: tokens that every target begins with, before a prompt's own prefix.
 
     Raises:
         UserError: where the mesh does not divide the batch, or the model lacks a stop.
@@ -115,6 +117,8 @@ def make_predict(
     def predict(
         params: Any, prompts: Sequence[Prompt], on_done: Callable[[int], None] = lambda done: None
     ) -> list[list[Target]]:
+        if first_ids:
+            prompts = [_begun_with(first_ids, prompt) for prompt in prompts]
         targets: list[list[Target]] = [[]] * len(prompts)
         done = 0
         sizes = [_sizes(model, prompt, targets_length) for prompt in prompts]
@@ -143,6 +147,11 @@ def make_predict(
         return targets
 
     return predict
+
+
+def _begun_with(first_ids: Sequence[int], prompt: Prompt) -> Prompt:
+    prefix = np.concatenate([np.array(first_ids, np.int32), prompt.prefix])
+    return dataclasses.replace(prompt, prefix=prefix)
 
 
 def _numbers_of(

@@ -273,3 +273,19 @@ def test_rounds_of_the_loop_end_with_the_last_row():
     jax.effects_barrier()
     # The first token is of the prompt's logits.
     assert len(trace) == 2, len(trace)
+
+
+def test_every_target_begins_with_the_forced_first_ids():
+    forcing = make_predict(
+        *(MODEL, Mesh(data=1).make(jax.devices()[:1]), Decoding()),
+        stop_ids=(EOS,),
+        first_ids=(7,),
+        inputs_length=50,
+        targets_length=7,
+        batch_size=4,
+    )
+    forced = forcing(params(), prompts())
+    given = predict(prompts(prefix=np.array([7], np.int32)))
+    assert all(best.tokens[0] == 7 for (best,) in forced)
+    for (one,), (other,) in zip(forced, given, strict=True):
+        np.testing.assert_array_equal(one.tokens, other.tokens)

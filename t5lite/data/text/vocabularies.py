@@ -6,13 +6,15 @@ import functools
 import hashlib
 import importlib
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from t5lite.core.errors import UserError, choose
+from t5lite.core.fields import field_name
+from t5lite.data.text.special_tokens import SpecialTokens, special_tokens_from
 
 PAD_ID, EOS_ID = 0, 1
 NUM_SPECIAL = 3
@@ -42,23 +44,53 @@ class Vocabulary(abc.ABC):
     """Ids of pieces of text, the last `num_sentinels` of them sentinels, counted downwards."""
 
     num_sentinels: int
+    special: SpecialTokens
 
     @property
     @abc.abstractmethod
+    def sentinel_stop(self) -> int:
+        """One more than the id of the first sentinel, which is the highest."""
+
+    @property
     def size(self) -> int:
-        """Ids in use, sentinels included."""
+        """Ids in use, sentinels and added tokens included."""
+        return max(self.sentinel_stop, 1 + self.special.largest_id)
 
     @abc.abstractmethod
+    def encode_plain(self, text: str | bytes) -> Int[np.ndarray, "length"]:
+        """Returns the ids of text without added tokens."""
+
+    def encode_plain_behind(self, text: str) -> Int[np.ndarray, "length"]:
+        """Returns the ids of text without added tokens that follows a sentinel or an added token.
+
+        It need not begin a word.
+        """
+        return self.encode_plain(text)
+
     def encode(self, text: str | bytes) -> Int[np.ndarray, "length"]:
-        """Returns the ids of the text, with no end of sequence."""
+        """Returns the ids of the text, added tokens included, with no end of sequence."""
+        return self._encode_added(text, self.encode_plain)
 
     @abc.abstractmethod
     def decode_pieces(self, ids: Int[np.ndarray, "length"]) -> str:
         """Returns the text of ids without sentinels; special ids have none."""
 
     def encode_behind(self, text: str) -> Int[np.ndarray, "length"]:
-        """Returns the ids of text that goes on behind a sentinel: it need not begin a word."""
-        return self.encode(text)
+        """Returns the ids of text that follows a sentinel: it need not begin a word."""
+        return self._encode_added(text, self.encode_plain_behind)
+
+    def _encode_added(
+        self, text: str | bytes, encode_first: Callable[[Any], Int[np.ndarray, "_"]]
+    ) -> Int[np.ndarray, "length"]:
+        if not self.special.added_tokens:
+            return encode_first(text)
+        plain = text.decode(errors="replace") if isinstance(text, bytes) else text
+        ids_of = dict(self.special.added_tokens)
+        first, *rest = self.special.split(plain)
+        parts = [encode_first(first)]
+        for token, behind in zip(rest[::2], rest[1::2], strict=True):
+            parts += [np.array([ids_of[token]], np.int32), self.encode_plain_behind(behind)]
+        return np.concatenate(parts)
 
     def decode_behind(self, ids: Int[np.ndarray, "length"]) -> str:
         """Returns the text of ids that go on behind a sentinel, as `encode_behind` takes it."""
@@ -75,48 +107,80 @@ class Vocabulary(abc.ABC):
     @property
     def fingerprint(self) -> str:
         """The same for vocabularies that encode alike, wherever their files are."""
-        return repr(self)
+        return f"{type(self).__name__}(num_sentinels={self.num_sentinels}{self._special_print})"
+
+    @property
+    def _special_print(self) -> str:
+        """The part of the fingerprint that vocabularies with T5's special ids do not have."""
+        return "" if self.special == SpecialTokens() else f", special={self.special}"
 
     def describe(self) -> dict[str, Any]:
         """Returns all that it is, for JSON."""
         assert dataclasses.is_dataclass(self)
         described = {"kind": type(self).__name__, **dataclasses.asdict(self)}
+        if self.special == SpecialTokens():
+            del described["special"]
         if "path" in described:
             described["path"] = str(pathlib.Path(described["path"]).expanduser().absolute())
         return described
 
     @property
     def eos_id(self) -> int:
-        """The end of a sequence."""
-        return EOS_ID
+        """The id that closes a sequence."""
+        return self.special.eos_ids[0]
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids that end a generated target."""
+        return tuple(self.special.eos_ids)
+
+    @property
+    def first_ids(self) -> tuple[int, ...]:
+        """The ids that every generated target begins with."""
+        forced = self.special.forced_bos_id
+        return () if forced is None else (forced,)
 
     @property
     def text_ids(self) -> range:
         """The ids of pieces of text: neither special nor sentinels."""
-        return range(NUM_SPECIAL, self.size - self.num_sentinels)
+        return range(NUM_SPECIAL, self.sentinel_stop - self.num_sentinels)
 
     def is_text(self, ids: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
-        """Returns which ids are pieces of text: neither special nor sentinels."""
-        return (ids >= self.text_ids.start) & (ids < self.text_ids.stop)
+        """Returns which ids are pieces of text: neither special nor sentinels nor added."""
+        is_piece = (ids >= self.text_ids.start) & (ids < self.text_ids.stop)
+        return is_piece & ~np.isin(ids, self._not_text)
+
+    @functools.cached_property
+    def _not_text(self) -> Int[np.ndarray, "_"]:
+        special = self.special
+        others = (special.pad_id, *special.eos_ids, *self.first_ids, *special.texts)
+        return np.array(others, np.int32)
 
     def sentinel(self, index: int) -> int:
         """Returns the id of `<extra_id_index>`; that of index 0 is the highest."""
         assert 0 <= index < self.num_sentinels, (index, self.num_sentinels)
-        return self.size - 1 - index
+        return self.sentinel_stop - 1 - index
 
     def decode(self, ids: Int[np.ndarray, "length"]) -> str:
-        """Returns the text up to the first end of sequence; sentinels read `<extra_id_N>`."""
-        ends = np.flatnonzero(ids == EOS_ID)
+        """Returns the text up to the first end of sequence.
+
+        Sentinels read `<extra_id_N>`, added tokens as they are, ids without a meaning `<unk>`.
+        """
+        ends = np.flatnonzero(np.isin(ids, self.stop_ids))
         ids = ids[: ends[0]] if len(ends) else ids
-        first_sentinel = self.size - self.num_sentinels
-        text, start = [], 0
-        for at in [*np.flatnonzero(ids >= first_sentinel), len(ids)]:
+        added = self.special.texts
+        ids = ids[~np.isin(ids, self._not_text) | np.isin(ids, list(added))]
+        text: list[str] = []
+        start = 0
+        is_mark = (ids >= self.text_ids.stop) | np.isin(ids, list(added))
+        for at in [*np.flatnonzero(is_mark), len(ids)]:
             decode = self.decode_behind if start else self.decode_pieces
             text.append(decode(ids[start:at]))
             if at < len(ids):
-                index = self.size - 1 - int(ids[at])
-                # A model whose vocabulary is padded may write ids that mean nothing.
-                text.append(f"<extra_id_{index}>" if index >= 0 else "<unk>")
+                index = self.sentinel_stop - 1 - int(ids[at])
+                # A model whose vocabulary is padded may predict ids without a meaning.
+                sentinel = f"<extra_id_{index}>" if index >= 0 else "<unk>"
+                text.append(added.get(int(ids[at]), sentinel))
             start = at + 1
         return "".join(text)
 
@@ -133,12 +197,13 @@ class ByteVocabulary(Vocabulary):
     """
 
     num_sentinels: int = 125
+    special: SpecialTokens = SpecialTokens()
 
     @property
-    def size(self) -> int:
+    def sentinel_stop(self) -> int:
         return NUM_SPECIAL + 256 + self.num_sentinels
 
-    def encode(self, text: str | bytes) -> Int[np.ndarray, "length"]:
+    def encode_plain(self, text: str | bytes) -> Int[np.ndarray, "length"]:
         raw = text.encode() if isinstance(text, str) else text
         return np.frombuffer(raw, np.uint8).astype(np.int32) + NUM_SPECIAL
 
@@ -162,6 +227,7 @@ class SentencePieceVocabulary(Vocabulary):
     Args:
         path: of the `.model` file; its ids 0, 1 and 2 are padding, end of sequence and unknown.
         num_sentinels: ids added after the last piece.
+        special: ids that differ from T5's, and added tokens.
         sentinels_in_model: whether they are the model's last pieces instead, as in mT5.
 
     Raises:
@@ -171,14 +237,21 @@ class SentencePieceVocabulary(Vocabulary):
     path: str
     num_sentinels: int = 100
     sentinels_in_model: bool = False
+    special: SpecialTokens = SpecialTokens()
 
     def __post_init__(self) -> None:
         processor = self._processor
-        special = (processor.pad_id(), processor.eos_id(), processor.unk_id())
-        if special != (0, 1, 2):
+        ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
+        has_own = (self.special.pad_id, self.special.eos_ids) != (PAD_ID, (EOS_ID,))
+        is_special = [
+            processor.is_control(number) or processor.is_unknown(number)
+            for number in range(min(NUM_SPECIAL, processor.vocab_size()))
+        ]
+        if ids != (PAD_ID, EOS_ID, 2) and not (has_own and all(is_special)):
             raise UserError(
-                f"SentencePieceVocabulary.path {self.path} must have pad, eos and unk ids (0, 1, "
-                f"2), got {special}; train it with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1"
+                f"{field_name(self, 'path')} {self.path} must have pad, eos and unk ids (0, 1, 2), "
+                f"got {ids}; train it with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1, or name "
+                "its own as SpecialTokens.pad_id and SpecialTokens.eos_ids"
             )
 
     @functools.cached_property
@@ -197,17 +270,24 @@ class SentencePieceVocabulary(Vocabulary):
             ) from error
 
     @functools.cached_property
-    def size(self) -> int:
+    def _not_text(self) -> Int[np.ndarray, "_"]:
+        processor = self._processor
+        in_file = (processor.pad_id(), processor.eos_id(), processor.bos_id(), processor.unk_id())
+        return np.append(super()._not_text, [i for i in in_file if i >= NUM_SPECIAL])
+
+    @functools.cached_property
+    def sentinel_stop(self) -> int:
         added = 0 if self.sentinels_in_model else self.num_sentinels
         return int(self._processor.vocab_size()) + added
 
     @functools.cached_property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self._processor.serialized_model_proto()).hexdigest()
-        inside = ", sentinels_in_model=True" if self.sentinels_in_model else ""
-        return f"SentencePieceVocabulary({digest[:16]}, num_sentinels={self.num_sentinels}{inside})"
+        rest = ", sentinels_in_model=True" if self.sentinels_in_model else ""
+        rest += self._special_print
+        return f"SentencePieceVocabulary({digest[:16]}, num_sentinels={self.num_sentinels}{rest})"
 
-    def encode(self, text: str | bytes) -> Int[np.ndarray, "length"]:
+    def encode_plain(self, text: str | bytes) -> Int[np.ndarray, "length"]:
         # Bytes that are no UTF-8 become replacement characters.
         plain = text.decode(errors="replace") if isinstance(text, bytes) else text
         return self._encode(plain, begins_word=True)
@@ -230,7 +310,7 @@ class SentencePieceVocabulary(Vocabulary):
         model.normalizer_spec.add_dummy_prefix = False
         return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
 
-    def encode_behind(self, text: str) -> Int[np.ndarray, "length"]:
+    def encode_plain_behind(self, text: str) -> Int[np.ndarray, "length"]:
         # SentencePiece drops spaces at the beginning, and then puts one there.
         return self._encode(text, begins_word=text[:1].isspace())
 
@@ -281,6 +361,8 @@ def from_description(described: Mapping[str, Any] | None, folder: pathlib.Path) 
         )
     arguments = dict(described)
     kind: Any = choose("the vocabulary", arguments.pop("kind"), VOCABULARIES)
+    if "special" in arguments:
+        arguments["special"] = special_tokens_from(arguments["special"])
     if "path" in arguments:
         arguments["path"] = str(folder / pathlib.Path(arguments["path"]).expanduser())
     vocabulary: Vocabulary = kind(**arguments)
