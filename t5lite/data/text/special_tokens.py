@@ -56,18 +56,20 @@ class SpecialTokens:
         for index, what in ((0, "text"), (1, "id")):
             values = [pair[index] for pair in pairs]
             if repeated := [value for value in values if values.count(value) > 1]:
-                raise field_error(
-                    self,
-                    "added_tokens",
-                    f"{rule}, each {what} once",
-                    f"{repeated[0]!r} is repeated",
-                )
+                remedy = f"{repeated[0]!r} is repeated"
+                raise field_error(self, "added_tokens", f"{rule}, each {what} once", remedy)
         return tuple(sorted(pairs, key=lambda pair: pair[1]))
+
+    @property
+    def pairs(self) -> AddedTokens:
+        """The added tokens and their ids, in the order of ids."""
+        pairs: Any = self.added_tokens
+        return pairs
 
     @property
     def texts(self) -> dict[int, str]:
         """The texts of the added tokens by their ids."""
-        return {number: text for text, number in self.added_tokens}
+        return {number: text for text, number in self.pairs}
 
     @property
     def largest_id(self) -> int:
@@ -81,9 +83,9 @@ class SpecialTokens:
         >>> SpecialTokens(added_tokens={"<a>": 9, "<a>b": 10}).split("x<a>by")
         ['x', '<a>b', 'y']
         """
-        if not self.added_tokens:
+        if not self.pairs:
             return [text]
-        longest_first = sorted((t for t, _ in self.added_tokens), key=len, reverse=True)
+        longest_first = sorted((t for t, _ in self.pairs), key=len, reverse=True)
         return re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
 
 

@@ -82,10 +82,10 @@ class Vocabulary(abc.ABC):
     def _encode_added(
         self, text: str | bytes, encode_first: Callable[[Any], Int[np.ndarray, "_"]]
     ) -> Int[np.ndarray, "length"]:
-        if not self.special.added_tokens:
+        if not self.special.pairs:
             return encode_first(text)
         plain = text.decode(errors="replace") if isinstance(text, bytes) else text
-        ids_of = dict(self.special.added_tokens)
+        ids_of = dict(self.special.pairs)
         first, *rest = self.special.split(plain)
         parts = [encode_first(first)]
         for token, behind in zip(rest[::2], rest[1::2], strict=True):
