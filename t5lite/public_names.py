@@ -83,6 +83,19 @@ def optimizer(name: str, factory: Callable[..., Any]) -> Callable[..., Optimizer
     return build
 
 
+def as_configurable(name: str, target: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns what gin builds for a name from a user's own code: optax factories are optimizers."""
+    return optimizer(name, target) if _is_optax_factory(target) else target
+
+
+def _is_optax_factory(target: Any) -> bool:
+    if not inspect.isfunction(target):
+        return False
+    signature = inspect.signature(target)
+    returned = str(signature.return_annotation)
+    return "learning_rate" in signature.parameters and "GradientTransformation" in returned
+
+
 # One searches along a line and needs the loss as a function; the other is deprecated by optax.
 _OPTAX_EXCEPTIONS = ("lbfgs", "optimistic_adam")
 
@@ -93,11 +106,9 @@ def _optax_aliases() -> dict[str, Callable[..., Any]]:
     for name in dir(optax):
         factory = getattr(optax, name)
         if (
-            inspect.isfunction(factory)
-            and not name.startswith(("_", "scale_by"))
+            not name.startswith(("_", "scale_by"))
             and name not in _OPTAX_EXCEPTIONS
-            and "learning_rate" in inspect.signature(factory).parameters
-            and "GradientTransformation" in str(inspect.signature(factory).return_annotation)
+            and _is_optax_factory(factory)
         ):
             found[name] = factory
     return found

@@ -21,7 +21,7 @@ from t5lite.training.program import train_program
 from t5lite.training.run import Run
 
 
-def load(
+def load_run(
     gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]
 ) -> tuple[Run, Evaluation]:
     """Returns the run that gin describes and how it is evaluated."""
@@ -32,7 +32,7 @@ def load(
 def run(flags: Any, bindings: Sequence[str]) -> None:
     """Builds the run from gin, trains, and shows examples if asked to."""
     quiet_libraries()
-    run, evaluation = load(flags.gin_file, bindings, flags.gin_search_paths)
+    run, evaluation = load_run(flags.gin_file, bindings, flags.gin_search_paths)
     start_processes()
     mesh = run.mesh.make()
     program = train_program(run, mesh)

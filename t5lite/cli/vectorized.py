@@ -6,7 +6,7 @@ from typing import Any
 from t5lite import configurables
 from t5lite.cli.eval import evaluation_of
 from t5lite.cli.quiet import quiet_libraries
-from t5lite.cli.train import load
+from t5lite.cli.train import load_run
 from t5lite.core.errors import Unavailable, UserError
 from t5lite.core.run_directory import RESULT
 from t5lite.inference.evaluate import Evaluate
@@ -111,4 +111,4 @@ def loaded(flags: Sequence[str]) -> Any:
     paths = [f.partition("=")[2] for f in flags if f.startswith("--gin_search_paths=")]
     bindings = [f[len("--gin.") :] for f in flags if f.startswith("--gin.")]
     searched = ",".join(paths).split(",") if paths else []
-    return load(files, bindings, searched)
+    return load_run(files, bindings, searched)

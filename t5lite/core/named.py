@@ -19,17 +19,26 @@ def named(owner: str, name: str, table: Mapping[str, F]) -> F:
     """
     if not isinstance(name, str):
         raise UserError(f"{owner} must be names, got {name!r}")
-    module, colon, function = name.partition(":")
-    if not colon:
-        if name not in table:
-            raise UserError(
-                f"{owner} has no {name!r}; {suggestion(name, table)}, "
-                'or name your own function as "module:function"'
-            )
-        return table[name]
+    if ":" in name:
+        return import_function(owner, name)
+    if name not in table:
+        raise UserError(
+            f"{owner} has no {name!r}; {suggestion(name, table)}, "
+            'or name your own function as "module:function"'
+        )
+    return table[name]
+
+
+def import_function(owner: str, name: str) -> Any:
+    """Imports the class or function that "module:name" names.
+
+    Raises:
+        UserError: if it cannot be imported or called.
+    """
+    module, _, function = name.partition(":")
     try:
-        found: F = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         raise UserError(f"{owner}: {name!r} cannot be imported: {error}") from error
     if not callable(found):
         raise UserError(f"{owner}: {name!r} must be a function, got {type(found).__name__}")

@@ -1,0 +1,107 @@
+"""gin's errors as UserErrors: one line, with the file and line where gin names them."""
+
+import contextlib
+import inspect
+import logging
+import re
+import tokenize
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from t5lite.core.errors import UserError, suggestion
+from t5lite.gin_text import decode_own_names
+
+# What gin raises for text that it cannot parse.
+_PARSE_ERRORS = (
+    SyntaxError,
+    tokenize.TokenError,
+    TypeError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    OSError,
+    ImportError,
+)
+_QUOTE = "to bind a string that begins with {0}, quote it: \"'{0}...'\""
+
+
+@contextlib.contextmanager
+def parse_errors(targets: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Turns every error of parsing into a UserError.
+
+    Args:
+        targets: what can be bound, by name.
+    """
+    # gin logs every directory in which it did not find a file.
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    except UserError:
+        raise
+    except _PARSE_ERRORS as error:
+        text = decode_own_names(str(error))
+        known = _known_error(error, text, targets)
+        message = known or f"gin cannot parse what is bound: {_first_line(text)}{_location(text)}"
+        raise UserError(message) from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def build_errors(targets: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Turns errors about names that only show while objects are built into UserErrors."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        message = _known_error(error, decode_own_names(str(error)), targets)
+        if message is None:
+            raise
+        raise UserError(message) from error
+
+
+def _known_error(
+    error: Exception, text: str, targets: Mapping[str, Callable[..., Any]]
+) -> str | None:
+    """Returns the message for an error that gin raises for a mistake, else None."""
+    if isinstance(error, RecursionError):
+        return "a gin file includes itself, or a macro refers to itself"
+    if isinstance(error, OSError) and "Unable to open file" in text:
+        path = re.search(r"open file: (.*?)\. Searched", text)
+        return (
+            f"gin file {path.group(1) if path else text!r} not found; searched the current "
+            "directory, --gin_search_paths and the files that come with t5lite"
+        )
+    if isinstance(error, ImportError):
+        return f"a gin file imports a module that cannot be imported: {_first_line(text)}"
+    if match := re.match(r"No configurable matching (?:reference )?'(@?)(.*?)(?:\(\))?'", text):
+        is_reference, name = match.groups()
+        hint = f"; {_QUOTE.format('@')}" if is_reference and not _location(text) else ""
+        return (
+            f"{name!r} is not a name that gin can bind; {suggestion(name, targets)}"
+            f"{hint}{_location(text)}"
+        )
+    if match := re.match(r"Configurable '(.*?)' doesn't have a parameter named '(.*?)'", text):
+        owner, parameter = match.groups()
+        if owner in targets:
+            known = suggestion(parameter, inspect.signature(targets[owner]).parameters)
+            return f"{owner} has no parameter {parameter!r}; {known}{_location(text)}"
+    if match := re.match(r"No bindings specified for '(.*?)/gin.macro'", text):
+        name = match.group(1)
+        return f"macro {name} is used and not defined; add {name} = VALUE, or {_QUOTE.format('%')}"
+    if isinstance(error, SyntaxError | tokenize.TokenError):
+        file, line = getattr(error, "filename", None), getattr(error, "lineno", None)
+        where = f" ({file}:{line})" if file and line else ""
+        return f"gin cannot parse what is bound: {_first_line(str(error.args[0]))}{where}"
+    return None
+
+
+def _first_line(text: str) -> str:
+    return (text.splitlines() or [""])[0]
+
+
+def _location(text: str) -> str:
+    """Returns the file and line that gin appends to an error."""
+    match = re.search(r'In file "(.*?)", line (\d+)', text)
+    return f" ({match.group(1)}:{match.group(2)})" if match else ""
