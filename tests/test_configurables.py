@@ -456,11 +456,10 @@ def test_a_model_file_after_a_run_file_replaces_its_model(run, model, objective,
 
 
 @pytest.mark.usefixtures("vocabulary_here")
-def test_the_mixture_of_the_readme_builds(tmp_path):
-    text = (ROOT / "README.md").read_text()
-    block = re.search(r"^    train.task = @Mixture\(\).*?(?=^- )", text, re.DOTALL | re.MULTILINE)
-    lines = [line.strip() for line in block.group().replace("gs://bucket/", "").splitlines()]
-    bindings = "\n".join(lines).replace("'spiece.model'", "'vocabulary.model'")
+def test_the_mixture_of_the_manual_builds(tmp_path):
+    text = (ROOT / "docs/data.md").read_text()
+    block = re.search(r"^train.task = @Mixture\(\).*?(?=^```)", text, re.DOTALL | re.MULTILINE)
+    bindings = block.group().replace("gs://bucket/", "").replace("spiece.model", "vocabulary.model")
     (tmp_path / "mixture.gin").write_text(bindings)
     (tmp_path / "train-0.tsv.gz").write_bytes(gzip.compress(b"a  dog\tein Hund\n" * 3))
     (tmp_path / "dev.tsv").write_text("cat\tKatze\n")

@@ -2,6 +2,7 @@
 
 import configparser
 import pathlib
+import re
 import subprocess
 import sys
 import zipfile
@@ -51,3 +52,19 @@ def test_nothing_heavy_is_required():
 
 def test_gin_is_no_package():
     assert not list(ROOT.glob("gin/**/__init__.py"))
+
+
+def test_no_file_names_a_directory_of_a_machine():
+    """Documented paths are /data, /mnt and /tmp; nothing depends on where it was written."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    texts = {".py", ".md", ".gin", ".sh", ".cfg", ".toml", ".yaml", ".jsonl", ".cff"}
+    pattern = re.compile(r"(?<![\w*}])/(?:home|root|Users|workspace|work)/\w+")
+    found = [
+        f"{name}: {match.group()}"
+        for name in listed
+        if pathlib.Path(name).suffix in texts and (ROOT / name).exists()
+        if (match := pattern.search((ROOT / name).read_text()))
+    ]
+    assert not found

@@ -1,0 +1,89 @@
+"""The executable blocks of the manual run, each page in a directory of its own."""
+
+import contextlib
+import io
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from t5lite.cli.main import main
+from tests.docs.pages import MANUAL, ROOT, blocks, steps
+
+# What makes a documented run of quickstart.gin take a second or two; the page's own flags stand.
+SMALL_RUN = (
+    "--gin.STEPS=2",
+    "--gin.BATCH_SIZE=8",
+    "--gin.T5Config.embed_dim=16",
+    "--gin.T5Config.mlp_dim=16",
+    "--gin.T5Config.num_heads=2",
+    "--gin.T5Config.head_dim=8",
+    "--gin.T5Config.num_encoder_layers=1",
+    "--gin.T5Config.num_decoder_layers=1",
+    "--gin.train.show_examples=0",
+)
+EXECUTED = [path for path in MANUAL if any(block.runs for block in blocks(path))]
+
+
+class Exit(Exception):
+    """The command ended the process with this status."""
+
+
+@pytest.fixture
+def directory(
+    tmp_path: pathlib.Path, data_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pathlib.Path]:
+    """An empty current directory; modules that the page defines are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", data_dir)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def leave(status: int) -> None:
+        raise Exit(f"exit status {status}")
+
+    # A failing command would end the process of the tests.
+    monkeypatch.setattr(os, "_exit", leave)
+    known = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - known:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def run_command(words: list[str]) -> str:
+    """Runs a command of the manual in this process and returns what it prints."""
+    arguments = words[1:]
+    if "--gin_file=gin/run/quickstart.gin" in arguments and arguments[0] == "train":
+        own = {word.partition("=")[0] for word in arguments}
+        small = [word for word in SMALL_RUN if word.partition("=")[0] not in own]
+        arguments += small
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        try:
+            main(arguments)
+        except Exit as exit:
+            pytest.fail(f"{' '.join(words)}: {exit}\n{printed.getvalue()}")
+        except SystemExit as exit:
+            if exit.code:
+                pytest.fail(f"{' '.join(words)}: exit status {exit.code}\n{printed.getvalue()}")
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda path: str(path.relative_to(ROOT / "docs")))
+def test_blocks_of_a_page_run(path: pathlib.Path, directory: pathlib.Path) -> None:
+    for block in blocks(path):
+        if block.file:
+            file = directory / block.file
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block.text)
+        elif block.language == "python" and block.runs:
+            exec(compile(block.text, str(path), "exec"), {})
+        elif block.language == "console" and block.runs:
+            for words, output in steps(block):
+                assert words[0] == "t5lite", words
+                printed = run_command(words)
+                for line in output:
+                    assert line.strip(" .") in printed, f"{line!r} not in:\n{printed}"
