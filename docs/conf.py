@@ -15,6 +15,7 @@ from gin_names import reference  # noqa: E402  (a module of this directory)
 project = "t5lite"
 author = "the t5lite authors"
 extensions = ["myst_parser"]
+myst_enable_extensions = ["deflist"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "t5lite"

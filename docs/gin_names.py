@@ -27,9 +27,15 @@ GROUPS: Mapping[str, Sequence[str]] = {
 
 
 def reference() -> str:
-    """Returns a section for each group and a table of parameters for each name."""
+    """Returns a section for each group and a list of parameters for each name."""
     own = {name: target for name, target in TABLE.items() if not name.startswith("optax.")}
-    lines = ["", "## Roots", "", "Each is built by the commands of the same name.", ""]
+    lines = [
+        "",
+        "## Roots",
+        "",
+        "The objects that commands build; `t5lite train`, for example, builds `train` and `evaluate`.",
+        "",
+    ]
     for name in ROOTS:
         lines += _section(name, own.pop(name))
     for heading, rooms in GROUPS.items():
@@ -75,14 +81,10 @@ def _section(name: str, target: Callable[..., Any]) -> list[str]:
     meanings = {} if factory.__module__.startswith("optax.") else dict(_arguments(docstring))
     summary = " ".join(docstring.split("\n\n")[0].split())
     lines = [f"### {name}", "", _escaped(summary), ""]
-    parameters = inspect.signature(target).parameters.values()
-    if parameters:
-        lines += ["| parameter | type | default | meaning |", "|---|---|---|---|"]
-    for parameter in parameters:
-        lines.append(
-            f"| `{parameter.name}` | {_code(_type_text(parameter.annotation))} | "
-            f"{_code(_default_text(parameter))} | {_escaped(meanings.get(parameter.name, ''))} |"
-        )
+    for parameter in inspect.signature(target).parameters.values():
+        kind = _escaped(_type_text(parameter.annotation))
+        lines.append(f"`{parameter.name}` {kind}, {_default_text(parameter)}")
+        lines += [f": {_escaped(meanings.get(parameter.name, '')) or chr(0x2013)}", ""]
     return [*lines, ""]
 
 
@@ -115,15 +117,12 @@ def _default_text(parameter: inspect.Parameter) -> str:
     if default is parameter.empty:
         return "required"
     if dataclasses.is_dataclass(default) and not isinstance(default, type):
-        return f"{type(default).__name__}()"
+        return f"default `{type(default).__name__}()`"
     if callable(default):
-        return getattr(default, "__name__", type(default).__name__)
+        return f"default `{getattr(default, '__name__', type(default).__name__)}`"
+    # A default that a dataclass makes anew for each instance has no value to show.
     text = repr(default)
-    return "a dict" if text == "<factory>" else text
-
-
-def _code(text: str) -> str:
-    return text if text in ("required", "any", "a dict") else f"`{text}`".replace("|", "\\|")
+    return "optional" if text == "<factory>" else f"default `{text}`"
 
 
 def _escaped(text: str) -> str:
