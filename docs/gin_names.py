@@ -33,7 +33,7 @@ def reference() -> str:
         "",
         "## Roots",
         "",
-        "The objects that commands build; `t5lite train`, for example, builds `train` and `evaluate`.",
+        "Objects that commands build; `t5lite train`, for example, builds `train` and `evaluate`.",
         "",
     ]
     for name in ROOTS:
@@ -77,8 +77,8 @@ def _room(target: Callable[..., Any]) -> str:
 
 def _section(name: str, target: Callable[..., Any]) -> list[str]:
     factory = _factory(target)
-    docstring = inspect.getdoc(factory) or ""
-    meanings = {} if factory.__module__.startswith("optax.") else dict(_arguments(docstring))
+    docstring = re.sub(r":\w+:`", "`", inspect.getdoc(factory) or "")
+    meanings = dict(_arguments(docstring))
     summary = " ".join(docstring.split("\n\n")[0].split())
     lines = [f"### {name}", "", _escaped(summary), ""]
     for parameter in inspect.signature(target).parameters.values():
@@ -90,8 +90,13 @@ def _section(name: str, target: Callable[..., Any]) -> list[str]:
 
 def _arguments(docstring: str) -> Iterator[tuple[str, str]]:
     """Yields the names and descriptions of a docstring's `Args:` section."""
-    match = re.search(r"^Args:\n((?:    .*\n?|\n)+)", docstring, re.MULTILINE)
-    entries = re.split(r"^    (?=\S)", match.group(1), flags=re.MULTILINE) if match else []
+    match = re.search(
+        r"^Args:\n((?P<indent> +)(?:.*\n?))((?:(?P=indent).*\n?|\n)*)", docstring, re.M
+    )
+    if match is None:
+        return
+    body, indent = match[1] + match[3], match["indent"]
+    entries = re.split(rf"^{indent}(?=\S)", body, flags=re.MULTILINE)
     for entry in entries:
         names, colon, text = entry.partition(":")
         if colon:
@@ -103,7 +108,12 @@ def _type_text(annotation: Any) -> str:
     if annotation is inspect.Parameter.empty:
         return "any"
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        return " or ".join(dict.fromkeys(map(_type_text, typing.get_args(annotation))))
+        names = dict.fromkeys(map(_type_text, typing.get_args(annotation)))
+        if "ndarray" in names or any("Array" in name for name in names):
+            # What optax accepts as a number, of which gin can bind only these.
+            others = [name for name in names if name in ("function", "None")]
+            return " or ".join(["number", *others])
+        return " or ".join(names)
     if annotation in (types.NoneType, None):
         return "None"
     origin = typing.get_origin(annotation) or annotation
