@@ -12,6 +12,7 @@ from absl import flags
 from t5lite import configurables
 from t5lite.cli.flags import flags_of
 from t5lite.cli.main import ACTIONS, COMMANDS
+from t5lite.core.run_directory import OUTCOMES, RESTART_EXIT, UNAVAILABLE_EXIT
 from t5lite.public_names import TABLE
 from tests.docs.pages import GIN_FILES, MANUAL, PAGES, ROOT, anchors, blocks, commands, links
 
@@ -175,3 +176,25 @@ def test_python_of_the_manual_is_executed(path: pathlib.Path) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/quickstart.md"])
+def test_every_command_is_listed(path: str) -> None:
+    text = (ROOT / path).read_text()
+    assert not [
+        c for c in COMMANDS if not re.search(rf"^\| \[?`(t5lite )?{c}`", text, re.MULTILINE)
+    ]
+
+
+def test_documented_exit_statuses_and_outcomes_are_those_of_a_run() -> None:
+    text = (ROOT / "docs/quickstart.md").read_text()
+    assert f"| {RESTART_EXIT} | preempted" in text
+    assert f"| {UNAVAILABLE_EXIT} | a resource is unavailable" in text
+    assert not [outcome for outcome in OUTCOMES if f"`{outcome}`" not in text]
+
+
+def test_documented_model_files_are_all_there_are() -> None:
+    text = (ROOT / "docs/models_and_conversion.md").read_text()
+    families = re.findall(r"`(\w+?)_?\*?`", text.split("## Convert")[0])
+    files = [path.stem for path in (ROOT / "gin/models").glob("*.gin") if path.stem != "quickstart"]
+    assert not [name for name in files if not name.startswith(tuple(families))]
