@@ -1,4 +1,4 @@
-"""What a model is asked to predict: token ids in, inputs and targets out. NumPy only, seeded.
+"""Training objectives: they turn token ids into inputs and targets. NumPy only, seeded.
 
-Each is a frozen dataclass that is a `core.examples.Objective`.
+An objective is a frozen dataclass that implements `core.examples.Objective`.
 """

@@ -1,19 +1,25 @@
-"""Causal language modelling: every token is predicted from those before it in its window."""
+"""Causal language modelling: predict every token from the tokens before it in its window."""
 
 import dataclasses
 
 import numpy as np
 
-from t5lite.core.errors import UserError
 from t5lite.core.examples import Example, Sentinels, Tokens
+from t5lite.objectives.lengths import check_length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Causal:
-    """Windows of `targets_length` tokens over the running text.
+    """Windows of `targets_length` tokens over running text.
 
-    The first token of a window is predicted from the last one of the window before, so every
-    token of the text but the very first is a target once.
+    The first token of a window is predicted from the last token of the window before it, so every
+    token of the text except the very first is a target exactly once.
+
+    Args:
+        targets_length: tokens in a window.
+
+    Raises:
+        UserError: if the length is out of range.
 
     >>> example = Causal(targets_length=3)(np.array([7, 8, 9, 7]), np.random.default_rng(0), None)
     >>> example["decoder_inputs"].tolist(), example["targets"].tolist()
@@ -25,23 +31,20 @@ class Causal:
     inputs_length: int = dataclasses.field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        if self.targets_length < 1:
-            raise UserError(
-                f"Causal.targets_length must be at least 1 token, got {self.targets_length}"
-            )
+        check_length(self, "targets_length", 1)
 
     @property
     def tokens_length(self) -> int:
-        """The targets and the one token before them."""
+        """The targets and the token before them."""
         return self.targets_length + 1
 
     @property
     def total_length(self) -> int:
-        """Of inputs and targets together, in tokens."""
+        """Tokens of inputs and targets together."""
         return self.targets_length
 
     def check(self, vocabulary: Sentinels) -> None:
-        """Any vocabulary serves."""
+        """Accepts every vocabulary."""
 
     def choose(self, rng: np.random.Generator, vocabulary: Sentinels) -> "Causal":
         return self

@@ -1,67 +1,68 @@
-"""Classes for an encoder to decide between: one for an example, or one for each word of it."""
+"""Classification with an encoder: one class per example, or one class per word."""
 
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from t5lite.core.errors import UserError, suggestion
 from t5lite.core.examples import Example, Sentinels, Tokens
+from t5lite.core.fields import field_error, field_name
+from t5lite.objectives.lengths import check_length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Classes:
-    """What both have.
+    """The fields that `Classification` and `Tagging` share.
 
     Args:
-        inputs_length: of the longest example, in tokens, its end of sequence included; what is too
-            long is cut.
-        classes: the names, in the order of the model's logits.
+        inputs_length: of the longest example, in tokens including the end of sequence; longer
+            inputs are truncated.
+        classes: class names, in the order of the model's logits.
 
     Raises:
-        UserError: for a length under 2, or fewer than two names or a name twice.
+        UserError: for a length under 2, fewer than two names, or a repeated name.
     """
 
     inputs_length: int
     classes: Sequence[Any]
 
     def __post_init__(self) -> None:
-        owner = type(self).__name__
-        if self.inputs_length < 2:
-            raise UserError(
-                f"{owner}.inputs_length must be at least 2 tokens, got {self.inputs_length}"
-            )
+        check_length(self, "inputs_length", 2)
         if wrong := [name for name in self.classes if not isinstance(name, str)]:
-            raise UserError(f"{owner}.classes must be texts, as in ['0', '1'], got {wrong[0]!r}")
-        # A list, as gin files have it, could not be looked up by.
+            raise UserError(
+                f"{field_name(self, 'classes')} must be strings, as in ['0', '1'], got {wrong[0]!r}"
+            )
+        # gin passes a list, which is not hashable.
         object.__setattr__(self, "classes", tuple(self.classes))
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
-            raise UserError(
-                f"{owner}.classes must be two or more names, all different, got {self.classes}"
-            )
+            raise field_error(self, "classes", "two or more different names")
 
     @property
     def targets_length(self) -> int:
-        """As long as the inputs, place by place."""
+        """The same as the inputs: a target for each position."""
         return self.inputs_length
 
     @property
     def total_length(self) -> int:
-        """Of inputs and targets together, in tokens."""
+        """Tokens of the inputs; targets take no further positions."""
         return self.inputs_length
 
     def check(self, vocabulary: Sentinels) -> None:
-        """Raises a UserError where the vocabulary cannot tell the names of two classes apart."""
-        _numbers(tuple(self.classes), vocabulary)
+        """Raises a UserError if two class names have the same tokens in the vocabulary."""
+        _class_numbers(tuple(self.classes), vocabulary)
 
 
 class Classification(_Classes):
-    """One class for an example, decided at its first token. Its target is the name of the class."""
+    """One class per example, predicted at its first token. The target is the class name."""
 
     def from_pair(self, inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> Example:
         """Returns the example of an input and the name of its class.
+
+        Raises:
+            UserError: if the target is not a class name.
 
         >>> from t5lite.data.text.vocabularies import ByteVocabulary
         >>> encode = ByteVocabulary().encode
@@ -71,27 +72,33 @@ class Classification(_Classes):
         {'inputs': [100, 101, 1], 'targets': [1, 0, 0], 'target_weights': [1, 0, 0]}
         """
         ids = np.append(inputs[: self.inputs_length - 1], vocabulary.eos_id).astype(np.int32)
-        (number,) = _classes_of([vocabulary.decode(targets)], tuple(self.classes), vocabulary)
-        return _placed(ids, np.array([0]), np.array([number]))
+        (number,) = _numbers_of([vocabulary.decode(targets)], tuple(self.classes), vocabulary)
+        return _labelled(ids, np.array([0]), np.array([number]))
 
 
 class Tagging(_Classes):
-    """One class for each word of an example. Its target is their names with spaces between them.
+    """One class per word. The target is the class names, separated by spaces.
 
-    A word's class is decided at its first token; words are what spaces separate. Where words are
-    cut off, so are their classes.
+    The class of a word is predicted at its first token. Words are separated by white space. The
+    words that truncation removes lose their classes too. A field that is a list, of words or of
+    class names, is joined with spaces; see `data.text.templates`.
     """
+
+    # A template of a task joins a list with this.
+    list_separator: ClassVar[str] = " "
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if spaced := [name for name in self.classes if name.split() != [name]]:
-            raise UserError(f"Tagging.classes must be names without spaces, got {spaced[0]!r}")
+            raise UserError(
+                f"{field_name(self, 'classes')} must be names without spaces, got {spaced[0]!r}"
+            )
 
     def from_pair(self, inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> Example:
-        """Returns the example of a text and the names of its words' classes.
+        """Returns the example of a text and the class names of its words.
 
         Raises:
-            UserError: where there are more or fewer names than words.
+            UserError: if the numbers of names and words differ, or a name is not a class.
 
         >>> from t5lite.data.text.vocabularies import ByteVocabulary
         >>> encode = ByteVocabulary().encode
@@ -100,36 +107,37 @@ class Tagging(_Classes):
         >>> example["targets"].tolist(), example["target_weights"].tolist()
         ([0, 0, 0, 1, 0], [1, 0, 0, 1, 0])
         """
-        names, starts = vocabulary.decode(targets).split(), vocabulary.word_starts(inputs)
+        names = vocabulary.decode(targets).split()
+        starts = vocabulary.word_starts(inputs)
         if len(names) != len(starts):
             text = vocabulary.decode(inputs)
             raise UserError(
-                f"Tagging needs a class for each word, got {len(names)} for {len(starts)} words: "
+                f"Tagging needs one class per word, got {len(names)} for {len(starts)} words: "
                 f"{text[:60]!r}"
             )
-        numbers = np.array(_classes_of(names, tuple(self.classes), vocabulary), np.int32)
+        numbers = np.array(_numbers_of(names, tuple(self.classes), vocabulary), np.int32)
         kept = starts < self.inputs_length - 1
         ids = np.append(inputs[: self.inputs_length - 1], vocabulary.eos_id).astype(np.int32)
-        return _placed(ids, starts[kept], numbers[kept])
+        return _labelled(ids, starts[kept], numbers[kept])
 
 
 @functools.lru_cache(maxsize=64)
-def _numbers(classes: tuple[str, ...], vocabulary: Sentinels) -> dict[str, int]:
-    """The number of each class by its name as the vocabulary gives it back."""
-    known = {_back(name, vocabulary): number for number, name in enumerate(classes)}
+def _class_numbers(classes: tuple[str, ...], vocabulary: Sentinels) -> dict[str, int]:
+    """Returns the number of each class, by its name after encoding and decoding."""
+    known = {_round_trip(name, vocabulary): number for number, name in enumerate(classes)}
     if len(known) < len(classes) or "" in known:
         raise UserError(
-            f"the vocabulary cannot tell these classes apart: {classes}; name them otherwise"
+            f"the vocabulary encodes two of these classes alike: {classes}; rename one of them"
         )
     return known
 
 
-def _back(name: str, vocabulary: Sentinels) -> str:
+def _round_trip(name: str, vocabulary: Sentinels) -> str:
     return vocabulary.decode(vocabulary.encode(name)).strip()
 
 
-def _classes_of(names: Sequence[str], classes: tuple[str, ...], vocabulary: Sentinels) -> list[int]:
-    known = _numbers(classes, vocabulary)
+def _numbers_of(names: Sequence[str], classes: tuple[str, ...], vocabulary: Sentinels) -> list[int]:
+    known = _class_numbers(classes, vocabulary)
     for name in names:
         if name.strip() not in known:
             raise UserError(
@@ -139,7 +147,10 @@ def _classes_of(names: Sequence[str], classes: tuple[str, ...], vocabulary: Sent
     return [known[name.strip()] for name in names]
 
 
-def _placed(inputs: Tokens, places: np.ndarray, numbers: np.ndarray) -> Example:
-    targets, weights = np.zeros_like(inputs), np.zeros_like(inputs)
-    targets[places], weights[places] = numbers, 1
+def _labelled(inputs: Tokens, positions: np.ndarray, numbers: np.ndarray) -> Example:
+    """Returns an example whose targets are class numbers at `positions`, of weight 1 there."""
+    targets = np.zeros_like(inputs)
+    weights = np.zeros_like(inputs)
+    targets[positions] = numbers
+    weights[positions] = 1
     return {"inputs": inputs, "targets": targets, "target_weights": weights}

@@ -1,4 +1,4 @@
-"""Masked language modelling: an encoder restores tokens that were hidden from it."""
+"""Masked language modelling: an encoder restores the tokens that a mask hides."""
 
 import dataclasses
 
@@ -6,24 +6,26 @@ import numpy as np
 
 from t5lite.core.errors import UserError
 from t5lite.core.examples import Example, Sentinels, Tokens
+from t5lite.core.fields import field_error
+from t5lite.objectives.lengths import check_length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedLM:
-    """Tokens chosen one by one are hidden; the targets are the whole text, place by place.
+    """Random tokens are masked; the targets are the whole text, position by position.
 
-    Of the chosen, 80 % become the first sentinel, 10 % another token of the text's kind, and 10 %
-    stay; all of them count, and nothing else does.
+    Of the chosen tokens, 80 % become the first sentinel, 10 % become a random text token, and 10 %
+    stay as they are. The loss counts all chosen tokens and no others.
 
     Args:
-        inputs_length: of the longest example, in tokens, its end of sequence included.
-        noise_density: share of tokens that is chosen, in (0, 1); at least one is.
+        inputs_length: of the longest example, in tokens including the end of sequence.
+        noise_density: fraction of tokens that is chosen, in (0, 1); at least one token is.
 
     Raises:
-        UserError: for numbers out of these ranges.
+        UserError: if a number is out of range.
 
     Source: Devlin et al., BERT, section 3.1.
-    Differs: the number of chosen tokens is exact and not binomial.
+    Differs: the number of chosen tokens is exact, not binomial.
     """
 
     inputs_length: int
@@ -32,29 +34,26 @@ class MaskedLM:
 
     def __post_init__(self) -> None:
         if not 0 < self.noise_density < 1:
-            raise UserError(f"MaskedLM.noise_density must be in (0, 1), got {self.noise_density}")
-        if self.inputs_length < 2:
-            raise UserError(
-                f"MaskedLM.inputs_length must be at least 2 tokens, got {self.inputs_length}"
-            )
+            raise field_error(self, "noise_density", "in (0, 1)")
+        check_length(self, "inputs_length", 2)
 
     @property
     def tokens_length(self) -> int:
-        """The inputs without their end of sequence."""
+        """The inputs without the end of sequence."""
         return self.inputs_length - 1
 
     @property
     def targets_length(self) -> int:
-        """As long as the inputs, place by place."""
+        """The same as the inputs: a target for each position."""
         return self.inputs_length
 
     @property
     def total_length(self) -> int:
-        """Of inputs and targets together, in tokens."""
+        """Tokens of the inputs; targets take no further positions."""
         return self.inputs_length
 
     def check(self, vocabulary: Sentinels) -> None:
-        """Raises a UserError where there is no sentinel to hide a token with."""
+        """Raises a UserError if the vocabulary has no sentinel to mask tokens with."""
         if vocabulary.num_sentinels < 1:
             raise UserError("MaskedLM needs a vocabulary with num_sentinels of at least 1, got 0")
 
@@ -64,12 +63,13 @@ class MaskedLM:
     def __call__(self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels) -> Example:
         num_chosen = max(1, round(len(tokens) * self.noise_density))
         chosen = rng.permutation(len(tokens))[:num_chosen]
-        kind = rng.random(num_chosen)
+        draw = rng.random(num_chosen)
         other = rng.integers(vocabulary.text_ids.start, vocabulary.text_ids.stop, num_chosen)
+        is_masked = draw < 0.8
+        is_replaced = (draw >= 0.8) & (draw < 0.9)
         inputs = tokens.copy()
-        hidden, replaced = chosen[kind < 0.8], chosen[(kind >= 0.8) & (kind < 0.9)]
-        inputs[hidden] = vocabulary.sentinel(0)
-        inputs[replaced] = other[(kind >= 0.8) & (kind < 0.9)]
+        inputs[chosen[is_masked]] = vocabulary.sentinel(0)
+        inputs[chosen[is_replaced]] = other[is_replaced]
         weights = np.zeros(len(tokens) + 1, np.int32)
         weights[chosen] = 1
         return {

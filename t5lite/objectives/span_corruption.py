@@ -1,4 +1,4 @@
-"""T5's span corruption: spans of the text are cut out of the input and are the target."""
+"""T5's span corruption: spans are removed from the input, and the target restores them."""
 
 import dataclasses
 
@@ -7,15 +7,20 @@ from jaxtyping import Bool
 
 from t5lite.core.errors import UserError
 from t5lite.core.examples import Example, Sentinels, Tokens
+from t5lite.core.fields import field_error
+from t5lite.objectives.lengths import MAX_LENGTH, check_length
 
 
 def span_corruption_lengths(
     inputs_length: int, *, noise_density: float = 0.15, mean_noise_span_length: float = 3.0
 ) -> tuple[int, int]:
-    """Returns the tokens that fill `inputs_length` once corrupted, and the length of the targets.
+    """Returns how many tokens of text fill `inputs_length`, and the length of their targets.
 
-    Both lengths include the end-of-sequence token. At a density of one half the targets are held
-    to the length of the inputs.
+    Both lengths include the end-of-sequence token. At a noise density of one half, the targets are
+    never longer than the inputs.
+
+    Args:
+        inputs_length: tokens of the corrupted inputs, at least 2.
 
     >>> span_corruption_lengths(512)
     (568, 114)
@@ -24,12 +29,12 @@ def span_corruption_lengths(
 
     Source: google-research/text-to-text-transfer-transformer@main:t5/data/preprocessors.py,
     random_spans_helper.
-    Differs: there is always a span, as in the mask; T5 reckons with none where few tokens are
-    noise, and then cuts the inputs.
+    Differs: there is always at least one span, as in the mask. T5 assumes none if few tokens are
+    noise, and then truncates the inputs.
     """
 
     def lengths(tokens_length: int) -> tuple[int, int]:
-        # Python's rounding in float64 here, float32 in the mask: T5 does so.
+        # Python's rounding in float64 here and float32 in the mask, as in T5.
         num_noise = max(round(tokens_length * noise_density), 1)
         num_spans = max(round(num_noise / mean_noise_span_length), 1)
         return tokens_length - num_noise + num_spans + 1, num_noise + num_spans + 1
@@ -46,11 +51,12 @@ def span_corruption_lengths(
 def random_segment_lengths(
     num_items: int, num_segments: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Splits `num_items` into `num_segments` lengths above 0, every such split equally likely."""
+    """Splits `num_items` into `num_segments` positive lengths; all splits are equally likely."""
     ends = np.empty(num_segments + 1, np.int64)
-    ends[0], ends[-1] = 0, num_items
+    ends[0] = 0
+    ends[-1] = num_items
     if num_segments > 1:
-        # The places of the smallest of as many random numbers: cheaper than rng.choice.
+        # The indices of the smallest random numbers: cheaper than rng.choice.
         cuts = rng.random(num_items - 1).argpartition(num_segments - 2)[: num_segments - 1]
         cuts.sort()
         ends[1:-1] = cuts + 1
@@ -60,7 +66,7 @@ def random_segment_lengths(
 def random_spans_noise_mask(
     length: int, rng: np.random.Generator, *, noise_density: float, mean_noise_span_length: float
 ) -> Bool[np.ndarray, "length"]:
-    """Returns which tokens are noise: spans that alternate with kept text, which comes first.
+    """Returns which tokens are noise: kept text and noise spans alternate, kept text first.
 
     >>> mask = random_spans_noise_mask(
     ...     568, np.random.default_rng(0), noise_density=0.15, mean_noise_span_length=3.0)
@@ -75,16 +81,17 @@ def random_spans_noise_mask(
     noise = random_segment_lengths(num_noise, num_spans, rng)
     kept = random_segment_lengths(whole - num_noise, num_spans, rng)
     runs = np.empty(2 * num_spans, np.int64)
-    runs[0::2], runs[1::2] = kept, noise
+    runs[0::2] = kept
+    runs[1::2] = noise
     return np.repeat(np.arange(2 * num_spans) % 2 == 1, runs)[:length]
 
 
 def corrupt(
     tokens: Tokens, noise_mask: Bool[np.ndarray, "length"], vocabulary: Sentinels
 ) -> tuple[Tokens, Tokens]:
-    """Returns the text with a sentinel for each span of noise, and the noise with the others.
+    """Returns the text with a sentinel for each noise span, and the noise spans with sentinels.
 
-    The targets mark what was kept, which comes first, so they begin with the first sentinel.
+    In the targets, a sentinel stands for each kept span, so they begin with the first sentinel.
 
     >>> from t5lite.data.text.vocabularies import ByteVocabulary
     >>> mask = np.array([False, True, True, False, True])
@@ -92,7 +99,8 @@ def corrupt(
     [[5, 383, 8, 382], [383, 6, 7, 382, 9]]
     """
     changes = (noise_mask[1:] != noise_mask[:-1]).nonzero()[0] + 1
-    noise_starts, kept_starts = changes[0::2], np.concatenate([[0], changes[1::2]])
+    noise_starts = changes[0::2]
+    kept_starts = np.concatenate([[0], changes[1::2]])
     top = vocabulary.sentinel(0)
     return (
         _mark(tokens, ~noise_mask, noise_starts, top),
@@ -101,7 +109,7 @@ def corrupt(
 
 
 def _mark(tokens: Tokens, keep: np.ndarray, starts: np.ndarray, top: int) -> Tokens:
-    """Returns what to keep, and at `starts` sentinels from `top` downwards."""
+    """Returns the tokens in `keep`, with sentinels from `top` downwards at `starts`."""
     marked = tokens.copy()
     marked[starts] = np.arange(top, top - len(starts), -1)
     keep[starts] = True
@@ -110,15 +118,15 @@ def _mark(tokens: Tokens, keep: np.ndarray, starts: np.ndarray, top: int) -> Tok
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpanCorruption:
-    """Span corruption of `inputs_length` tokens, end-of-sequence included.
+    """Span corruption to inputs of `inputs_length` tokens, end of sequence included.
 
     Args:
         inputs_length: tokens of a full input.
-        noise_density: share of the text that is cut out, in (0, 1).
+        noise_density: fraction of the text that is removed, in (0, 1).
         mean_noise_span_length: in tokens, at least 1.
 
     Raises:
-        UserError: for numbers out of these ranges.
+        UserError: if a number is out of range.
     """
 
     inputs_length: int
@@ -130,17 +138,14 @@ class SpanCorruption:
 
     def __post_init__(self) -> None:
         if not 0 < self.noise_density < 1:
-            raise UserError(
-                f"SpanCorruption.noise_density must be in (0, 1), got {self.noise_density}"
-            )
-        if self.mean_noise_span_length < 1:
-            raise UserError(
-                "SpanCorruption.mean_noise_span_length must be at least 1 token, "
-                f"got {self.mean_noise_span_length}"
-            )
-        if self.inputs_length < 4:
-            raise UserError(
-                f"SpanCorruption.inputs_length must be at least 4 tokens, got {self.inputs_length}"
+            raise field_error(self, "noise_density", "in (0, 1)")
+        if not 1 <= self.mean_noise_span_length < float("inf"):
+            raise field_error(self, "mean_noise_span_length", "at least 1 token")
+        check_length(self, "inputs_length", 4)
+        # The search below takes a step for every token of the text.
+        if self.inputs_length / (1 - self.noise_density) > 4 * MAX_LENGTH:
+            raise field_error(
+                self, "noise_density", f"small enough for texts of {4 * MAX_LENGTH:,} tokens"
             )
         tokens_length, targets_length = span_corruption_lengths(
             self.inputs_length,
@@ -152,16 +157,16 @@ class SpanCorruption:
 
     @property
     def total_length(self) -> int:
-        """Of inputs and targets together, in tokens."""
+        """Tokens of inputs and targets together."""
         return self.inputs_length + self.targets_length
 
     def check(self, vocabulary: Sentinels) -> None:
-        """Raises a UserError where a full example has more spans than there are sentinels."""
+        """Raises a UserError if a full example has more spans than the vocabulary has sentinels."""
         mask = self._noise_mask(self.tokens_length, np.random.default_rng(0))
         num_spans = int(np.sum(mask[1:] > mask[:-1]))
         if num_spans > vocabulary.num_sentinels:
             raise UserError(
-                f"SpanCorruption cuts {num_spans} spans out of {self.tokens_length} tokens, but "
+                f"SpanCorruption removes {num_spans} spans from {self.tokens_length} tokens, but "
                 f"the vocabulary has {vocabulary.num_sentinels} sentinels; raise its "
                 "num_sentinels or lower inputs_length"
             )
@@ -189,18 +194,21 @@ class SpanCorruption:
 def _with_eos(tokens: Tokens, length: int, vocabulary: Sentinels) -> Tokens:
     kept = tokens[: length - 1]
     ended = np.empty(len(kept) + 1, np.int32)
-    ended[:-1], ended[-1] = kept, vocabulary.eos_id
+    ended[:-1] = kept
+    ended[-1] = vocabulary.eos_id
     return ended
 
 
 def split_at_sentinels(tokens: Tokens, vocabulary: Sentinels) -> list[tuple[int | None, Tokens]]:
-    """Returns (index of a sentinel, the tokens that follow it) in order; first None, its tokens.
+    """Returns pairs (sentinel index, tokens up to the next sentinel), in order.
 
-    What comes at and behind the end of the sequence is left out.
+    The first pair is (None, tokens before the first sentinel). The end of sequence and everything
+    after it is dropped.
     """
     ends = np.flatnonzero(tokens == vocabulary.eos_id)
     tokens = tokens[: ends[0]] if len(ends) else tokens
-    first, last = vocabulary.sentinel(0), vocabulary.sentinel(vocabulary.num_sentinels - 1)
+    first = vocabulary.sentinel(0)
+    last = vocabulary.sentinel(vocabulary.num_sentinels - 1)
     starts = np.flatnonzero((last <= tokens) & (tokens <= first))
     pieces = np.split(tokens, starts)
     parts: list[tuple[int | None, Tokens]] = [(None, pieces[0])]
@@ -208,10 +216,11 @@ def split_at_sentinels(tokens: Tokens, vocabulary: Sentinels) -> list[tuple[int 
 
 
 def fill_spans(inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> list[tuple[bool, Tokens]]:
-    """Returns the text with the spans of `targets` put into `inputs`, part by part.
+    """Returns the text of an example in parts, with the spans of `targets` filled into `inputs`.
 
-    Each part comes with whether it is a span. A span that `targets` does not have is empty;
-    together the parts of an example that `SpanCorruption` made are the tokens it was made from.
+    Returns:
+        Pairs (is_span, tokens). A span that `targets` does not contain is empty. The tokens of an
+        example of `SpanCorruption` concatenate to the original text.
     """
     spans = dict(split_at_sentinels(targets, vocabulary))
     parts = []

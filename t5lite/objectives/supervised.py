@@ -1,41 +1,39 @@
-"""Supervised text-to-text: an input and the target that goes with it."""
+"""Supervised text-to-text learning: an input and its target."""
 
 import dataclasses
 
 import numpy as np
 
-from t5lite.core.errors import UserError
 from t5lite.core.examples import Example, Sentinels, Tokens
+from t5lite.objectives.lengths import check_length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Supervised:
-    """Both texts as they are, each closed by an end of sequence; what is too long is cut.
+    """Both texts unchanged, each with an end of sequence; longer texts are truncated.
 
     Args:
-        inputs_length, targets_length: of the longest example, in tokens, the end included.
+        inputs_length, targets_length: of the longest example, in tokens including the end of
+            sequence.
 
     Raises:
-        UserError: for lengths under 1.
+        UserError: if a length is out of range.
     """
 
     inputs_length: int
     targets_length: int
 
     def __post_init__(self) -> None:
-        for name in ("inputs_length", "targets_length"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"Supervised.{name} must be at least 1 token, got {getattr(self, name)}"
-                )
+        check_length(self, "inputs_length", 1)
+        check_length(self, "targets_length", 1)
 
     @property
     def total_length(self) -> int:
-        """Of inputs and targets together, in tokens."""
+        """Tokens of inputs and targets together."""
         return self.inputs_length + self.targets_length
 
     def check(self, vocabulary: Sentinels) -> None:
-        """Any vocabulary serves."""
+        """Accepts every vocabulary."""
 
     def from_pair(self, inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> Example:
         """Returns the example of one pair.

@@ -1,4 +1,4 @@
-"""UL2's mixture of denoisers: short spans, long or many spans, and the end of the text."""
+"""UL2's mixture of denoisers: short spans, long or dense spans, and the end of the text."""
 
 import dataclasses
 import functools
@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from t5lite.core.errors import UserError
 from t5lite.core.examples import Denoiser, Example, Sentinels, Tokens
+from t5lite.core.fields import field_error
+from t5lite.objectives.lengths import check_length
 from t5lite.objectives.prefix_lm import PrefixLM
 from t5lite.objectives.span_corruption import SpanCorruption
 
-# Mode, mean length of spans in tokens, share of the text; the S-denoiser has one span, at the end.
+# Mode, mean span length in tokens, noise density; the S-denoiser has one span, at the end.
 # Source: Tay et al., UL2: Unifying Language Learning Paradigms, table 1.
 DENOISERS: tuple[tuple[str, float | None, float], ...] = (
     ("R", 3.0, 0.15),
@@ -28,7 +29,7 @@ MODE_TOKENS = {"R": "[NLU]", "X": "[NLG]", "S": "[S2S]"}
 
 @dataclasses.dataclass(frozen=True)
 class _InMode:
-    """A denoiser whose inputs begin with the tokens of its mode."""
+    """A denoiser that prepends the tokens of its mode to the inputs."""
 
     prefix: Tokens
     denoiser: Denoiser
@@ -48,19 +49,19 @@ class _InMode:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UL2:
-    """Each example comes from one of UL2's seven denoisers, and its inputs say from which kind.
+    """Each example comes from one of UL2's seven denoisers; its inputs begin with a mode token.
 
     Args:
-        inputs_length: of the longest input, in tokens, mode and end of sequence included.
-        targets_length: of the longest target.
-        rates: how often each of `DENOISERS` is taken, relative to the others.
-        mode_tokens: the text that opens the inputs of R, X and S; a vocabulary with these as
-            symbols of their own spends one token on them.
+        inputs_length: of the longest input, in tokens including the mode and the end of sequence.
+        targets_length: of the longest target, in tokens.
+        rates: how often to draw each of `DENOISERS`, relative to the others.
+        mode_tokens: the text before the inputs of R, X and S; one token each if the vocabulary has
+            these symbols (`vocab.user_symbols`).
 
     Raises:
-        UserError: for rates or lengths that leave a denoiser impossible.
+        UserError: if the rates or lengths rule out a denoiser.
 
-    Source: Tay et al., UL2, section 3.1. Without the paper's numbers the rates are equal.
+    Source: Tay et al., UL2, section 3.1. The paper gives no rates; the default is equal rates.
     """
 
     inputs_length: int
@@ -69,36 +70,40 @@ class UL2:
     mode_tokens: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(MODE_TOKENS))
 
     def __post_init__(self) -> None:
+        check_length(self, "inputs_length", 1)
+        check_length(self, "targets_length", 1)
         rates = self.rates
         if len(rates) != len(DENOISERS) or min(rates) < 0 or sum(rates) <= 0:
-            raise UserError(
-                f"UL2.rates must be {len(DENOISERS)} numbers of at least 0, one of them over 0, "
-                f"got {list(rates)}"
+            raise field_error(
+                self,
+                "rates",
+                f"{len(DENOISERS)} numbers of at least 0, and one of them over 0",
             )
         if self.mode_tokens.keys() != MODE_TOKENS.keys():
-            raise UserError(
-                f"UL2.mode_tokens must name {sorted(MODE_TOKENS)}, got {sorted(self.mode_tokens)}"
-            )
+            raise field_error(self, "mode_tokens", f"a text for each of {sorted(MODE_TOKENS)}")
 
     @property
     def total_length(self) -> int:
-        """Of inputs and targets together, in tokens."""
+        """Tokens of inputs and targets together."""
         return self.inputs_length + self.targets_length
 
     def check(self, vocabulary: Sentinels) -> None:
-        """Raises a UserError where a denoiser cannot be had with this vocabulary."""
+        """Raises a UserError if a denoiser does not work with this vocabulary or these lengths."""
         for made, rate in zip(self._denoisers(vocabulary), self.rates, strict=True):
             if rate and isinstance(made.denoiser, SpanCorruption):
                 made.denoiser.check(vocabulary)
                 if made.denoiser.targets_length > self.targets_length:
-                    raise UserError(
-                        f"UL2.targets_length must be at least {made.denoiser.targets_length} "
-                        f"tokens for inputs of {self.inputs_length}, got {self.targets_length}"
+                    least = made.denoiser.targets_length
+                    raise field_error(
+                        self,
+                        "targets_length",
+                        f"at least {least} tokens for inputs of {self.inputs_length}",
                     )
 
     def choose(self, rng: np.random.Generator, vocabulary: Sentinels) -> Denoiser:
         """Returns the denoiser of one example."""
-        denoisers, bounds = self._denoisers(vocabulary), self._bounds
+        denoisers = self._denoisers(vocabulary)
+        bounds = self._bounds
         return denoisers[int(np.searchsorted(bounds, rng.random() * bounds[-1], side="right"))]
 
     @functools.cached_property
@@ -106,7 +111,7 @@ class UL2:
         return np.cumsum(np.asarray(self.rates, float))
 
     def _denoisers(self, vocabulary: Sentinels) -> list[_InMode]:
-        # Made once for the vocabulary of the run, not once for an example.
+        # Built once per vocabulary, not once per example.
         made: tuple[Sentinels, list[_InMode]] | None = self.__dict__.get("_made")
         if made is None or made[0] is not vocabulary:
             denoisers = [self._denoiser(*row, vocabulary) for row in DENOISERS]

@@ -12,7 +12,7 @@ def example(objective, inputs, targets, vocabulary=BYTES):
     return objective.from_pair(vocabulary.encode(inputs), vocabulary.encode(targets), vocabulary)
 
 
-def test_an_input_that_is_too_long_is_cut_and_keeps_its_class():
+def test_a_long_input_is_truncated_and_keeps_its_class():
     made = example(Classification(inputs_length=4, classes=["a", "b"]), "xyzuvw", "b")
     assert BYTES.decode(made["inputs"]) == "xyz"
     assert made["inputs"].tolist()[-1] == 1
@@ -22,7 +22,7 @@ def test_an_input_that_is_too_long_is_cut_and_keeps_its_class():
     )
 
 
-def test_each_word_is_tagged_at_its_first_token_and_cut_words_lose_theirs():
+def test_a_word_is_tagged_at_its_first_token_and_truncated_words_are_not():
     objective = Tagging(inputs_length=7, classes=["O", "PER", "LOC"])
     made = example(objective, "  ab  c\nde f", "PER O LOC LOC")
     assert BYTES.decode(made["inputs"]) == "  ab  "
@@ -38,9 +38,9 @@ def test_words_of_sentencepiece_are_tagged(sentencepiece_vocabulary):
     text = "The language reference describes objects"
     objective = Tagging(inputs_length=60, classes=["x", "noun"])
     made = example(objective, text, "x noun noun x noun", sentencepiece_vocabulary)
-    places = np.flatnonzero(made["target_weights"])
-    assert made["targets"][places].tolist() == [0, 1, 1, 0, 1]
-    pieces = np.split(made["inputs"][:-1], places[1:])
+    positions = np.flatnonzero(made["target_weights"])
+    assert made["targets"][positions].tolist() == [0, 1, 1, 0, 1]
+    pieces = np.split(made["inputs"][:-1], positions[1:])
     words = [sentencepiece_vocabulary.decode(piece).strip() for piece in pieces]
     assert words == text.split()
 
@@ -48,10 +48,16 @@ def test_words_of_sentencepiece_are_tagged(sentencepiece_vocabulary):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Classification(inputs_length=1, classes=["a", "b"]), "at least 2 tokens, got 1"),
-        (lambda: Classification(inputs_length=9, classes=["a"]), "two or more names"),
-        (lambda: Classification(inputs_length=9, classes=[0, 1]), "must be texts, .*, got 0"),
-        (lambda: Tagging(inputs_length=9, classes=["a", "a"]), "all different"),
+        (
+            lambda: Classification(inputs_length=1, classes=["a", "b"]),
+            "at least 2 tokens .*, got 1",
+        ),
+        (
+            lambda: Classification(inputs_length=9, classes=["a"]),
+            r"two or more different names, got \('a',\)",
+        ),
+        (lambda: Classification(inputs_length=9, classes=[0, 1]), "must be strings, .*, got 0"),
+        (lambda: Tagging(inputs_length=9, classes=["a", "a"]), "two or more different names"),
         (lambda: Tagging(inputs_length=9, classes=["a b", "c"]), "names without spaces, got 'a b'"),
         (
             lambda: example(
@@ -61,10 +67,10 @@ def test_words_of_sentencepiece_are_tagged(sentencepiece_vocabulary):
         ),
         (
             lambda: example(Tagging(inputs_length=9, classes=["O", "B"]), "one two", "O"),
-            "a class for each word, got 1 for 2 words: 'one two'",
+            "one class per word, got 1 for 2 words: 'one two'",
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(make, message):
+def test_wrong_classes_are_rejected(make, message):
     with pytest.raises(UserError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""What holds for every objective, whatever the tokens and the randomness."""
+"""Invariants of every objective, for any tokens and any seed."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ OBJECTIVES = [
 
 
 def merged(example, prefix=()):
-    """The tokens that an example was made from."""
+    """Returns the tokens that an example was made from."""
     inputs, targets = example["inputs"], example["targets"]
     if prefix and inputs[: len(prefix)].tolist() == list(prefix):
         inputs = inputs[len(prefix) :]
@@ -66,7 +66,7 @@ def test_inputs_and_targets_merge_back_to_the_text_and_fit(objective):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
-def test_the_same_randomness_makes_the_same_example(objective):
+def test_the_same_seed_makes_the_same_example(objective):
     def make():
         rng = np.random.default_rng(3)
         denoiser = objective.choose(rng, VOCABULARY)
@@ -79,12 +79,12 @@ def test_the_same_randomness_makes_the_same_example(objective):
     }
 
 
-def test_ul2_takes_denoisers_at_their_rates_and_says_which_mode():
+def test_ul2_draws_denoisers_at_their_rates_and_prepends_the_mode():
     rates = [1.0, 0.0, 2.0, 1.0, 1.0, 1.0, 4.0]
     objective, rng = UL2(inputs_length=96, targets_length=96, rates=rates), np.random.default_rng(0)
     made = objective._denoisers(VOCABULARY)
-    places = {id(denoiser): place for place, denoiser in enumerate(made)}
-    draws = [places[id(objective.choose(rng, VOCABULARY))] for _ in range(10000)]
+    indices = {id(denoiser): index for index, denoiser in enumerate(made)}
+    draws = [indices[id(objective.choose(rng, VOCABULARY))] for _ in range(10000)]
     shares = np.bincount(draws, minlength=len(DENOISERS)) / len(draws)
     # Five standard deviations of a share of 10,000 draws are at most 0.025.
     np.testing.assert_allclose(shares, np.asarray(rates) / 10, atol=0.025)
@@ -93,7 +93,7 @@ def test_ul2_takes_denoisers_at_their_rates_and_says_which_mode():
 
 
 def test_ul2_has_the_lengths_of_t5_for_every_denoiser():
-    # Without a prefix: the figures of T5's random_spans_helper.
+    # Without mode tokens, these are the lengths of T5's random_spans_helper.
     modes = {"R": "", "X": "", "S": ""}
     objective = UL2(inputs_length=512, targets_length=512, mode_tokens=modes)
     made = [d.denoiser for d in objective._denoisers(VOCABULARY)]
@@ -101,7 +101,7 @@ def test_ul2_has_the_lengths_of_t5_for_every_denoiser():
     assert [d.targets_length for d in made[:-1]] == [114, 100, 512, 512, 92, 512]
 
 
-def test_a_prefix_is_cut_anywhere_equally_often():
+def test_prefix_lm_splits_are_uniform():
     objective, rng = PrefixLM(inputs_length=9, targets_length=10), np.random.default_rng(1)
     tokens = np.arange(3, 13, dtype=np.int32)
     assert objective.tokens_length == len(tokens)
@@ -112,7 +112,7 @@ def test_a_prefix_is_cut_anywhere_equally_often():
     np.testing.assert_allclose(counts[1:10], 1000, atol=150)
 
 
-def test_masked_tokens_become_a_sentinel_another_token_or_stay():
+def test_masked_tokens_become_a_sentinel_or_a_random_token_or_stay():
     objective, rng = MaskedLM(inputs_length=1001), np.random.default_rng(2)
     kinds = np.zeros(3)
     for _ in range(60):
@@ -125,18 +125,18 @@ def test_masked_tokens_become_a_sentinel_another_token_or_stay():
         hidden, same = inputs[chosen] == VOCABULARY.sentinel(0), inputs[chosen] == tokens[chosen]
         kinds += [hidden.sum(), same.sum(), (~hidden & ~same).sum()]
         assert VOCABULARY.is_text(inputs[chosen & (inputs != VOCABULARY.sentinel(0))]).all()
-    # Of 9,000; one in 256 of the replaced is the token that it was.
+    # 9,000 draws; one in 256 random tokens equals the original.
     np.testing.assert_allclose(kinds / 9000, [0.8, 0.1, 0.1], atol=0.016)
 
 
-def test_a_pair_is_cut_and_closed():
+def test_a_pair_is_truncated_and_ended():
     supervised = Supervised(inputs_length=4, targets_length=2)
     example = supervised.from_pair(np.arange(5, 10), np.zeros(0, int), VOCABULARY)
     assert example["inputs"].tolist() == [5, 6, 7, EOS]
     assert example["targets"].tolist() == [EOS]
 
 
-def test_a_denoiser_that_is_never_taken_needs_no_sentinels():
+def test_a_denoiser_of_rate_zero_needs_no_sentinels():
     rates = [1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
     UL2(inputs_length=512, targets_length=512, rates=rates).check(ByteVocabulary(num_sentinels=100))
 
@@ -145,7 +145,10 @@ def test_a_denoiser_that_is_never_taken_needs_no_sentinels():
     ("make", "message"),
     [
         (lambda: PrefixLM(inputs_length=4, targets_length=4, suffix_fraction=1.0), "suffix_fract"),
-        (lambda: PrefixLM(inputs_length=4, targets_length=1), "targets_length of at least 2"),
+        (
+            lambda: PrefixLM(inputs_length=4, targets_length=1),
+            "PrefixLM.targets_length must be at least 2",
+        ),
         (lambda: MaskedLM(inputs_length=1), "inputs_length must be at least 2"),
         (lambda: MaskedLM(inputs_length=9, noise_density=0.0), r"must be in \(0, 1\), got 0.0"),
         (lambda: Supervised(inputs_length=0, targets_length=1), "inputs_length must be at least 1"),
@@ -156,15 +159,31 @@ def test_a_denoiser_that_is_never_taken_needs_no_sentinels():
         ),
         (
             lambda: UL2(inputs_length=512, targets_length=512).check(ByteVocabulary()),
-            "cuts .* spans .* has 125 sentinels; raise its num_sentinels",
+            "removes .* spans .* has 125 sentinels; raise its num_sentinels",
         ),
         (lambda: MaskedLM(inputs_length=9).check(ByteVocabulary(num_sentinels=0)), "got 0"),
+        *(
+            (make, "_length must be at least [0-9] tokens? and at most 1,048,576, got 10000000000")
+            for make in (
+                lambda: Supervised(inputs_length=10**10, targets_length=8),
+                lambda: SpanCorruption(inputs_length=10**10),
+                lambda: UL2(inputs_length=10**10, targets_length=8),
+                lambda: PrefixLM(inputs_length=8, targets_length=10**10),
+                lambda: MaskedLM(inputs_length=10**10),
+                lambda: Causal(targets_length=10**10),
+            )
+        ),
+        (lambda: Supervised(inputs_length=8.0, targets_length=8), "inputs_length must be .* 8.0"),
+        (
+            lambda: SpanCorruption(inputs_length=512, noise_density=0.9999999),
+            "noise_density must be small enough for texts of 4,194,304 tokens, got 0.9999999",
+        ),
         (
             lambda: UL2(inputs_length=96, targets_length=96, mode_tokens={"R": "r"}),
-            "mode_tokens must name",
+            "mode_tokens must be a text for each of",
         ),
     ],
 )
-def test_choices_out_of_range_are_refused(make, message):
+def test_fields_out_of_range_are_rejected(make, message):
     with pytest.raises(UserError, match=message):
         make()

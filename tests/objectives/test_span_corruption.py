@@ -14,7 +14,7 @@ from t5lite.objectives.span_corruption import (
 VOCABULARY = ByteVocabulary(num_sentinels=300)
 
 
-# T5's own arithmetic, run: inputs, density, mean span -> tokens, targets.
+# Computed with T5's code: inputs, noise density, mean span -> tokens, targets.
 SETTINGS = [
     (128, 0.15, 3.0, 141, 29),
     (256, 0.15, 3.0, 284, 58),
@@ -36,7 +36,7 @@ def test_lengths_masks_and_sentinels_are_t5s(inputs, density, mean, tokens_lengt
     objective = SpanCorruption(
         inputs_length=inputs, noise_density=density, mean_noise_span_length=mean
     )
-    # In float32 and rounded half to even, as TensorFlow rounds.
+    # In float32, rounded half to even, as TensorFlow does.
     num_noise = int(np.round(np.float32(tokens_length) * np.float32(density)))
     num_spans = int(np.round(np.float32(num_noise) / np.float32(mean)))
     rng = np.random.default_rng()
@@ -57,7 +57,7 @@ def test_lengths_masks_and_sentinels_are_t5s(inputs, density, mean, tokens_lengt
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 10, 57, 568])
-def test_mask_has_the_noise_and_the_spans_that_were_asked_for(length):
+def test_mask_has_the_requested_noise_and_spans(length):
     mask = random_spans_noise_mask(
         length, np.random.default_rng(length), noise_density=0.15, mean_noise_span_length=3.0
     )
@@ -83,7 +83,7 @@ def test_every_split_into_segments_is_equally_likely():
     assert all(abs(count - draws / 6) < 130 for count in counts.values())
 
 
-def test_corruption_of_a_small_text_by_hand():
+def test_corruption_of_a_handwritten_text():
     class Fixed(SpanCorruption):
         def _noise_mask(self, length, rng):
             return np.array([0, 1, 1, 0, 0, 1], bool)
@@ -95,14 +95,14 @@ def test_corruption_of_a_small_text_by_hand():
     assert example["targets"].tolist() == [first, 11, 12, first - 1, 15, 1]
 
 
-def test_too_few_sentinels_are_refused():
-    with pytest.raises(UserError, match=r"cuts 114 spans out of 2274 tokens.* has 100 sentinels"):
+def test_too_few_sentinels_are_rejected():
+    with pytest.raises(UserError, match=r"removes 114 spans from 2274 tokens.* has 100 sentinels"):
         SpanCorruption(inputs_length=2048).check(ByteVocabulary(num_sentinels=100))
 
 
 @pytest.mark.parametrize(
     "wrong", [{"noise_density": 0.0}, {"noise_density": 1.0}, {"mean_noise_span_length": 0.5}]
 )
-def test_numbers_out_of_range_are_refused(wrong):
+def test_numbers_out_of_range_are_rejected(wrong):
     with pytest.raises(UserError, match=f"SpanCorruption.{next(iter(wrong))} must be"):
         SpanCorruption(inputs_length=512, **wrong)
