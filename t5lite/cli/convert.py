@@ -19,7 +19,11 @@ from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.core.errors import UserError
 from t5lite.core.lazy import LazyArray
-from t5lite.data.text.vocabularies import SentencePieceVocabulary, Vocabulary, from_description
+from t5lite.data.text.vocabularies import (
+    SentencePieceVocabulary,
+    Vocabulary,
+    vocabulary_from_description,
+)
 from t5lite.interop import huggingface, t5x, t5x_files
 from t5lite.interop.conversion import Conversion
 from t5lite.interop.foreign import Foreign, check_array, check_names
@@ -127,7 +131,7 @@ def _own(folder: str, vocabulary: Vocabulary | None, stack: contextlib.ExitStack
     model, params = model_of(about, folder), stored_params(checkpoints, step)
     if vocabulary is None and about.get("vocabulary") is not None:
         model_dir = pathlib.Path(folder).absolute().parent.parent
-        vocabulary = from_description(about["vocabulary"], model_dir)
+        vocabulary = vocabulary_from_description(about["vocabulary"], model_dir)
     shapes = {name: tuple(box.value.shape) for name, box in parameters(model).items()}
     check_names(folder, list(shapes), list(params))
     for name, shape in shapes.items():

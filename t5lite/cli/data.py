@@ -1,44 +1,60 @@
-"""`t5lite data build | show | stats`."""
+"""`t5lite data build | show | stats | list | prune`."""
 
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import rich.console
+import rich.filesize
 import rich.progress
 import rich.table
 import rich.text
 
 from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
+from t5lite.core.examples import Tokens
 from t5lite.data.batching.stream import Batches, eval_examples
-from t5lite.data.statistics import row_statistics, task_statistics
+from t5lite.data.sources.built_data_sets import PRUNABLE, built_data_sets, prune
+from t5lite.data.sources.tfds_source import data_folder
+from t5lite.data.statistics import LengthStatistics, RowStatistics, row_statistics, task_statistics
 from t5lite.data.storage.building import BuildOptions
-from t5lite.data.text.vocabularies import Vocabulary
+from t5lite.data.task import Task
+from t5lite.data.text.vocabulary import Vocabulary
 from t5lite.training.run import Run
 
-# Of the examples packed into one row, in turn.
-COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
+# The examples of a packed row, in turn.
+EXAMPLE_STYLES = ("cyan", "yellow", "green", "magenta", "blue", "red")
 
 
 def run(action: str, flags: Any, bindings: Sequence[str]) -> None:
-    """Does to the data of a run file what `action` says."""
+    """Runs an action on the data of a run file, or on the data sets of a folder."""
     quiet_libraries()
-    (run,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "train")
     console = rich.console.Console(highlight=False, soft_wrap=True)
-    if action == "build":
-        build(run, console, workers=flags.workers)
-    elif action == "show":
-        show(run, console, split=flags.split, count=flags.count)
+    if action in ("list", "prune") and not flags.gin_file:
+        folders = [data_folder(flags.data_dir)]
     else:
-        stats(run, console, split=flags.split, max_records=flags.records, as_json=flags.json)
+        (run,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "train")
+        folders = _folders_of(run)
+    if action == "build":
+        build_data(run, console, workers=flags.workers)
+    elif action == "show":
+        show_data(run, console, split=flags.split, count=flags.count)
+    elif action == "stats":
+        print_statistics(
+            run, console, split=flags.split, max_records=flags.records, as_json=flags.json
+        )
+    elif action == "list":
+        list_data_sets(folders, console)
+    else:
+        prune_data_sets(folders, console)
 
 
-def build(run: Run, console: rich.console.Console, *, workers: int | None) -> None:
-    """Makes the splits that the run reads ready, and says how much there is in each."""
+def build_data(run: Run, console: rich.console.Console, *, workers: int | None) -> None:
+    """Builds the splits that the run reads, and prints how many records each has."""
     columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
     with rich.progress.Progress(
         *columns, console=console, disable=not console.is_terminal
@@ -49,29 +65,21 @@ def build(run: Run, console: rich.console.Console, *, workers: int | None) -> No
             def advance(done: int, count: int, records: int, bar: Any = bar) -> None:
                 progress.update(bar, completed=done, total=count)
 
-            tokens = task.tokens(split, BuildOptions(workers=workers, on_progress=advance))
+            tokens = task.tokens(split, BuildOptions(workers=workers, on_shard=advance))
             progress.remove_task(bar)
             console.print(f"{task.name} {split}: {tokens.fingerprint}", markup=False)
 
 
-def show(run: Run, console: rich.console.Console, *, split: str, count: int) -> None:
-    """Prints examples of every task as they are learned, then rows of the first batch."""
+def show_data(run: Run, console: rich.console.Console, *, split: str, count: int) -> None:
+    """Prints examples of every task as the model is trained on them, and rows of a batch."""
     for task in run.task.tasks:
-        console.print(f"task {task.name}, {split}", style="bold", markup=False)
-        for example in itertools.islice(eval_examples(task, split), count):
-            for name in ("inputs", "targets"):
-                if name in example and len(example[name]):
-                    names = getattr(task.objective, "classes", None) if name == "targets" else None
-                    text = _decoded(example[name], task.vocabulary)
-                    size = f"({len(example[name])} tokens)"
-                    if names is not None:
-                        numbers = example["targets"][example["target_weights"] > 0]
-                        text, size = rich.text.Text(" ".join(names[n] for n in numbers)), ""
-                    console.print(f"  {name:8}", text, size)
-            console.print()
+        _show_task(task, console, split, count)
+    rows = range(min(run.batch_size, count))
     batches = Batches(
-        *(run.task, split, run.layout),
-        rows=range(min(run.batch_size, count)),
+        run.task,
+        split,
+        run.layout,
+        rows=rows,
         batch_size=run.batch_size,
         seed=run.stream_seed,
         packed=run.packed,
@@ -80,49 +88,77 @@ def show(run: Run, console: rich.console.Console, *, split: str, count: int) -> 
         features, _ = next(batches)
     finally:
         batches.close()
-    vocabulary = run.task.vocabulary
-    for row in range(min(run.batch_size, count)):
+    for row in rows:
         console.print(f"row {row} of the first batch", style="bold")
         for side in ("encoder_input", "decoder_input", "decoder_target"):
             if (tokens := features.get(f"{side}_tokens")) is not None:
                 ids = features[f"{side.partition('_')[0]}_segment_ids"][row]
-                console.print(f"  {side:15}", _coloured(tokens[row], ids, vocabulary))
+                console.print(f"  {side:15}", _coloured(tokens[row], ids, run.task.vocabulary))
         console.print()
+
+
+def _show_task(task: Task, console: rich.console.Console, split: str, count: int) -> None:
+    console.print(f"task {task.name}, {split}", style="bold", markup=False)
+    for example in itertools.islice(eval_examples(task, split), count):
+        for name in ("inputs", "targets"):
+            if name not in example or not len(example[name]):
+                continue
+            classes = getattr(task.objective, "classes", None) if name == "targets" else None
+            if classes is not None:
+                numbers = example["targets"][example["target_weights"] > 0]
+                names = " ".join(classes[number] for number in numbers)
+                console.print(f"  {name:8}", rich.text.Text(names))
+            else:
+                text = _decoded(example[name], task.vocabulary)
+                console.print(f"  {name:8}", text, _counts(example[name], task.vocabulary))
+    console.print()
+
+
+def _counts(tokens: Tokens, vocabulary: Vocabulary) -> str:
+    """Returns the number of tokens, and how many of them are sentinels or unknown pieces."""
+    sentinels = (tokens >= vocabulary.text_ids.stop) & (tokens < vocabulary.sentinel_stop)
+    counts = {"sentinels": int(sentinels.sum())}
+    if vocabulary.has_unknown_pieces:
+        counts["unknown"] = int((tokens == vocabulary.unknown_id).sum())
+    some = "".join(f", {count} {name}" for name, count in counts.items() if count)
+    return f"({len(tokens)} tokens{some})"
 
 
 def _coloured(
     tokens: np.ndarray, segment_ids: np.ndarray, vocabulary: Vocabulary
 ) -> rich.text.Text:
-    """Each example in a colour of its own, and how much is empty."""
+    """Returns the examples of a row, each in its own colour, and the number of empty positions."""
     text = rich.text.Text()
     for segment in range(1, int(segment_ids.max(initial=0)) + 1):
-        colour = COLOURS[(segment - 1) % len(COLOURS)]
-        text.append_text(_decoded(tokens[segment_ids == segment], vocabulary, colour))
+        style = EXAMPLE_STYLES[(segment - 1) % len(EXAMPLE_STYLES)]
+        text.append_text(_decoded(tokens[segment_ids == segment], vocabulary, style))
         text.append("|", style="bold")
     text.append(f" {int((segment_ids == 0).sum())} empty", style="dim")
     return text
 
 
 def _decoded(tokens: np.ndarray, vocabulary: Vocabulary, style: str = "") -> rich.text.Text:
-    """The text with its ends of sequence, and line ends made visible."""
+    """Returns the text of tokens, with unknown pieces, ends of sequence and line ends visible."""
     pieces = np.split(tokens, np.flatnonzero(tokens == vocabulary.eos_id) + 1)
     parts = [
-        vocabulary.decode(piece) + ("\u23f9" if vocabulary.eos_id in piece else "")
+        vocabulary.decode(piece, unknown="<unk>") + ("\u23f9" if vocabulary.eos_id in piece else "")
         for piece in pieces
     ]
     return rich.text.Text("".join(parts).replace("\n", "\u23ce"), style=style)
 
 
-def stats(
+def print_statistics(
     run: Run, console: rich.console.Console, *, split: str, max_records: int, as_json: bool
 ) -> None:
-    """Prints what the records are like, and what becomes of them in rows."""
+    """Prints statistics of the records of every task, and of the rows of batches."""
     tasks = {
         task.name: task_statistics(task, split, max_records=max_records) for task in run.task.tasks
     }
     rates = dict(zip(tasks, run.task.rates(split), strict=True))
     rows = row_statistics(
-        *(run.task, split, run.layout),
+        run.task,
+        split,
+        run.layout,
         batch_size=run.batch_size,
         seed=run.stream_seed,
         packed=run.packed,
@@ -138,26 +174,78 @@ def stats(
         }
         print(json.dumps(document))
         return
-    table = rich.table.Table(title=f"{split}, lengths in tokens", box=None)
-    for title in ("text", "least", "median", "mean", "95 %", "most", "cut", "an epoch"):
-        table.add_column(title, justify="left" if title == "text" else "right", no_wrap=True)
+    table = _table("text", "shortest", "median", "mean", "95 %", "longest", "truncated", "unknown")
+    table.title = f"{split}, lengths in tokens"
+    table.add_column("per epoch", justify="right", no_wrap=True)
     for name, task in tasks.items():
-        for text, of in task.lengths.items():
-            table.add_row(
-                *(f"{name} {text}", f"{of.smallest:,}", f"{of.median:,.0f}", f"{of.mean:,.1f}"),
-                *(f"{of.percentile_95:,.0f}", f"{of.largest:,}", f"{of.cut_fraction:.1%}"),
-                f"{of.tokens_per_epoch:,.0f}",
-            )
+        for text, lengths in task.lengths.items():
+            table.add_row(*_cells(f"{name} {text}", lengths))
     console.print(table)
     for name, task in tasks.items():
-        some = "" if task.looked_at == task.records else f", {task.looked_at:,} looked at"
-        left_out = f", {task.left_out:,} of these left out by steps" if task.left_out else ""
+        some = "" if task.looked_at == task.records else f", {task.looked_at:,} of them read"
+        left_out = f", {task.left_out:,} dropped by preprocessors" if task.left_out else ""
         console.print(
             f"{name}: {task.records:,} records{some}{left_out}; {rates[name]:.1%} of examples"
         )
-    fill = ", ".join(f"{side} {share:.1%}" for side, share in rows.fill_fraction.items())
-    how = "packed" if run.packed else "not packed"
-    console.print(
-        f"rows, {how}: {rows.examples_per_row:.2f} examples a row, filled {fill}, "
-        f"{rows.tokens_per_batch:,.0f} tokens a batch"
+    console.print(_row_line(rows, packed=run.packed))
+
+
+def _cells(name: str, lengths: LengthStatistics) -> Iterator[str]:
+    yield name
+    yield f"{lengths.smallest:,}"
+    yield f"{lengths.median:,.0f}"
+    yield f"{lengths.mean:,.1f}"
+    yield f"{lengths.percentile_95:,.0f}"
+    yield f"{lengths.largest:,}"
+    yield f"{lengths.cut_fraction:.1%}"
+    yield f"{lengths.unknown_fraction:.2%}"
+    yield f"{lengths.tokens_per_epoch:,.0f}"
+
+
+def _row_line(rows: RowStatistics, *, packed: bool) -> str:
+    fill = ", ".join(f"{side} {fraction:.1%}" for side, fraction in rows.fill_fraction.items())
+    return (
+        f"rows, {'packed' if packed else 'not packed'}: {rows.examples_per_row:.2f} examples per "
+        f"row, filled {fill}, {rows.tokens_per_batch:,.0f} tokens per batch"
     )
+
+
+def _table(first: str, *numbers: str) -> rich.table.Table:
+    table = rich.table.Table(box=None)
+    table.add_column(first, no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _folders_of(run: Run) -> list[pathlib.Path]:
+    """Returns the folders in which the sources of a run keep data sets."""
+    directories = [getattr(task.source, "data_dir", None) for task in run.task.tasks]
+    return list(dict.fromkeys(map(data_folder, directories)))
+
+
+def list_data_sets(folders: Sequence[pathlib.Path], console: rich.console.Console) -> None:
+    """Prints the data sets that were built from files."""
+    for folder in folders:
+        console.print(f"data sets built from files in {folder}", style="bold", markup=False)
+        for found in built_data_sets(folder):
+            size = rich.filesize.decimal(found.file_bytes)
+            files = (
+                f"{found.files[0]}{', ...' if len(found.files) > 1 else ''}" if found.files else ""
+            )
+            console.print(
+                f"  {pathlib.Path(found.path).name}  {found.state}, {found.records:,} records, "
+                f"{size}  {found.split} {files}".rstrip(),
+                markup=False,
+            )
+
+
+def prune_data_sets(folders: Sequence[pathlib.Path], console: rich.console.Console) -> None:
+    """Removes the data sets that no run can use any more: their files changed, for instance."""
+    for folder in folders:
+        removed = [found for found in built_data_sets(folder) if found.state in PRUNABLE]
+        for found in removed:
+            prune(found)
+            console.print(f"removed {found.path}: {found.state}", markup=False)
+        size = rich.filesize.decimal(sum(found.file_bytes for found in removed))
+        console.print(f"{folder}: removed {len(removed)} data sets, {size}", markup=False)

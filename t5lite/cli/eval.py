@@ -179,7 +179,9 @@ def evaluation_of(
     """
     if evaluation.task is not None:
         trained = run.task.vocabulary.fingerprint
-        vocabularies.check_same(trained, evaluation.task.vocabulary, "the run of evaluate.task")
+        vocabularies.check_same_vocabulary(
+            trained, evaluation.task.vocabulary, "the run of evaluate.task"
+        )
     run = dataclasses.replace(
         run,
         task=evaluation.task or run.task,

@@ -79,6 +79,13 @@ def flags_of(command: str) -> flags.FlagValues:
         )
     if command == "data":
         flags.DEFINE_string("split", "train", "show and stats: of the source.", flag_values=values)
+        flags.DEFINE_string(
+            "data_dir",
+            None,
+            "list and prune: the folder of data sets; if not given, TFDS_DATA_DIR or "
+            "~/tensorflow_datasets.",
+            flag_values=values,
+        )
         flags.DEFINE_integer(
             "workers",
             None,

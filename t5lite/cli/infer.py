@@ -105,7 +105,7 @@ def _model_and_vocabulary(
         model = model_of(chosen.about, chosen.path)
         # What convert writes names its files from the folder that it writes.
         folder = pathlib.Path(chosen.path).parent.parent
-        vocabulary = vocabularies.from_description(chosen.about["vocabulary"], folder)
+        vocabulary = vocabularies.vocabulary_from_description(chosen.about["vocabulary"], folder)
         # Another file may have come to stand where its own was.
         chosen.check_vocabulary(vocabulary)
     if isinstance(model, EncoderOnly):

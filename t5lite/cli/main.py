@@ -28,7 +28,9 @@ ACTIONS = {
     "data": {
         "build": "makes data sets and token caches ready, in parallel, going on where it stopped",
         "show": "prints examples, and rows of the first batch coloured by example",
-        "stats": "prints lengths, tokens in an epoch, what is cut, and how full rows are",
+        "stats": "prints lengths, truncation, unknown pieces, and how full rows are",
+        "list": "lists the data sets built from files, in --data_dir or those of a run file",
+        "prune": "removes those that no run can use any more, as when their files have changed",
     },
     "launch": {
         "status": "prints what has become of the trials of the launch NAME",
@@ -110,7 +112,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words and not actions:
         _fail(f"{command} takes flags only, got {words[0]!r}")
     has_checkpoint = command == "inspect" and values.checkpoint
-    if not values.gin_file and command not in ("convert", "infer") and not has_checkpoint:
+    has_folder = words in (["list"], ["prune"])
+    needs_run_file = command not in ("convert", "infer") and not (has_checkpoint or has_folder)
+    if not values.gin_file and needs_run_file:
         run_file = "vocab" if command == "vocab" else "quickstart"
         _fail(f"{command} needs a run file; try --gin_file=gin/run/{run_file}.gin")
     if argv is None and command in ("train", "eval", "infer"):

@@ -1,7 +1,9 @@
 """Keeps the libraries' chatter off the terminal; t5lite's own remarks stay."""
 
 import logging
+import sys
 import warnings
+from typing import Any
 
 
 def quiet_libraries() -> None:
@@ -14,4 +16,12 @@ def quiet_libraries() -> None:
     log.propagate = False
     if not log.handlers:
         # Not stdout: with --json that is one document.
-        log.addHandler(logging.StreamHandler())
+        log.addHandler(_CurrentStderr())
+
+
+class _CurrentStderr(logging.StreamHandler[Any]):
+    """Writes to the current `sys.stderr`, which rich replaces while it shows a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)

@@ -61,7 +61,7 @@ class Chosen:
     def check_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Raises a UserError where it was trained with another vocabulary."""
         fingerprint = self.about.get("vocabulary_fingerprint")
-        vocabularies.check_same(fingerprint, vocabulary, f"checkpoint {self.path}")
+        vocabularies.check_same_vocabulary(fingerprint, vocabulary, f"checkpoint {self.path}")
 
     def params(self, shapes: Any) -> Any:
         """Returns the parameters, placed as the abstract `shapes` say."""

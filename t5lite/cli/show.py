@@ -74,7 +74,7 @@ def show_examples(run: Run, mesh: DeviceMesh, params: Any) -> None:
 def _filled(inputs: np.ndarray, targets: np.ndarray, vocabulary: Vocabulary) -> rich.text.Text:
     text = rich.text.Text()
     for number, (is_span, tokens) in enumerate(fill_spans(inputs, targets, vocabulary)):
-        decode = vocabulary.decode_behind if number else vocabulary.decode_pieces
+        decode = vocabulary.decode_after if number else vocabulary.decode_pieces
         piece = decode(tokens[vocabulary.is_text(tokens)]).replace("\n", "\u23ce")
         text.append(f"[{piece}]" if is_span else piece, style="bold green" if is_span else "")
     return text

@@ -11,10 +11,11 @@ from t5lite.data.text.vocabulary_training import train_vocabulary
 
 
 def run(flags: Any, bindings: Sequence[str]) -> None:
-    """Trains a vocabulary and says how a run uses it."""
+    """Trains a vocabulary, and prints the bindings that use it."""
     quiet_libraries()
     (training,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "vocab")
-    console, count = rich.console.Console(highlight=False, soft_wrap=True), 0
+    console = rich.console.Console(highlight=False, soft_wrap=True)
+    count = 0
     with console.status("reading") as status:
 
         def on_line() -> None:
@@ -25,9 +26,9 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
 
         size = train_vocabulary(training, on_line=on_line)
     console.print(
-        f"{training.output}: {size:,} pieces from {count:,} lines. A run uses it with\n"
+        f"{training.output}: {size:,} pieces from {count:,} lines. To use it, bind\n"
         "  Task.vocabulary = @SentencePieceVocabulary()\n"
         f"  SentencePieceVocabulary.path = '{training.output}'\n"
-        f"and, with 100 sentinels, T5Config.vocab_size of {size + 100:,} or more.",
+        f"and, with its 100 sentinels, T5Config.vocab_size = {size + 100:,} or more.",
         markup=False,
     )

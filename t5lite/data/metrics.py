@@ -1,7 +1,8 @@
-"""Metrics of predictions against right answers, and what is done to both before: by name.
+"""Metrics of predictions against right answers, by name.
 
-A metric takes the right answers of every example, of which there may be several, and the
-predictions, in one order, and returns scores by name. A step takes a text and returns it changed.
+A metric takes the right answers of every example, at least one each, and the predictions in the
+same order, and returns scores by name. To add one, write a function and a row of `METRICS_TABLE`,
+or name a function of your own as "module:function".
 """
 
 import collections
@@ -10,18 +11,17 @@ import importlib.util
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from t5lite.core.errors import UserError
 from t5lite.core.named import named
 
 Answers = Sequence[Sequence[str]]
 Metric = Callable[[Answers, Sequence[str]], dict[str, float]]
-TextStep = Callable[[str], str]
 
 
 def exact_match(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
-    """Share of predictions that are a right answer, letter for letter.
+    """Fraction of predictions that equal a right answer.
 
     >>> exact_match([["a b"], ["c", "d"], ["e"]], ["a b", "d", "E"])["exact_match_fraction"]
     0.6666666666666666
@@ -31,7 +31,7 @@ def exact_match(answers: Answers, predictions: Sequence[str]) -> dict[str, float
 
 
 def word_f1(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
-    """Mean over examples of the F1 of the words, whatever their order, with the best answer.
+    """Mean F1 of the words of a prediction, in any order, with the best answer.
 
     >>> word_f1([["a b"], ["", "x"]], ["b c d", ""])
     {'word_f1_fraction': 0.7}
@@ -40,26 +40,27 @@ def word_f1(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
 
 
 def label_f1(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
-    """Mean of F1 over the classes that are a right answer: of each example, its first.
+    """F1, averaged over the classes among the right answers; each example counts its first answer.
 
     >>> label_f1([["a"], ["a"], ["b"]], ["a", "b", "b"])["label_f1_fraction"]
     0.6666666666666666
     """
     right = [first for first, *_ in answers]
     hits = collections.Counter(r for r, p in zip(right, predictions, strict=True) if r == p)
-    wanted, got = collections.Counter(right), collections.Counter(predictions)
+    wanted = collections.Counter(right)
+    got = collections.Counter(predictions)
     f1s = [2 * hits[label] / (wanted[label] + got[label]) for label in sorted(wanted)]
     return {"label_f1_fraction": _mean(f1s)}
 
 
 def bleu(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
-    """Corpus BLEU of plain text, as sacrebleu has it by default, from 0 to 100."""
+    """Corpus BLEU of plain text with the defaults of sacrebleu, from 0 to 100."""
     sacrebleu = importlib.import_module("sacrebleu")
     return {"bleu_percent": sacrebleu.corpus_bleu(predictions, _streams(answers)).score}
 
 
 def bleu_of_tokens(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
-    """Corpus BLEU of text in which spaces already separate all tokens, from 0 to 100.
+    """Corpus BLEU of tokenized text, whose tokens are separated by spaces, from 0 to 100.
 
     >>> round(bleu_of_tokens([["a b c d"]], ["a b c d ."])["bleu_of_tokens_percent"], 1)
     66.9
@@ -70,7 +71,7 @@ def bleu_of_tokens(answers: Answers, predictions: Sequence[str]) -> dict[str, fl
 
 
 def chrf(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
-    """Corpus chrF2 of sacrebleu, from 0 to 100."""
+    """Corpus chrF2 with the defaults of sacrebleu, from 0 to 100."""
     sacrebleu = importlib.import_module("sacrebleu")
     return {"chrf_percent": sacrebleu.corpus_chrf(predictions, _streams(answers)).score}
 
@@ -78,7 +79,7 @@ def chrf(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
 def rouge(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
     """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-Lsum with the best answer.
 
-    Lines, and what " . " separates, are sentences; words are not stemmed: as in T5.
+    Sentences are separated by line ends or " . ", and words are not stemmed, as in T5.
     """
     from_name = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeLsum": "rouge_lsum"}
     scorer = importlib.import_module("rouge_score.rouge_scorer").RougeScorer(list(from_name))
@@ -87,13 +88,13 @@ def rouge(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
         for right, prediction in zip(answers, predictions, strict=True)
     ]
     return {
-        f"{named}_f1_fraction": _mean([each[name].fmeasure for each in made])
-        for name, named in from_name.items()
+        f"{score}_f1_fraction": _mean([each[name].fmeasure for each in made])
+        for name, score in from_name.items()
     }
 
 
 def word_error_rate(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
-    """Words to insert, delete and replace, over the words of the nearest right answers.
+    """Word edits over the words of the nearest right answers.
 
     >>> word_error_rate([["a b c"], ["d"]], ["a x c", "d"])
     {'word_error_rate_fraction': 0.25}
@@ -104,7 +105,7 @@ def word_error_rate(answers: Answers, predictions: Sequence[str]) -> dict[str, f
 
 
 def character_error_rate(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
-    """As `word_error_rate`, of characters; and how many of them to change on average.
+    """`word_error_rate` of characters, and the mean number of character edits.
 
     >>> character_error_rate([["abc", "abd"], ["d"]], ["abd", "da"])
     {'character_error_rate_fraction': 0.25, 'edit_distance_characters': 0.5}
@@ -117,92 +118,92 @@ def character_error_rate(answers: Answers, predictions: Sequence[str]) -> dict[s
 
 
 def squad(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
-    """Exact match and F1 of words as SQuAD has them: without case, punctuation and articles.
+    """SQuAD's exact match and F1 of words: without case, punctuation and articles.
 
-    >>> squad([["The cat", "a dog"]], ["cat."])
+    A question without an answer has the right answer "".
+
+    >>> squad([["The cat", "a dog"], [""]], ["cat.", ""])
     {'squad_exact_match_fraction': 1.0, 'squad_f1_fraction': 1.0}
 
-    Source: Rajpurkar et al., SQuAD, the official evaluation script of version 1.1.
+    Source: Rajpurkar et al., SQuAD, the official evaluation scripts of version 1.1 and, for
+    questions without an answer, 2.0.
     """
-    answers = [list(map(_plain_words, right)) for right in answers]
-    predictions = list(map(_plain_words, predictions))
+
+    def f1(answer: str, prediction: str) -> float:
+        wanted = _normalized(answer)
+        # Version 1.1 scores 0 for an answer such as "The", of which no word remains.
+        return 0.0 if answer and not wanted else _f1_of_words(wanted, _normalized(prediction))
+
+    def match(answer: str, prediction: str) -> float:
+        return float(_normalized(answer) == _normalized(prediction))
+
     return {
-        "squad_exact_match_fraction": _best(lambda a, b: float(a == b), answers, predictions),
-        # Nothing has nothing in common with nothing.
-        "squad_f1_fraction": _best(
-            lambda a, b: _f1_of_words(a, b) if a else 0.0, answers, predictions
-        ),
+        "squad_exact_match_fraction": _best(match, answers, predictions),
+        "squad_f1_fraction": _best(f1, answers, predictions),
     }
 
 
-METRICS: Mapping[str, Metric] = {
-    metric.__name__: metric
-    for metric in (
-        *(exact_match, word_f1, label_f1, bleu, bleu_of_tokens, chrf, rouge),
-        *(word_error_rate, character_error_rate, squad),
-    )
+class MetricRow(NamedTuple):
+    """A metric, and the package of the extra `metrics` that it imports."""
+
+    function: Metric
+    package: str | None = None
+
+
+METRICS_TABLE: Mapping[str, MetricRow] = {
+    "exact_match": MetricRow(exact_match),
+    "word_f1": MetricRow(word_f1),
+    "label_f1": MetricRow(label_f1),
+    "bleu": MetricRow(bleu, "sacrebleu"),
+    "bleu_of_tokens": MetricRow(bleu_of_tokens, "sacrebleu"),
+    "chrf": MetricRow(chrf, "sacrebleu"),
+    "rouge": MetricRow(rouge, "rouge_score"),
+    "word_error_rate": MetricRow(word_error_rate, "rapidfuzz"),
+    "character_error_rate": MetricRow(character_error_rate, "rapidfuzz"),
+    "squad": MetricRow(squad),
 }
 
-# Packages of the extra `metrics`, imported where they are used.
-_PACKAGES = {
-    **dict.fromkeys(("bleu", "bleu_of_tokens", "chrf"), "sacrebleu"),
-    "rouge": "rouge_score",
-    **dict.fromkeys(("word_error_rate", "character_error_rate"), "rapidfuzz"),
-}
+METRIC_FUNCTIONS: Mapping[str, Metric] = {name: row.function for name, row in METRICS_TABLE.items()}
 
 
-def metric(name: str) -> Metric:
-    """Returns a metric by its name in this module, or as "module:function".
+def metric(name: str, *, owner: str = "Task.metrics") -> Metric:
+    """Returns a metric by its name in the table, or as "module:function".
+
+    A user's own metric is wrapped: it raises a UserError if it fails or returns anything but
+    numbers by name.
+
+    Args:
+        owner: the field that names it.
 
     Raises:
-        UserError: where there is none, or what it needs is not installed; and when one of the
-            user's own is called and fails, or returns something else than numbers by name.
+        UserError: if there is no such metric, or the package that it needs is not installed.
     """
-    found = named("Task.metrics", name, METRICS)
-    package = _PACKAGES.get(name)
+    found = named(owner, name, METRIC_FUNCTIONS)
+    if ":" in name:
+        return _checked(owner, name, found)
+    package = METRICS_TABLE[name].package
     if package is not None and importlib.util.find_spec(package) is None:
         raise UserError(
-            f"Task.metrics: {name!r} needs {package}, which is not installed; "
+            f"{owner}: {name!r} needs {package}, which is not installed; "
             "pip install 't5lite[metrics]'"
         )
-    return _checked(name, found) if ":" in name else found
+    return found
 
 
-def _checked(name: str, own: Metric) -> Metric:
-    """Returns a metric of the user's own that raises a UserError where it fails."""
+def _checked(owner: str, name: str, own: Metric) -> Metric:
+    """Returns a user's own metric that raises a UserError if it fails."""
 
-    def metric(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
+    def checked(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
         try:
             return {str(score): float(value) for score, value in own(answers, predictions).items()}
-        # Whatever the user's own metric raises.
+        # The user's own function may raise anything.
         except Exception as error:
             raise UserError(
-                f"Task.metrics: {name!r} must return numbers by name, got {type(error).__name__}: "
+                f"{owner}: {name!r} must return numbers by name, got {type(error).__name__}: "
                 f"{error}"
             ) from error
 
-    return metric
-
-
-def normalize_whitespace(text: str) -> str:
-    """Runs of white space become one space, none at either end."""
-    return " ".join(text.split())
-
-
-def join_subwords(text: str) -> str:
-    """Joins what byte-pair encoding has marked as parts of one word.
-
-    >>> join_subwords("some@@ thing el@@ se")
-    'something else'
-    """
-    return text.replace("@@ ", "").removesuffix("@@")
-
-
-TEXT_STEPS: Mapping[str, TextStep] = {
-    "lowercase": str.lower,
-    "normalize_whitespace": normalize_whitespace,
-    "join_subwords": join_subwords,
-}
+    return checked
 
 
 def _mean(numbers: Sequence[float]) -> float:
@@ -212,7 +213,7 @@ def _mean(numbers: Sequence[float]) -> float:
 def _best(
     score: Callable[[str, str], float], answers: Answers, predictions: Sequence[str]
 ) -> float:
-    """Mean of the scores, each with the answer that gives the highest."""
+    """Returns the mean over examples of the score with the best answer."""
     pairs = zip(answers, predictions, strict=True)
     return _mean([max(score(answer, p) for answer in right) for right, p in pairs])
 
@@ -222,7 +223,8 @@ def _lines(text: str) -> str:
 
 
 def _f1_of_words(answer: str, prediction: str) -> float:
-    wanted, got = answer.split(), prediction.split()
+    wanted = answer.split()
+    got = prediction.split()
     if not wanted and not got:
         return 1.0
     common = collections.Counter(wanted) & collections.Counter(got)
@@ -233,12 +235,12 @@ _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def _plain_words(text: str) -> str:
+def _normalized(text: str) -> str:
     return " ".join(_ARTICLE.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
 def _edits(answers: Sequence[Sequence[Any]], predictions: Sequence[Any]) -> tuple[int, int]:
-    """Returns edits to, and lengths of, the answers nearest to the predictions, summed up."""
+    """Returns the edits to the nearest answers and the lengths of these, summed over examples."""
     distance = importlib.import_module("rapidfuzz.distance").Levenshtein.distance
     nearest = [
         min((distance(answer, prediction), len(answer)) for answer in right)
@@ -248,8 +250,8 @@ def _edits(answers: Sequence[Sequence[Any]], predictions: Sequence[Any]) -> tupl
 
 
 def _streams(answers: Answers) -> list[list[str | None]]:
-    """One list for each place among the answers, as sacrebleu takes them."""
+    """Returns the first answers of all examples, the second answers, and so on, for sacrebleu."""
     return [
-        [right[place] if place < len(right) else None for right in answers]
-        for place in range(max(map(len, answers)))
+        [right[index] if index < len(right) else None for right in answers]
+        for index in range(max(map(len, answers)))
     ]

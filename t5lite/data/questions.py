@@ -1,26 +1,30 @@
-"""What evaluation asks a model: examples with their right answers."""
+"""The questions of an evaluation: examples with their right answers and choices."""
 
 import dataclasses
-import json
+import functools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from t5lite.core.errors import UserError, suggestion
 from t5lite.core.examples import Example, PairObjective, Tokens
 from t5lite.data.batching.stream import eval_examples
 from t5lite.data.task import Task
 from t5lite.data.text import preprocessors, templates
+from t5lite.data.text.fields import JsonText
+from t5lite.data.text.json_values import decode_json
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Question:
-    """One example of a split.
+    """An example of a split and how to judge a prediction for it.
 
     Args:
-        answers: the right ones; none where the task names no metrics.
-        choices: what is to be chosen from; none for writing freely. With the targets that each
-            makes.
-        category: what `Task.category` says of it.
+        answers: the right answers; empty if the task has no metrics.
+        choices: the texts to choose from, each with the example that it makes; empty to generate.
+        category: the value of `Task.category`.
     """
 
     example: Example
@@ -30,18 +34,20 @@ class Question:
 
 
 def questions(task: Task, split: str) -> Iterator[Question]:
-    """Yields those of one pass over a split, in order, the same at every call.
+    """Yields the questions of one pass over a split, in order and the same at every call.
 
     Raises:
-        UserError: where a field is not there, or not what it should be.
+        UserError: if a field is missing or has another type.
     """
     if not task.takes_pairs:
         for example in eval_examples(task, split):
             answer = task.vocabulary.decode(example["targets"])
             yield Question(example=example, answers=[answer])
         return
-    objective, vocabulary = cast(PairObjective, task.objective), task.vocabulary
-    tokens, records = task.tokens(split), task.source.records(split)
+    objective = cast(PairObjective, task.objective)
+    vocabulary = task.vocabulary
+    tokens = task.tokens(split)
+    records = task.source.records(split)
 
     def encoded(choices: Sequence[str]) -> list[tuple[str, Tokens]]:
         return [(text, vocabulary.encode(text)) for text in choices]
@@ -54,20 +60,20 @@ def questions(task: Task, split: str) -> Iterator[Question]:
         inputs, targets = texts
         example = objective.from_pair(inputs, targets, vocabulary)
         if not (task.metrics or task.category):
-            # The text itself is not needed, where its tokens are in a cache.
+            # The tokens suffice, and may come from a cache.
             yield Question(example=example, answers=[])
             continue
         steps = task.preprocessors
         record = preprocessors.changed("Task.preprocessors", steps, records[number], number)
-        assert record is not None, "a record that was left out has no texts"
-        answers: Sequence[str] = [templates.fill(task.targets, record)]
-        if task.references is not None:
-            owner = "Task.references"
-            answers = _texts_of(owner, record, task.references, number, may_be_one=True)
+        assert record is not None, "a dropped record has no texts"
+        if task.references is None:
+            separator = task.list_separator
+            answers = [templates.fill(task.targets, record, list_separator=separator)]
+        else:
+            answers = _references(record, task.references, number)
         choices = fixed
         if isinstance(task.choices, str):
-            owner = "Task.choices"
-            choices = encoded(_texts_of(owner, record, task.choices, number, may_be_one=False))
+            choices = encoded(_choices(record, task.choices, number))
         yield Question(
             example=example,
             answers=answers,
@@ -82,19 +88,61 @@ def _field(owner: str, record: Mapping[str, str], name: str) -> str:
     return record[name]
 
 
-def _texts_of(
-    owner: str, record: Mapping[str, str], name: str, number: int, *, may_be_one: bool
-) -> list[str]:
-    """Returns the texts of a field that holds a JSON list of them or, where it may, one text."""
-    text = _field(owner, record, name)
-    try:
-        texts = json.loads(text)
-    except ValueError:
-        texts = None
-    if may_be_one and not isinstance(texts, list):
-        return [text]
-    if not (isinstance(texts, list) and texts and all(isinstance(each, str) for each in texts)):
+def _references(record: Mapping[str, str], name: str, number: int) -> list[str]:
+    """Returns the right answers that a field holds; without any, the empty text.
+
+    A field holds a text, a list of texts, SQuAD's {"text": [...], "answer_start": [...]}, or a list
+    of objects with a `text`.
+    """
+    owner = "Task.references"
+    field = _field(owner, record, name)
+    if not isinstance(field, JsonText):
+        _warn_of_json(owner, name, field)
+        return [str(field)]
+    value = field.value
+    if isinstance(value, dict) and "text" in value:
+        value = value["text"]
+    values = value if isinstance(value, list) else [value]
+    texts = [each["text"] if isinstance(each, dict) and "text" in each else each for each in values]
+    if not all(isinstance(text, str) for text in texts):
         raise UserError(
-            f"{owner}: field {name!r} of record {number} must be a JSON list of texts, got {text}"
+            f"{owner}: field {name!r} of record {number} must be a text, a list of texts, or an "
+            f"object with 'text', got {field}"
+        )
+    return texts or [""]
+
+
+def _choices(record: Mapping[str, str], name: str, number: int) -> list[str]:
+    """Returns the texts of a field that holds a list, or a text that is a JSON list."""
+    owner = "Task.choices"
+    field = _field(owner, record, name)
+    texts = _json_list(field)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise UserError(
+            f"{owner}: field {name!r} of record {number} must be a list of texts, got {field}"
         )
     return texts
+
+
+def _json_list(text: str) -> list[Any] | None:
+    try:
+        value = decode_json(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, list) else None
+
+
+def _warn_of_json(owner: str, name: str, text: str) -> None:
+    texts = _json_list(text) if text.startswith("[") else None
+    if texts and all(isinstance(each, str) for each in texts):
+        _warn_of_list(owner, name)
+
+
+@functools.cache
+def _warn_of_list(owner: str, name: str) -> None:
+    log.warning(
+        "%s: field %r is a text that reads like a JSON list; it counts as one answer. For a list, "
+        "add the preprocessor parse_json",
+        owner,
+        name,
+    )

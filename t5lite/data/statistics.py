@@ -1,4 +1,4 @@
-"""Numbers about data: to hold a model's loss against, and to choose lengths by."""
+"""Statistics of data: bounds for a model's loss, and figures for choosing lengths."""
 
 import contextlib
 import dataclasses
@@ -7,25 +7,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from t5lite.core.examples import Tokens
 from t5lite.data.batching.features import Layout
 from t5lite.data.batching.stream import Batches
 from t5lite.data.mixture import Mixture
 from t5lite.data.task import Task
 
-# Of the batches whose rows are looked at.
+# The rows of this many batches are counted.
 NUM_BATCHES = 20
 
 
 def unigram_entropy(task: Task, split: str) -> float:
-    """Returns the entropy of the split's token frequencies, in nats per token.
+    """Returns the entropy of the token frequencies of a split, in nats per token.
 
-    It is the least cross-entropy of a model that knows how frequent each token is, and nothing of
-    its neighbours. For a byte vocabulary it is the entropy of the byte distribution.
+    It is the lowest cross-entropy of a model that ignores context. For a byte vocabulary it is the
+    entropy of the byte distribution.
     """
     counts = np.zeros(task.vocabulary.size, np.int64)
     records = task.tokens(split)
     for number in range(len(records)):
-        # The targets of a pair; the text itself where that is all.
+        # The targets of a pair, or the running text.
         *_, tokens = records[number] or (np.zeros(0, np.int32),)
         counts += np.bincount(tokens, minlength=len(counts))
     shares = counts[counts > 0] / counts.sum()
@@ -33,12 +34,13 @@ def unigram_entropy(task: Task, split: str) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lengths:
-    """Of one text of the records, in tokens without an end of sequence.
+class LengthStatistics:
+    """The lengths of one text of the records, in tokens without an end of sequence.
 
     Args:
-        tokens_per_epoch: in all records; estimated where not all were looked at.
-        cut_fraction: share of the records that are longer than the objective takes, and are cut.
+        tokens_per_epoch: in all records; an estimate if only some were read.
+        cut_fraction: fraction of the records that the objective truncates.
+        unknown_fraction: fraction of the tokens that are unknown to the vocabulary.
     """
 
     smallest: int
@@ -48,31 +50,34 @@ class Lengths:
     largest: int
     tokens_per_epoch: float
     cut_fraction: float
+    unknown_fraction: float
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskStatistics:
-    """What the records of a task are like.
+    """Statistics of the records of a task.
 
     Args:
-        records: in the split; `looked_at` of them, `left_out` of those by a step.
-        lengths: by the name of the text, `inputs` and `targets`.
+        records: number of records in the split.
+        looked_at: number of records that were read.
+        left_out: those of them that preprocessors drop.
+        lengths: for each text, `inputs` and `targets`.
     """
 
     records: int
     looked_at: int
     left_out: int
-    lengths: dict[str, Lengths]
+    lengths: dict[str, LengthStatistics]
 
 
 @dataclasses.dataclass(frozen=True)
 class RowStatistics:
-    """What the rows of batches hold.
+    """Statistics of the rows of batches.
 
     Args:
-        examples_per_row: on average.
-        fill_fraction: share of places with a token, by the side of the model, padding the rest.
-        tokens_per_batch: on average, both sides together, without padding.
+        examples_per_row: the mean.
+        fill_fraction: fraction of positions with a token, for each side of the model.
+        tokens_per_batch: the mean, on both sides together, without padding.
     """
 
     examples_per_row: float
@@ -81,7 +86,7 @@ class RowStatistics:
 
 
 def task_statistics(task: Task, split: str, *, max_records: int) -> TaskStatistics:
-    """Looks at records of `split` from all over it, all of them if there are no more."""
+    """Returns statistics of at most `max_records` records, evenly spaced over the split."""
     records = task.tokens(split)
     count = min(max_records, len(records))
     numbers = np.unique(np.linspace(0, len(records) - 1, num=count).astype(int))
@@ -95,19 +100,23 @@ def task_statistics(task: Task, split: str, *, max_records: int) -> TaskStatisti
         left_out=len(texts) - len(kept),
         lengths={
             name: _lengths(
-                [len(text[at]) for text in kept] or [0],
+                [text[at] for text in kept] or [np.zeros(0, np.int32)],
                 len(records) / len(texts),
-                # The end of sequence needs a place of its own.
+                # The end of sequence takes a position.
                 limits[at] - 1 if task.takes_pairs else None,
+                task.vocabulary.unknown_id if task.vocabulary.has_unknown_pieces else None,
             )
             for at, name in enumerate(names)
         },
     )
 
 
-def _lengths(lengths: Sequence[int], scale: float, limit: int | None) -> Lengths:
-    counts = np.asarray(lengths)
-    return Lengths(
+def _lengths(
+    texts: Sequence[Tokens], scale: float, limit: int | None, unknown_id: int | None
+) -> LengthStatistics:
+    counts = np.asarray([len(ids) for ids in texts])
+    unknown = sum(int((ids == unknown_id).sum()) for ids in texts) if unknown_id is not None else 0
+    return LengthStatistics(
         smallest=int(counts.min()),
         median=float(np.median(counts)),
         mean=float(counts.mean()),
@@ -115,15 +124,18 @@ def _lengths(lengths: Sequence[int], scale: float, limit: int | None) -> Lengths
         largest=int(counts.max()),
         tokens_per_epoch=float(counts.sum() * scale),
         cut_fraction=0.0 if limit is None else float((counts > limit).mean()),
+        unknown_fraction=unknown / max(int(counts.sum()), 1),
     )
 
 
 def row_statistics(
     task: Task | Mixture, split: str, layout: Layout, *, batch_size: int, seed: int, packed: bool
 ) -> RowStatistics:
-    """Looks at the first batches that training on `split` would take."""
+    """Returns statistics of the first batches of training on `split`."""
     batches = Batches(
-        *(task, split, layout),
+        task,
+        split,
+        layout,
         rows=range(batch_size),
         batch_size=batch_size,
         seed=seed,

@@ -1,4 +1,4 @@
-"""Records as token ids: encoded when they are read, or once and for all into a cache."""
+"""Records as token ids: encoded when they are read, or once into a cache."""
 
 import dataclasses
 import functools
@@ -17,8 +17,17 @@ from t5lite.data.storage import building
 from t5lite.data.storage.array_records import ArrayRecords
 from t5lite.data.storage.building import BuildOptions, Recipe
 from t5lite.data.storage.shards import ShardWriter, summaries_of
-from t5lite.data.text import preprocessors, templates, vocabularies
-from t5lite.data.text.vocabularies import Vocabulary
+from t5lite.data.text import (
+    fields,
+    html_tags,
+    json_values,
+    preprocessors,
+    special_tokens,
+    templates,
+    vocabularies,
+    vocabulary,
+)
+from t5lite.data.text.vocabulary import Vocabulary
 
 # Records in one shard of a cache.
 SHARD_RECORDS = 1 << 16
@@ -26,7 +35,7 @@ SHARD_RECORDS = 1 << 16
 
 @runtime_checkable
 class TokenRecords(Protocol):
-    """By number the token ids of each text of a record; none where a step left the record out."""
+    """The token ids of each text of a record, by number; none if a preprocessor dropped it."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -36,17 +45,19 @@ class TokenRecords(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Tokenized:
-    """Records encoded as they are read.
+    """Records that are encoded when they are read.
 
     Args:
         texts: templates, one for each text of a record.
         steps: names of preprocessors, in the order in which they are applied.
+        list_separator: joins lists that a template names without a separator.
     """
 
     records: Records
     texts: tuple[str, ...]
     steps: tuple[str, ...]
     vocabulary: Vocabulary
+    list_separator: str | None = None
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -61,7 +72,10 @@ class Tokenized:
         record = preprocessors.changed("Task.preprocessors", self.steps, self.records[index], index)
         if record is None:
             return ()
-        return tuple(self.vocabulary.encode(templates.fill(text, record)) for text in self.texts)
+        return tuple(
+            self.vocabulary.encode(templates.fill(text, record, list_separator=self.list_separator))
+            for text in self.texts
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,20 +94,26 @@ class Cached:
         raw = self.records[index]
         if not raw:
             return ()
-        # The lengths of all texts but the last stand first.
+        # The lengths of all texts but the last come first.
         lengths = np.frombuffer(raw, np.uint32, self.num_texts - 1)
         ids = np.frombuffer(raw, self.id_type, offset=lengths.nbytes).astype(np.int32)
         return tuple(np.split(ids, np.cumsum(lengths))) if len(lengths) else (ids,)
 
 
 def cached(tokenized: Tokenized, folder: str, options: BuildOptions) -> Cached:
-    """Returns the same tokens from a cache below `folder`, which is made if it is not there.
+    """Returns the same tokens from a cache below `folder`, which is built if it is missing.
 
-    The cache belongs to these records, texts, steps and vocabulary, and to the code that makes
-    tokens of them.
+    A cache belongs to records, templates, preprocessors and a vocabulary, and to the code that
+    encodes.
     """
     id_type = "uint16" if tokenized.vocabulary.size <= 1 << 16 else "uint32"
-    identity = [tokenized.fingerprint, tokenized.vocabulary.fingerprint, id_type, _code_version()]
+    identity = [
+        tokenized.fingerprint,
+        tokenized.vocabulary.fingerprint,
+        tokenized.list_separator,
+        id_type,
+        _code_version(),
+    ]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     directory = local_folder("Task.token_cache", folder).absolute() / digest
 
@@ -130,16 +150,25 @@ def _write_range(part: _Range, writer: ShardWriter) -> None:
         texts = part.tokenized[index]
         lengths = np.asarray([len(text) for text in texts[:-1]], np.uint32)
         ids: Sequence[Tokens] = [np.asarray(text, part.id_type) for text in texts]
-        # NOTE: a record that was left out is empty, so is one whose single text has no token: both
-        # give no example.
+        # NOTE: a dropped record and a single text without tokens are both empty: neither gives an
+        # example.
         writer.write(lengths.tobytes() + b"".join(text.tobytes() for text in ids))
 
 
 @functools.cache
 def _code_version() -> str:
-    """A digest of the code between a record and its tokens."""
+    """Returns a digest of the code between a record and its tokens."""
     import sentencepiece
 
-    modules = (vocabularies, templates, preprocessors)
+    modules = (
+        fields,
+        html_tags,
+        json_values,
+        preprocessors,
+        special_tokens,
+        templates,
+        vocabularies,
+        vocabulary,
+    )
     source = "".join(inspect.getsource(module) for module in modules) + inspect.getsource(Tokenized)
     return hashlib.sha256((source + sentencepiece.__version__).encode()).hexdigest()[:16]

@@ -1,6 +1,5 @@
 """From requests to results: texts to tokens, a model's targets or scores, and texts again."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,9 +16,6 @@ from t5lite.inference.score import Score
 # From parameters, requests, the number of the first of them, and what is told how many of them are
 # answered, to what is added to each.
 Answer = Callable[[Any, Sequence[Request], int, Callable[[int], None]], list[dict[str, Any]]]
-
-# No vocabulary has sentinels of more digits: such a text is text.
-_SENTINEL = re.compile(r"<extra_id_(\d{1,9})>")
 
 
 class Reader:
@@ -70,29 +66,17 @@ class Reader:
 
 
 def encode(text: str, vocabulary: Vocabulary) -> Tokens:
-    """Returns the tokens of a text in which `<extra_id_N>` is a sentinel.
-
-    >>> from t5lite.data.text.vocabularies import ByteVocabulary
-    >>> encode("a<extra_id_0>b", ByteVocabulary()).tolist()
-    [100, 383, 101]
+    """Returns the tokens of a text, as `Vocabulary.encode` does for training.
 
     Raises:
-        UserError: for a sentinel that the vocabulary has not.
+        UserError: if the text names a sentinel that the vocabulary does not have.
     """
-    # Texts and, between them, the numbers of sentinels.
-    pieces = _SENTINEL.split(text)
-    ids = []
-    for place, piece in enumerate(pieces):
-        if place % 2 == 0:
-            ids.append(vocabulary.encode_behind(piece) if place else vocabulary.encode(piece))
-        elif int(piece) < vocabulary.num_sentinels:
-            ids.append(np.array([vocabulary.sentinel(int(piece))], np.int32))
-        else:
-            raise UserError(
-                f"<extra_id_{piece}> must be one of the vocabulary's {vocabulary.num_sentinels} "
-                "sentinels, counted from 0"
-            )
-    return np.concatenate(ids)
+    if missing := vocabulary.missing_sentinel(text):
+        raise UserError(
+            f"{missing} must be one of the vocabulary's {vocabulary.num_sentinels} sentinels, "
+            "counted from 0; for literal text set parse_sentinels=False of the vocabulary"
+        )
+    return vocabulary.encode(text)
 
 
 def predicted(predict: Predict, reader: Reader, vocabulary: Vocabulary, *, num_best: int) -> Answer:

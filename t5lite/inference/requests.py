@@ -2,15 +2,15 @@
 
 import dataclasses
 import hashlib
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from t5lite.core.errors import UserError, check_choice, suggestion
 from t5lite.core.numbers import check_number
-from t5lite.data.sources.files import format_of, open_file, read_errors
+from t5lite.data.sources.files import format_of, open_file, read_errors, read_lines
 from t5lite.data.text import preprocessors, templates
+from t5lite.data.text.fields import as_field
+from t5lite.data.text.json_values import decode_json, plain_value
 from t5lite.inference.decoding import COUNTS, Decoding
 from t5lite.parallel.mesh import Mesh
 
@@ -109,7 +109,7 @@ def read_requests(path: str, inference: Inference, mode: str) -> Iterator[Reques
         raise UserError(f"--input={path} must be objects in .jsonl, or lines in .txt, got {form}")
     is_text = form == "lines"
     with read_errors(path), open_file(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(read_lines(file, path), start=1):
             place = f"{path}:{number}"
             try:
                 # A mark of the byte order, as some editors put first, is no text.
@@ -124,47 +124,28 @@ def read_requests(path: str, inference: Inference, mode: str) -> Iterator[Reques
                 yield None
 
 
-def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the field {twice!r} is there twice")
-    return fields
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(float(text)):
-        raise ValueError(f"{text} would not come back as JSON")
-    return float(text)
-
-
-# No NaN and no infinity, which JSON has not.
-_JSON = json.JSONDecoder(object_pairs_hook=_fields, parse_float=_finite, parse_constant=_finite)
-
-
 def _object(text: str, place: str, mode: str) -> dict[str, Any]:
     try:
-        given = _JSON.decode(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: no JSON: {error}") from error
+        given = decode_json(text)
+    except ValueError as error:
+        raise UserError(f"{place}: not JSON: {error}") from error
     if not isinstance(given, dict):
         raise UserError(f"{place}: must be a JSON object, got {type(given).__name__}")
     for name in RESULTS[mode]:
         if name in given:
             raise UserError(f"{place}: has a field {name!r} already, which would be overwritten")
-    if "\\u" in text:
-        try:
-            json.dumps(given, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"{place}: holds half of a surrogate pair, which is no text") from error
+    try:
+        plain_value(given)
+    except ValueError as error:
+        raise UserError(f"{place}: {error}") from error
     return given
 
 
 def _request(
     given: dict[str, Any], inference: Inference, mode: str, place: str, number: int
 ) -> Request:
-    record = {name: value for name, value in given.items() if isinstance(value, str)}
+    fields = {name: as_field(value) for name, value in given.items()}
+    record = {name: value for name, value in fields.items() if isinstance(value, str)}
     steps = inference.preprocessors
     changed = preprocessors.changed("infer.preprocessors", steps, record, number)
     if changed is None:
@@ -172,7 +153,7 @@ def _request(
     needed = ("inputs", "targets") if mode == "score" else ("inputs",)
     for owner in needed:
         for name in templates.fields_of(f"infer.{owner}", getattr(inference, owner)):
-            if name in changed:
+            if templates.has_field(name, changed):
                 continue
             if name in given and name not in record:
                 kind = type(given[name]).__name__

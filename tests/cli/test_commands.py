@@ -53,12 +53,15 @@ def test_help_answers_at_once_and_names_every_command(t5lite):
             "train.batch_size: its axis 'batch' must be divis",
         ),
         (["eval", *SMALL, "--gin.MODEL_DIR=nowhere"], "nowhere holds no checkpoint"),
-        (["data", *SMALL], "data takes one of build, show, stats, got none"),
-        (["data", "shw", *SMALL], "data takes one of build, show, stats, got shw"),
+        (["data", *SMALL], "data takes one of build, show, stats, list, prune, got none"),
+        (["data", "shw", *SMALL], "data takes one of build, show, stats, list, prune, got shw"),
         (["data", "show", *SMALL, "--split=test"], "has no split 'test'; known: train, valid"),
         (["data", "stats", *SMALL, "--records=0"], "--records"),
         (["vocab", "--gin_file=gin/run/vocab.gin", "--gin.OUTPUT=/x"], "must end in .model"),
-        (["vocab", "--gin_file=gin/run/vocab.gin", "--gin.SIZE=9000000"], "9000000 cannot be had"),
+        (
+            ["vocab", "--gin_file=gin/run/vocab.gin", "--gin.SIZE=9000000"],
+            "9000000 is impossible for this text",
+        ),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
@@ -259,7 +262,7 @@ def test_a_vocabulary_is_trained_and_serves(t5lite, tmp_path):
         assert vocabulary.decode(vocabulary.encode(text)) == text
     code, _, err = t5lite(*arguments)
     assert code == 2
-    assert "is there already; name another" in err
+    assert "exists; choose another file name" in err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")

@@ -1,4 +1,4 @@
-"""A mixture with everything in it, and digests of its batches, made in processes of their own."""
+"""A mixture of all kinds of tasks, and digests of its batches from several processes."""
 
 import concurrent.futures
 import contextlib
@@ -28,7 +28,7 @@ LAYOUT = EncoderDecoderLayout(96, 96)
 
 
 def write_files(folder: pathlib.Path) -> None:
-    """Text of uneven lines, and pairs of them."""
+    """Writes text with lines of different lengths, and pairs of them."""
     rng = np.random.default_rng(7)
     words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog"]
     lines = [" ".join(rng.choice(words, rng.integers(1, 60))) for _ in range(300)]
@@ -41,7 +41,7 @@ def write_files(folder: pathlib.Path) -> None:
 
 
 def mixture(folder: str) -> Mixture:
-    """Span corruption of joined text, UL2 of documents apart, and supervised pairs."""
+    """Span corruption of joined text, UL2 of separate documents, and supervised pairs."""
     vocabulary = ByteVocabulary()
 
     def source(name: str, fields: Sequence[str] = ("text",)) -> FileSource:
@@ -75,7 +75,7 @@ def mixture(folder: str) -> Mixture:
 
 
 def causal(folder: str) -> Task:
-    """Documents apart for a decoder alone."""
+    """Causal language modelling of separate documents."""
     return Task(
         source=mixture(folder).tasks[1].source,
         vocabulary=ByteVocabulary(),
@@ -95,7 +95,7 @@ def take(
     cursors: Sequence[Cursor] | None = None,
     workers: int = 0,
 ) -> list[tuple[Features, list[Cursor]]]:
-    """The next `count` batches."""
+    """Returns the next `count` batches."""
     batches = Batches(
         *(task, "train", layout),
         rows=rows,
@@ -112,7 +112,7 @@ def take(
 def part_of(
     folder: str, count: int, rows: Sequence[int], workers: int, cursors: Sequence[Cursor] | None
 ) -> list[tuple[Features, list[Cursor]]]:
-    """What one process of several does."""
+    """Returns the batches of one process of several."""
     return take(mixture(folder), count, rows=rows, workers=workers, cursors=cursors)
 
 
@@ -124,7 +124,7 @@ def global_batches(
     workers: int = 0,
     cursors: Sequence[Cursor] | None = None,
 ) -> tuple[list[Features], list[Cursor]]:
-    """The batches that so many processes make together, and where they stand after them."""
+    """Returns the batches of several processes together, and the cursors after them."""
     shares = np.array_split(range(BATCH_SIZE), processes)
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
@@ -144,7 +144,7 @@ def global_batches(
 
 
 def digest(batches: Sequence[Features]) -> str:
-    """SHA-256 of all that batches hold."""
+    """Returns the SHA-256 of the features of batches."""
     total = hashlib.sha256()
     for batch in batches:
         for name in sorted(batch):
@@ -153,5 +153,5 @@ def digest(batches: Sequence[Features]) -> str:
 
 
 def decoder_layout() -> DecoderLayout:
-    """Rows for `causal`."""
+    """The layout of `causal`."""
     return DecoderLayout(64)

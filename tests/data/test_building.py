@@ -15,7 +15,7 @@ NUM_PARTS = 6
 
 
 def write_numbers(part, writer):
-    """Writes the numbers of one part; one part may be slow, or fail."""
+    """Writes the numbers of a part, slowly or with a failure if requested."""
     start, slow, fail = part
     for number in range(start, start + 10):
         writer.write(str(number).encode())
@@ -36,7 +36,7 @@ def _build(folder, options=BuildOptions(workers=1), **choices):  # noqa: B008
     return build_shards(folder, lambda: _parts(**choices), recipe, options)
 
 
-def test_the_result_does_not_depend_on_the_number_of_processes(tmp_path):
+def test_the_result_is_the_same_for_any_number_of_processes(tmp_path):
     seen = []
     one = _build(tmp_path / "one", BuildOptions(1, lambda *counts: seen.append(counts)))
     two = _build(tmp_path / "two", BuildOptions(2))
@@ -45,12 +45,12 @@ def test_the_result_does_not_depend_on_the_number_of_processes(tmp_path):
     assert seen == [(n + 1, NUM_PARTS, 10 * (n + 1)) for n in range(NUM_PARTS)]
 
 
-def test_what_is_there_is_not_built_again(tmp_path):
+def test_an_existing_folder_is_not_built_again(tmp_path):
     first = _build(tmp_path / "a")
     assert _build(tmp_path / "a", fail=0) == first
 
 
-def test_a_build_that_fails_goes_on_where_it_stopped(tmp_path):
+def test_a_failed_build_resumes(tmp_path):
     with pytest.raises(UserError, match="cannot be built: .*No space left"):
         _build(tmp_path / "a", fail=3)
     assert not (tmp_path / "a").exists()
@@ -64,7 +64,7 @@ def test_a_build_that_fails_goes_on_where_it_stopped(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_build_that_is_killed_goes_on_where_it_stopped(workers, tmp_path):
+def test_a_killed_build_resumes(workers, tmp_path):
     context = multiprocessing.get_context("spawn")
     process = context.Process(
         target=_build, args=(tmp_path / "a", BuildOptions(workers)), kwargs={"slow": 0.5}
@@ -77,13 +77,13 @@ def test_a_build_that_is_killed_goes_on_where_it_stopped(workers, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert not (tmp_path / "a").exists()
-    # At once, while processes that the killed one started may still write.
+    # Immediately, while children of the killed process may still write.
     assert _build(tmp_path / "a", BuildOptions(workers)) == _build(tmp_path / "b")
     assert len(summaries_of(tmp_path / "a")) == NUM_PARTS
     assert not list((tmp_path / "a").glob("*.tmp"))
 
 
-def test_two_that_build_the_same_at_once_share_one_result(tmp_path):
+def test_two_processes_that_build_a_folder_share_the_result(tmp_path):
     context = multiprocessing.get_context("spawn")
     processes = [
         context.Process(target=_build, args=(tmp_path / "a",), kwargs={"slow": 0.1})

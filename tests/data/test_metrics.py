@@ -15,16 +15,16 @@ def test_bleu_is_sacrebleus_with_several_references_some_missing():
         ["a cat was on the mat .", ""],
     ]
     assert made == sacrebleu.corpus_bleu(predictions, [streams[0], [streams[1][0], None]]).score
-    # More right answers can only help.
+    # A further right answer never lowers the score.
     assert made > sacrebleu.corpus_bleu(predictions, [streams[0]]).score
 
 
 def test_bleu_of_tokens_is_the_formula():
-    # 5 of 6 words, 3 of 5 pairs, 2 of 4 triples, 1 of 3 fours; as long as its answer.
+    # Matches: 5 of 6 words, 3 of 5 bigrams, 2 of 4 trigrams, 1 of 3 4-grams. No brevity penalty.
     made = metrics.bleu_of_tokens([["a b c d e f"]], ["a b x d e f"])["bleu_of_tokens_percent"]
     by_hand = metrics.bleu_of_tokens([["a b c d e f"]], ["b c d e x f"])["bleu_of_tokens_percent"]
     assert by_hand == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
-    # No four words in a row: sacrebleu smooths.
+    # No 4-gram matches: sacrebleu smooths.
     assert 0 < made < by_hand
 
 
@@ -34,12 +34,12 @@ def test_rouge_takes_the_best_answer():
     assert scores.keys() == {f"rouge{x}_f1_fraction" for x in ("1", "2", "_lsum")}
 
 
-def test_rouge_takes_what_stands_between_full_stops_as_sentences():
+def test_rouge_splits_sentences_at_full_stops():
     scores = metrics.rouge([["a cat sat . the dog ran ."]], ["the dog ran . a cat sat ."])
     assert scores["rouge_lsum_f1_fraction"] == 1.0
 
 
-def test_chrf_of_the_same_text_is_full():
+def test_chrf_of_the_same_text_is_100():
     assert metrics.chrf([["ein Haus"]], ["ein Haus"]) == {"chrf_percent": 100.0}
 
 
@@ -50,21 +50,21 @@ def test_squad_takes_the_best_answer_of_each_question():
     assert scores["squad_f1_fraction"] == pytest.approx((1.0 + 2 / 3) / 2)
 
 
-def test_squad_has_nothing_in_common_with_an_empty_answer():
+def test_squad_f1_of_an_answer_without_words_is_0():
     scores = metrics.squad([["The"]], ["a"])
     assert scores == {"squad_exact_match_fraction": 1.0, "squad_f1_fraction": 0.0}
 
 
-def test_a_metric_whose_package_is_missing_is_refused_at_once(monkeypatch):
+def test_a_metric_without_its_package_is_rejected(monkeypatch):
     monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"'bleu' needs sacrebleu, .*pip install 't5lite\[metrics"):
         metrics.metric("bleu")
 
 
 @pytest.mark.parametrize(
-    ("name", "got"), [("fails", "ZeroDivisionError: none"), ("tells_no_numbers", "AttributeError")]
+    ("name", "got"), [("fails", "ZeroDivisionError: none"), ("returns_a_list", "AttributeError")]
 )
-def test_a_metric_of_ones_own_that_fails_is_told_on_one_line(name, got):
+def test_a_failing_user_metric_is_reported_on_one_line(name, got):
     name = f"tests.data.test_metrics:{name}"
     with pytest.raises(UserError, match=f"{name}' must return numbers by name, got {got}"):
         metrics.metric(name)([["a"]], ["b"])
@@ -74,5 +74,5 @@ def fails(answers, predictions):
     raise ZeroDivisionError("none")
 
 
-def tells_no_numbers(answers, predictions):
+def returns_a_list(answers, predictions):
     return [0.5]

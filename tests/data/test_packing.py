@@ -9,7 +9,7 @@ from t5lite.data.batching.features import (
     batch_of,
 )
 from t5lite.data.batching.packing import choose_row
-from t5lite.data.batching.readers import Place
+from t5lite.data.batching.readers import TextPosition
 from t5lite.data.batching.row_stream import Cursor, RowStream
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from t5lite.models.losses import CrossEntropy
@@ -17,7 +17,7 @@ from t5lite.models.masks import segment_mask
 from tests import small
 from tests.data import streams
 
-# A sum of a few hundred float32 losses in another order.
+# The order of summation of a few hundred float32 losses differs.
 LOSS_TOLERANCE = 2e-6
 
 
@@ -63,13 +63,13 @@ def test_an_example_without_tokens_in_a_feature_keeps_its_segment():
     sees = segment_mask(
         jnp.asarray(batch["decoder_segment_ids"]), jnp.asarray(batch["encoder_segment_ids"])
     )[0, 0]
-    # The second example has no input, and sees none.
+    # The second example has no inputs to attend to.
     np.testing.assert_array_equal(
-        sees.sum(axis=1), [3, 3, 0, 0, 0, 2, 2, 0], err_msg="keys that each place may see"
+        sees.sum(axis=1), [3, 3, 0, 0, 0, 2, 2, 0], err_msg="keys that each position may attend to"
     )
 
 
-def test_a_decoder_only_row_weighs_targets_alone_and_marks_the_prefix():
+def test_a_decoder_row_weighs_only_targets_and_marks_the_prefix():
     example = {"inputs": np.array([5, 6, 7]), "targets": np.array([8, 1])}
     batch = batch_of(DecoderLayout(8, has_inputs=True), [[example]])
     fields = {name: array[0].tolist() for name, array in batch.items()}
@@ -82,7 +82,7 @@ def test_a_decoder_only_row_weighs_targets_alone_and_marks_the_prefix():
     }
 
 
-def test_an_encoder_only_row_weighs_what_was_hidden():
+def test_an_encoder_row_weighs_only_masked_positions():
     example = {
         "inputs": np.array([9, 6, 1]),
         "targets": np.array([5, 6, 1]),
@@ -95,7 +95,7 @@ def test_an_encoder_only_row_weighs_what_was_hidden():
 
 
 @pytest.mark.parametrize("capacity", [(50,), (50, 20)])
-def test_a_row_holds_the_oldest_and_is_never_too_full(capacity):
+def test_a_row_holds_the_oldest_example_and_does_not_overflow(capacity):
     rng = np.random.default_rng()
     for _ in range(300):
         sizes = [
@@ -123,7 +123,7 @@ def test_rows_are_filled(lengths, least):
         inputs = int(rng.integers(*lengths))
         return {"inputs": np.zeros(inputs, int), "targets": np.zeros(inputs // 5, int)}, places
 
-    stream = RowStream(make, layout, Cursor(0, (Place(),)), packed=True)
+    stream = RowStream(make, layout, Cursor(0, (TextPosition(),)), packed=True)
     rows = [next(stream) for _ in range(400)]
     fill = sum(len(example["inputs"]) for row in rows for example in row) / (400 * 512)
     assert fill >= least
@@ -137,7 +137,7 @@ def test_a_cursor_is_small(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", [False, True], ids=["causal", "prefix"])
-def test_a_decoder_sees_its_inputs_as_a_whole_only_if_told_to(prefix):
+def test_a_decoder_attends_to_later_inputs_only_with_prefix_attention(prefix):
     model = DecoderOnly(small.decoder_config(prefix_attention=prefix))
     params, layout = small.params(model), DecoderLayout(12, has_inputs=True)
     first = _example(np.random.default_rng(0), 5, 4)
@@ -149,8 +149,8 @@ def test_a_decoder_sees_its_inputs_as_a_whole_only_if_told_to(prefix):
         np.asarray(small.logits(model, params, batch_of(layout, [[example]])))[0]
         for example in (first, later, last)
     ]
-    # Token 4 of the inputs is given to the decoder at place 5.
+    # Token 4 of the inputs is at position 5 of the decoder.
     assert np.array_equal(logits[0][:5], logits[1][:5]) != prefix
     assert not np.array_equal(logits[0][5], logits[1][5])
-    # Token 2 of the targets at place 8: what is before never sees it.
+    # Token 2 of the targets is at position 8; earlier positions do not attend to it.
     np.testing.assert_array_equal(logits[0][:8], logits[2][:8])

@@ -14,8 +14,8 @@ import pytest
 from t5lite.core.errors import UserError
 from t5lite.data.sources import files
 from t5lite.data.sources.file_source import FileSource
-from t5lite.data.sources.files import Part, parts_of
-from t5lite.data.sources.formats import cut, read_part
+from t5lite.data.sources.files import Part
+from t5lite.data.sources.formats import parts_of, read_part, split_text
 from t5lite.data.sources.tfds_source import TfdsSource
 from t5lite.data.storage.array_records import ArrayRecords
 
@@ -50,7 +50,7 @@ def _write(path, kind):
 @pytest.mark.parametrize(
     "name", ["a.jsonl", "a.tsv", "a.parquet", "a.jsonl.gz", "a.tsv.bz2", "a.jsonl.xz"]
 )
-def test_every_format_gives_the_wanted_fields_in_order(name, tmp_path):
+def test_every_format_gives_the_fields_in_order(name, tmp_path):
     _write(tmp_path / name, name.split(".")[1])
     records = _source(tmp_path, name, fields=("en", "de")).records("train")
     assert records.fields == ("de", "en")
@@ -78,7 +78,7 @@ def test_parts_of_a_file_together_are_its_lines(part_bytes, ending, tmp_path, mo
     assert [r and r["text"] for r in made] == [line or None for line in lines]
 
 
-def test_fields_that_are_no_text_are_as_json_writes_them(tmp_path):
+def test_fields_of_other_types_become_json(tmp_path):
     row = {"text": 5, "flag": True, "list": ["a", 1.5]}
     (tmp_path / "a.jsonl").write_text(json.dumps(row))
     fields = ("text", "flag", "list")
@@ -90,16 +90,16 @@ BAD_JSON = (
     b'{"text": "a"}\n{"text": "b"\n[1]\n{"txt": "c"}\n{"text": null}\n\xff\n\n{"text": " "}\n'
 )
 BAD_LINES = [
-    ("a.jsonl:2", "no JSON"),
+    ("a.jsonl:2", "not JSON"),
     ("a.jsonl:3", "must be a JSON object, got list"),
     ("a.jsonl:4", "no field 'text'; it has txt"),
     ("a.jsonl:5", "field 'text' is null"),
-    ("a.jsonl:6", "no UTF-8 at byte 0"),
+    ("a.jsonl:6", "not UTF-8 at byte 0"),
 ]
 
 
 @pytest.mark.parametrize("format", ["lines", "document", "jsonl", "tsv"])
-def test_a_mark_of_the_byte_order_is_no_text(format, tmp_path):
+def test_a_byte_order_mark_is_not_text(format, tmp_path):
     text = '{"text": "a"}' if format == "jsonl" else "a"
     (tmp_path / "a").write_text(text, encoding="utf-8-sig")
     part = Part(str(tmp_path / "a"), format, 0, None)
@@ -112,7 +112,7 @@ def test_the_names_of_columns_are_no_record(tmp_path):
     assert _all(records) == [{"de": "Hund", "en": "dog"}, {"de": "de", "en": "en"}]
 
 
-def test_columns_of_parquet_that_are_not_there_once_are_refused(tmp_path):
+def test_missing_and_repeated_parquet_columns_are_rejected(tmp_path):
     column = pyarrow.array(["x"])
     table = pyarrow.Table.from_arrays([column] * 3, names=["content", "twice", "twice"])
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
@@ -122,33 +122,33 @@ def test_columns_of_parquet_that_are_not_there_once_are_refused(tmp_path):
             _source(tmp_path, "a.parquet", fields=(name,)).records("train")
 
 
-def test_an_archive_is_none_of_the_formats(tmp_path):
+def test_archives_are_rejected(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK")
     with pytest.raises(UserError, match="a.zip is an archive of files; unpack it"):
         _source(tmp_path, "a.zip", format="lines").records("train")
 
 
 @pytest.mark.parametrize("start", [0, 5, 14, 30])
-def test_rows_that_are_none_are_told_with_file_and_line(start, tmp_path):
+def test_bad_rows_are_reported_with_file_and_line(start, tmp_path):
     (tmp_path / "a.jsonl").write_bytes(BAD_JSON)
     part = Part(str(tmp_path / "a.jsonl"), "jsonl", start, len(BAD_JSON))
     bad = [str(r) for r in read_part(part, ("text",), max_bytes=99) if isinstance(r, files.Bad)]
     first = BAD_JSON[:start].count(b"\n") + (start > 0 and BAD_JSON[start - 1 : start] != b"\n")
     wanted = [line for line in BAD_LINES if int(line[0].split(":")[1]) > first]
     assert len(bad) == len(wanted)
-    for text, (place, reason) in zip(bad, wanted, strict=True):
-        assert text.startswith(str(tmp_path / place))
+    for text, (location, reason) in zip(bad, wanted, strict=True):
+        assert text.startswith(str(tmp_path / location))
         assert reason in text
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", BAD_JSON, r"max_errors \(0\) allows: .*a.jsonl:2: no JSON"),
+        ("a.jsonl", BAD_JSON, r"max_errors \(0\) allows: .*a.jsonl:2: not JSON"),
         ("a.tsv", b"a\tb\tc\n", r"a.tsv:1: must have the 1 columns of FileSource.fields, got 3"),
-        ("a.txt", b"fine\nbroken \xc3\n", r"a.txt:2: no UTF-8 at byte 7 of the line"),
+        ("a.txt", b"fine\nbroken \xc3\n", r"a.txt:2: not UTF-8 at byte 7 of the line"),
         ("a.jsonl", b'{"text": "\\ud800"}', "half of a surrogate pair"),
-        ("a.txt", b"\n \n", "there is no record in it; 0 records, .* left out 2 empty rows"),
+        ("a.txt", b"\n \n", "but it has no record; 0 records, .* left out 2 empty rows"),
         ("a.parquet", b"PAR1 rubbish", "a.parquet must be Parquet"),
         ("a.jsonl.gz", b"no gzip at all", "a.jsonl.gz cannot be read: Not a gzipped file"),
         (
@@ -162,14 +162,14 @@ def test_rows_that_are_none_are_told_with_file_and_line(start, tmp_path):
         ("a.xyz", b"text", r"the format of .*a.xyz' \(FileSource.format\) is unknown"),
     ],
 )
-def test_what_cannot_be_read_is_said_on_one_line(name, content, message, tmp_path):
+def test_unreadable_files_are_reported_on_one_line(name, content, message, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as raised:
         _source(tmp_path, name).records("train")
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_bad_rows_are_left_out_up_to_the_limit_and_counted(tmp_path, caplog):
+def test_bad_rows_up_to_the_limit_are_skipped_and_counted(tmp_path, caplog):
     (tmp_path / "a.jsonl").write_bytes(BAD_JSON)
     with pytest.raises(UserError, match="more rows cannot be read"):
         _source(tmp_path, "a.jsonl", max_errors=4).records("train")
@@ -178,10 +178,10 @@ def test_bad_rows_are_left_out_up_to_the_limit_and_counted(tmp_path, caplog):
     assert _all(records) == [{"text": "a"}]
     assert "left out 2 empty rows" in caplog.text
     assert "left out 5 rows that cannot be read" in caplog.text
-    assert "a.jsonl:2: no JSON" in caplog.text
+    assert "a.jsonl:2: not JSON" in caplog.text
 
 
-def test_a_document_of_50_megabytes_becomes_pieces_that_are_it(tmp_path):
+def test_pieces_of_a_document_of_50_megabytes_concatenate_to_it(tmp_path):
     text = "größer und größer, 日本\n" * (50_000_000 // 30)
     (tmp_path / "a.txt").write_text(text)
     records = _source(tmp_path, "a.txt", format="document").records("train")
@@ -189,13 +189,13 @@ def test_a_document_of_50_megabytes_becomes_pieces_that_are_it(tmp_path):
     assert max(len(r["text"].encode()) for r in _all(records)) <= 65536
 
 
-def test_a_line_that_is_too_long_is_cut_between_characters():
-    pieces = list(cut("日本語" * 10, 8))
+def test_a_long_line_is_split_between_characters():
+    pieces = list(split_text("日本語" * 10, 8))
     assert max(len(piece.encode()) for piece in pieces) <= 8
     assert "".join(pieces) == "日本語" * 10
 
 
-def test_the_fingerprint_changes_with_the_text_and_nothing_else(tmp_path):
+def test_the_fingerprint_changes_only_with_the_text(tmp_path):
     path = tmp_path / "a.txt"
 
     def fingerprint():
@@ -209,7 +209,7 @@ def test_the_fingerprint_changes_with_the_text_and_nothing_else(tmp_path):
     assert fingerprint() != first
 
 
-def test_records_are_read_by_number_also_in_another_process(tmp_path):
+def test_records_are_read_by_number_after_pickling(tmp_path):
     _write(tmp_path / "a.jsonl", "jsonl")
     records = _source(tmp_path, "a.jsonl", fields=("n",)).records("train[10%:20%]")
     for of in (records, pickle.loads(pickle.dumps(records))):
@@ -223,10 +223,10 @@ def test_records_are_read_by_number_also_in_another_process(tmp_path):
     ("make", "message"),
     [
         (lambda d: TfdsSource(name="python_doc", data_dir=d), "did you mean 'python_docs'"),
-        (lambda d: FileSource(files={"train": "/no/such.txt"}, data_dir=d), "there is no file"),
-        (lambda d: FileSource(files={"train": "bad://x.txt"}), "files 'bad://x.txt' cannot be had"),
+        (lambda d: FileSource(files={"train": "/no/such.txt"}, data_dir=d), "no file matches"),
+        (lambda d: FileSource(files={"train": "bad://x.txt"}), "cannot read files 'bad://x.txt'"),
         (lambda d: FileSource(files={}), "must name a split, as in {'train': 'a.txt'}"),
-        (lambda d: FileSource(files={"train": 5}), r"files\['train'\] must be a path or several"),
+        (lambda d: FileSource(files={"train": 5}), r"files\['train'\] must be a path or a list"),
         (lambda d: FileSource(files={"a/b": "x"}), "must name splits such as 'train'.*got 'a/b'"),
         (lambda d: FileSource(files={"all": "x"}), "must name splits .* not 'all'"),
         (lambda d: FileSource(files={"train": "tests"}), "it is a folder, name its files as in"),
@@ -243,12 +243,12 @@ def test_records_are_read_by_number_also_in_another_process(tmp_path):
         ),
     ],
 )
-def test_what_is_not_there_is_refused(make, message, data_dir):
+def test_wrong_sources_are_rejected(make, message, data_dir):
     with pytest.raises(UserError, match=message):
         make(data_dir).records("train")
 
 
-def test_parts_of_a_split_differ_in_their_fingerprints(tmp_path):
+def test_slices_of_a_split_have_different_fingerprints(tmp_path):
     (tmp_path / "a.txt").write_text("".join(f"{n}\n" for n in range(100)))
     source = _source(tmp_path, "a.txt")
     splits = ("train[:50]", "train[50:]", "train", "train[:50]+train[60:]", "train[:50%]")
@@ -257,7 +257,7 @@ def test_parts_of_a_split_differ_in_their_fingerprints(tmp_path):
     assert prints[0] == prints[4]
 
 
-def test_a_file_of_the_same_name_size_and_time_elsewhere_is_another(tmp_path):
+def test_files_of_the_same_name_size_and_time_in_two_folders_are_distinguished(tmp_path):
     found = []
     for folder, text in (("a", "one"), ("b", "two")):
         (tmp_path / folder).mkdir()
@@ -270,7 +270,7 @@ def test_a_file_of_the_same_name_size_and_time_elsewhere_is_another(tmp_path):
     assert found == ["one", "two"]
 
 
-def test_files_without_a_time_are_told_apart_by_what_they_hold(tmp_path):
+def test_files_without_a_time_are_distinguished_by_content(tmp_path):
     import fsspec
 
     found = []
@@ -281,14 +281,14 @@ def test_files_without_a_time_are_told_apart_by_what_they_hold(tmp_path):
     assert found == ["one", "two"]
 
 
-def test_what_was_built_with_a_higher_limit_is_refused_under_a_lower_one(tmp_path, caplog):
+def test_a_data_set_built_with_a_higher_limit_is_rejected_under_a_lower_one(tmp_path, caplog):
     (tmp_path / "a.jsonl").write_bytes(BAD_JSON)
     _source(tmp_path, "a.jsonl", max_errors=5).records("train")
     with pytest.raises(UserError, match="more rows cannot be read"):
         _source(tmp_path, "a.jsonl", max_errors=4).records("train")
 
 
-def test_parquet_rows_that_are_no_text_are_told(tmp_path):
+def test_parquet_rows_with_bad_text_are_reported(tmp_path):
     rows = pyarrow.table(
         {
             "a": pyarrow.array([b"fine", b"\xff"], pyarrow.binary()),
@@ -304,11 +304,11 @@ def test_parquet_rows_that_are_no_text_are_told(tmp_path):
     def read(*fields):
         return [str(row) for row in read_part(part, fields, max_bytes=99)]
 
-    place = f"{tmp_path}/a.parquet: row 1 of row group 0: "
-    assert read("a") == ["{'a': 'fine'}", place + "field 'a' is no UTF-8 at byte 0"]
-    assert read("c") == ["{'c': 'ok'}", place + "field 'c' is no UTF-8 at byte 0"]
-    assert read("b")[0].endswith("field 'b' is a list, which is no text")
-    assert read("b")[1] == place + "field 'b' is null"
+    row = f"{tmp_path}/a.parquet: row 1 of row group 0: "
+    assert read("a") == ["{'a': 'fine'}", row + "field 'a' is not UTF-8 at byte 0"]
+    assert read("c") == ["{'c': 'ok'}", row + "field 'c' is not UTF-8 at byte 0"]
+    assert read("b")[0] == "{'b': '[\"x\"]'}"
+    assert read("b")[1] == row + "field 'b' is null"
 
 
 def _fingerprint(folder, data_dir, results):
@@ -318,7 +318,7 @@ def _fingerprint(folder, data_dir, results):
     results.put(source.records("train").fingerprint)
 
 
-def test_the_same_text_has_the_same_fingerprint_whoever_builds_it(tmp_path):
+def test_builds_of_the_same_text_have_the_same_fingerprint(tmp_path):
     _write(tmp_path / "a.jsonl", "jsonl")
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
@@ -330,7 +330,7 @@ def test_the_same_text_has_the_same_fingerprint_whoever_builds_it(tmp_path):
     assert len({results.get(timeout=60) for _ in range(4)}) == 1
 
 
-def test_a_record_that_is_damaged_is_told_when_it_is_read(tmp_path):
+def test_a_damaged_record_is_reported_when_it_is_read(tmp_path):
     lines = [f"{n} {'x' * 500}" for n in range(400)]
     (tmp_path / "a.txt").write_text("\n".join(lines))
     records = _source(tmp_path, "a.txt").records("train")
@@ -342,7 +342,7 @@ def test_a_record_that_is_damaged_is_told_when_it_is_read(tmp_path):
         _all(records)
 
 
-def test_a_shard_that_cannot_be_opened_is_not_called_damaged(tmp_path):
+def test_a_missing_shard_is_not_called_damaged(tmp_path):
     with pytest.raises(UserError, match="none cannot be read: No such file"):
         ArrayRecords([(str(tmp_path / "none"), 0, 1)])[0]
 
@@ -356,10 +356,10 @@ def test_a_damaged_shard_is_named(change, tmp_path):
         shard.unlink()
     else:
         shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(UserError, match="is damaged; delete .*/1.0.0 to have it built anew"):
+    with pytest.raises(UserError, match="is damaged; delete .*/1.0.0 to build it again"):
         _source(tmp_path, "a.txt").records("train")
 
 
-def test_a_name_with_a_wildcard_in_it_is_a_name(tmp_path):
+def test_a_file_name_may_contain_wildcard_characters(tmp_path):
     (tmp_path / "we ird [1].txt").write_text("one\n")
     assert len(_source(tmp_path, "we ird [1].txt").records("train")) == 1

@@ -10,7 +10,7 @@ from t5lite.data.text.special_tokens import SpecialTokens
 from t5lite.data.text.vocabularies import (
     ByteVocabulary,
     SentencePieceVocabulary,
-    from_description,
+    vocabulary_from_description,
 )
 
 
@@ -60,7 +60,7 @@ def test_special_tokens_are_part_of_the_fingerprint_and_the_description():
     assert usual.fingerprint == "ByteVocabulary(num_sentinels=125)"
     assert usual.fingerprint != special.fingerprint
     assert usual.describe() == {"kind": "ByteVocabulary", "num_sentinels": 125}
-    assert from_description(special.describe(), pathlib.Path()) == special
+    assert vocabulary_from_description(special.describe(), pathlib.Path()) == special
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    """The batches of the mixture as one process makes them in a thread, and their cursors."""
+    """The batches of the mixture from one process with a thread, and their cursors."""
     return take(streams.mixture(folder), NUM_BATCHES)
 
 
@@ -79,8 +79,8 @@ def test_cursors_of_every_batch_give_the_batches_after_it(kind, packed, folder):
 
 
 def test_batches_do_not_change_from_one_release_to_the_next(folder, whole):
-    # What was trained before stays what can be trained again. A change here needs a word in the
-    # commit; checkpoints made before it resume with other data.
+    # Runs resume with the same data. A change of this digest needs a new STREAM_VERSION and an
+    # entry in the changelog.
     assert digest(_features(whole))[:16] == GOLDEN
 
 
@@ -93,7 +93,7 @@ def test_another_seed_gives_other_batches(folder, whole):
 
 
 def _pairs(count, folder, **changes):
-    """A task of pairs that tell their own numbers."""
+    """A task of pairs that contain their own numbers."""
     path = folder / f"pairs{count}.tsv"
     path.write_text("".join(f"{n:04d}{'x' * (n % 37)}\t{'y' * (n % 11)}\n" for n in range(count)))
     choices = {"objective": streams.mixture(str(folder)).tasks[2].objective, **changes}
@@ -120,15 +120,15 @@ def test_an_epoch_holds_every_example_once(packed, tmp_path):
             segments = features["encoder_segment_ids"][row]
             for segment in range(1, segments.max() + 1):
                 numbers.append(int(bytes((tokens[segments == segment][:4] - 3).astype(np.uint8))))
-        # All before the oldest that waits, and those behind it that went with older ones. The
-        # order is a permutation in every epoch, and rows share it out between them.
+        # All examples before the oldest waiting one, and later ones that were packed with older
+        # ones. The rows divide the permutation of an epoch among them.
         cursor = batches[-1][1][row]
         read = [*range(cursor.example), *cursor.taken]
         assert sorted(numbers) == sorted(order(row + n * BATCH_SIZE) for n in read)
         assert cursor.example > count // BATCH_SIZE
 
 
-def test_evaluation_has_every_token_once(text_file, data_dir):
+def test_evaluation_reads_every_token_once(text_file, data_dir):
     task = small.task(text_file, data_dir, causal=True)
     records = task.source.records("validation")
     text = "".join(records[i]["text"] for i in range(len(records)))
@@ -149,7 +149,7 @@ def test_evaluation_corrupts_alike_at_every_call(folder):
     assert first == second
 
 
-def test_documents_apart_are_whole_and_framed(folder):
+def test_separate_documents_are_complete_and_framed(folder):
     task = streams.causal(folder)
     records = task.source.records("train")
     texts = [records[i]["text"] for i in range(len(records))]
@@ -158,7 +158,7 @@ def test_documents_apart_are_whole_and_framed(folder):
         batch = batch_of(DecoderLayout(40), [[example]])
         weights = batch["decoder_loss_weights"][0] > 0
         targets, inputs = (batch[f"decoder_{n}_tokens"][0][weights] for n in ("target", "input"))
-        assert (inputs[0] == 0) == (text == ""), "a document begins with a 0"
+        assert (inputs[0] == 0) == (text == ""), "a document begins with 0"
         text += task.vocabulary.decode(targets)
         if targets[-1] == task.vocabulary.eos_id:
             found.append(text)
@@ -167,7 +167,7 @@ def test_documents_apart_are_whole_and_framed(folder):
 
 
 def _of_lines(text, folder, *, step):
-    """A task of the lines of a text, with a step of this file."""
+    """A task of the lines of a text, with a preprocessor of this file."""
     (folder / "text.txt").write_text(text)
     return Task(
         source=FileSource(
@@ -179,7 +179,7 @@ def _of_lines(text, folder, *, step):
     )
 
 
-def test_a_corpus_without_a_token_is_refused(tmp_path):
+def test_a_corpus_without_tokens_is_rejected(tmp_path):
     task = _of_lines("a\n" * 5, tmp_path, step="nothing")
     with pytest.raises(UserError, match="'task' gives no example: none of its 5 records"):
         take(task, 1, layout=EncoderDecoderLayout(24, 8))
@@ -191,12 +191,12 @@ def test_a_few_records_with_text_among_many_are_found(tmp_path):
 
 
 def keep(record):
-    """A step that leaves out nearly every record."""
+    """A preprocessor that drops nearly every record."""
     return record if "keep" in record["text"] else None
 
 
 def nothing(record):
-    """A step that leaves every record out."""
+    """A preprocessor that drops every record."""
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 1000])

@@ -56,7 +56,7 @@ def test_templates_make_the_texts(make_task):
     ]
 
 
-def test_steps_change_records_in_their_order_and_leave_some_out(make_task):
+def test_preprocessors_change_and_drop_records_in_order(make_task):
     steps = ("lowercase", "strip_html_tags", "normalize_whitespace", "drop_if_any_empty")
     assert _texts(make_task(preprocessors=steps)) == [
         ("translate: a dog", "ein hund"),
@@ -66,11 +66,11 @@ def test_steps_change_records_in_their_order_and_leave_some_out(make_task):
 
 
 def shout(record):
-    """A step of one's own."""
+    """A user's own preprocessor."""
     return {**record, "loud": record["en"].upper()}
 
 
-def test_a_step_of_ones_own_may_make_fields(make_task):
+def test_a_users_preprocessor_may_make_fields(make_task):
     task = make_task(preprocessors=["tests.data.test_task:shout"], inputs="{loud}")
     assert _texts(task)[0] == ("A DOG", "Ein  Hund")
 
@@ -78,9 +78,9 @@ def test_a_step_of_ones_own_may_make_fields(make_task):
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"inputs": None}, "Task.inputs needs a template for Supervised, got None"),
+        ({"inputs": None}, "Task.inputs must be a template for Supervised, got None"),
         ({"objective": SpanCorruption(inputs_length=24)}, "Task.inputs must be None for SpanCorr"),
-        ({"inputs": "{en!r}"}, r"must name fields plainly, as in {text}, got {en}"),
+        ({"inputs": "{en!r}"}, r"name fields as in {text}, {text.0} or {text:, }, got {en}"),
         ({"inputs": "{en"}, "must be a template"),
         ({"inputs": "no field"}, "Task.inputs must name a field"),
         ({"name": "a/b"}, "Task.name must be of letters"),
@@ -91,18 +91,18 @@ def test_a_step_of_ones_own_may_make_fields(make_task):
         ({"preprocessors": ["os:path"]}, "'os:path' must be a function, got module"),
     ],
 )
-def test_what_does_not_fit_is_refused_when_the_task_is_made(choices, message, make_task):
+def test_a_task_of_wrong_parts_is_rejected(choices, message, make_task):
     with pytest.raises(UserError, match=message):
         make_task(**choices)
 
 
 def fail(record):
-    """A step with a mistake in it."""
+    """A preprocessor that fails."""
     raise ValueError("not today")
 
 
 def as_text(record):
-    """A step that returns no record."""
+    """A preprocessor that returns no record."""
     return "text"
 
 
@@ -113,25 +113,25 @@ def as_text(record):
         ("as_text", "must return the fields of a record or None, got str"),
     ],
 )
-def test_a_step_that_fails_is_named(step, message, make_task):
+def test_a_failing_preprocessor_is_named(step, message, make_task):
     with pytest.raises(UserError, match=message):
         make_task(preprocessors=[f"tests.data.test_task:{step}"]).tokens("train")[0]
 
 
-def test_a_template_is_held_against_what_steps_leave(make_task):
+def test_a_template_is_checked_against_preprocessed_records(make_task):
     task = make_task(preprocessors=["lowercase"], inputs="{eng}")
     with pytest.raises(UserError, match="names the field 'eng'; did you mean 'en'"):
         task.tokens("train")[0]
 
 
-def test_a_template_that_names_no_field_of_the_records_is_refused(make_task):
+def test_a_template_with_an_unknown_field_is_rejected(make_task):
     with pytest.raises(UserError, match="Task.inputs .* names the field 'eng'; did you mean 'en'"):
         make_task(inputs="{eng}").tokens("train")
 
 
 @pytest.mark.parametrize("pairs", [True, False], ids=["pairs", "text"])
 @pytest.mark.parametrize("size", [100, 70000], ids=["uint16", "uint32"])
-def test_a_cache_holds_the_same_tokens_and_is_made_once(
+def test_a_cache_holds_the_same_tokens_and_is_built_once(
     pairs, size, make_task, tmp_path, monkeypatch
 ):
     choices = {
@@ -152,11 +152,11 @@ def test_a_cache_holds_the_same_tokens_and_is_made_once(
             assert len(kept[number]) == len(plain[number])
             for some, other in zip(kept[number], plain[number], strict=True):
                 np.testing.assert_array_equal(some, other)
-        # From now on whatever would encode fails.
+        # The second time, encoding would fail.
         monkeypatch.setattr(tokens.Tokenized, "__getitem__", None)
 
 
-def test_a_cache_belongs_to_text_steps_vocabulary_and_code(make_task, tmp_path, monkeypatch):
+def test_a_cache_depends_on_text_steps_vocabulary_and_code(make_task, tmp_path, monkeypatch):
     def folders(**choices):
         make_task(token_cache=str(tmp_path / "cache"), **choices).tokens("train")
         return len([p for p in (tmp_path / "cache").iterdir() if p.is_dir() and summaries_of(p)])
@@ -169,7 +169,7 @@ def test_a_cache_belongs_to_text_steps_vocabulary_and_code(make_task, tmp_path, 
     assert folders() == 5
 
 
-def test_scores_depend_on_the_code_of_ones_own_metric(make_task, tmp_path, monkeypatch):
+def test_versions_of_scores_change_with_a_users_metric(make_task, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     code = "def metric(answers, predictions):\n    return {'own_fraction': 0.5}\n"
     (tmp_path / "own_metric.py").write_text(code)
@@ -201,7 +201,7 @@ def sized(tmp_path):
     return make
 
 
-def test_rates_are_sizes_limited_and_softened(sized):
+def test_rates_follow_sizes_limits_and_temperature(sized):
     tasks = [sized(count) for count in (10, 100, 1000)]
     mixed = Mixture(components=tasks)
     assert mixed.rates("train") == pytest.approx([10 / 1110, 100 / 1110, 1000 / 1110])
@@ -212,14 +212,14 @@ def test_rates_are_sizes_limited_and_softened(sized):
     assert mixed.rates("train") == pytest.approx(list(roots / roots.sum()))
 
 
-def test_a_mixture_within_a_mixture_shares_what_it_gets(sized):
+def test_a_nested_mixture_divides_its_share(sized):
     inner = Mixture(components=[sized(10), sized(100)])
     mixed = Mixture(components=[inner, sized(1000)], shares=[3.0, 1.0])
     assert mixed.rates("train") == pytest.approx([0.75 * 10 / 110, 0.75 * 100 / 110, 0.25])
     assert [task.name for task in mixed.tasks] == ["of10", "of100", "of1000"]
 
 
-def test_the_identity_of_a_mixture_has_all_that_its_order_depends_on(sized):
+def test_the_identity_of_a_mixture_changes_with_its_rates(sized):
     first = Mixture(components=[sized(10), sized(100)], shares=[1.0, 2.0]).identity("train")
     other = Mixture(components=[sized(10), sized(100)], shares=[1.0, 3.0]).identity("train")
     assert {name for name in first if first[name] != other[name]} == {"rates"}
@@ -229,26 +229,29 @@ def test_the_identity_of_a_mixture_has_all_that_its_order_depends_on(sized):
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"shares": [1.0, 0.0]}, "must be 2 numbers over 0, .*; leave a component out"),
+        ({"shares": [1.0, 0.0]}, "must be 2 numbers over 0, .*; remove a component"),
         ({"shares": [1.0]}, "must be 2 numbers over 0"),
         ({"shares": [float("inf"), 1.0]}, "must be 2 numbers over 0"),
-        ({"shares": [1.0, 2.0], "temperature": 2.0}, "leave out Mixture.shares to use them"),
+        (
+            {"shares": [1.0, 2.0], "temperature": 2.0},
+            "Mixture.shares and Mixture.maximum_records or .* are mutually exclusive",
+        ),
         ({"maximum_records": 0}, "maximum_records must be at least 1, got 0"),
         ({"temperature": 0.5}, "temperature must be at least 1, got 0.5"),
-        ({"components": []}, "must hold a task, got none"),
+        ({"components": []}, "must be at least one task, got"),
         ({"components": ["a"]}, "must be tasks, as in"),
     ],
 )
-def test_a_mixture_that_cannot_be_is_refused(choices, message, sized):
+def test_wrong_mixtures_are_rejected(choices, message, sized):
     with pytest.raises(UserError, match=message):
         Mixture(**{"components": [sized(10), sized(100)], **choices})
 
 
-def test_tasks_of_a_mixture_must_differ_in_name_and_agree_in_vocabulary(sized):
-    with pytest.raises(UserError, match="must differ in Task.name, but 2 are 'same'"):
+def test_tasks_of_a_mixture_need_different_names_and_one_vocabulary(sized):
+    with pytest.raises(UserError, match=r"must have different names .*, but 2 are 'same'"):
         Mixture(components=[sized(10, name="same"), sized(100, name="same")])
     other = sized(100, vocabulary=ByteVocabulary(num_sentinels=9))
-    with pytest.raises(UserError, match="must have one vocabulary: of10 has .*125.*of100 has .*9"):
+    with pytest.raises(UserError, match="the same vocabulary: of10 has .*125.*of100 has .*9"):
         Mixture(components=[sized(10), other])
 
 

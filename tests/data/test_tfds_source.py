@@ -33,13 +33,13 @@ def test_python_docs_is_split_by_topic(data_dir):
 
 
 @pytest.mark.parametrize("name", ["glue", "c4", "wmt16_translate", "cnn_dailymail", "lm1b"])
-def test_all_kinds_of_text_of_the_catalogue_are_known(name, data_dir):
+def test_the_text_data_sets_of_the_catalogue_are_known(name, data_dir):
     with pytest.raises(UserError, match=f"{name}/no_such.*BuilderConfig no_such not found"):
         TfdsSource(name=f"{name}/no_such", data_dir=data_dir).records("train")
 
 
-def test_a_version_that_is_not_there_is_refused(data_dir):
-    with pytest.raises(UserError, match="'lm1b:9.9.9' cannot be had: .*9.9.9, only: 1.1.0"):
+def test_an_unknown_version_is_rejected(data_dir):
+    with pytest.raises(UserError, match="'lm1b:9.9.9' cannot be loaded: .*9.9.9, only: 1.1.0"):
         TfdsSource(name="lm1b:9.9.9", data_dir=data_dir).records("train")
 
 
@@ -51,7 +51,7 @@ def test_a_data_set_that_needs_another_package_names_it(monkeypatch, data_dir):
 
 @pytest.fixture(scope="module")
 def labelled():
-    """The name of a TFDS data set with classes, which its test split does not tell."""
+    """The name of a TFDS data set with class labels, which are missing in its test split."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.util import DownloadError
 
@@ -75,28 +75,28 @@ def labelled():
     return LabelledTexts.name
 
 
-def test_classes_are_told_by_name_where_they_are_known(labelled, tmp_path):
+def test_class_labels_are_names(labelled, tmp_path):
     source = TfdsSource(name=labelled, data_dir=str(tmp_path))
     train, test = (_all(source.records(split)) for split in ("train", "test"))
     assert {(r["idx"], r["label"]) for r in train} == {
         ("0", "no"), ("1", "yes"), ("2", "no"), ("3", "yes"),
     }  # fmt: skip
     assert {r["label"] for r in test} == {"<unk>"}
-    # As a cache of tokens is made in several processes.
+    # Processes that build a token cache receive pickled records.
     assert _all(pickle.loads(pickle.dumps(source.records("train")))) == train
 
 
-def test_a_download_that_fails_is_told_on_one_line(labelled, tmp_path):
+def test_a_failed_download_is_reported_on_one_line(labelled, tmp_path):
     with pytest.raises(UserError, match=f"'{labelled}' cannot be prepared: no network$"):
         TfdsSource(name=labelled, data_dir=str(tmp_path / "no_network")).records("train")
 
 
-def test_an_unknown_split_names_those_that_are(data_dir):
+def test_an_unknown_split_is_rejected_with_the_known_ones(data_dir):
     with pytest.raises(UserError, match="has no split 'test'; known: train, validation"):
         TfdsSource(name="python_docs", data_dir=data_dir).records("test")
 
 
-def test_the_same_data_set_has_the_same_fingerprint_whoever_prepares_it(tmp_path):
+def test_processes_that_prepare_a_data_set_get_the_same_fingerprint(tmp_path):
     # TFDS orders the fields by their hashes.
     processes = [
         subprocess.Popen(
@@ -110,9 +110,9 @@ def test_the_same_data_set_has_the_same_fingerprint_whoever_prepares_it(tmp_path
     assert len({process.communicate(timeout=120)[0] for process in processes}) == 1
 
 
-def test_processes_that_prepare_one_data_set_at_once_all_get_it(tmp_path):
+def test_processes_may_prepare_a_data_set_at_the_same_time(tmp_path):
     command = [sys.executable, "-c", PREPARE, str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    told = {process.communicate(timeout=120)[0] for process in processes}
-    assert len(told) == 1
-    assert int(told.pop().split()[0]) > 50
+    outputs = {process.communicate(timeout=120)[0] for process in processes}
+    assert len(outputs) == 1
+    assert int(outputs.pop().split()[0]) > 50

@@ -4,17 +4,17 @@ import sentencepiece
 
 from t5lite.core.errors import UserError
 from t5lite.data.text.vocabularies import (
-    PIECE_CHARACTERS,
+    CHUNK_CHARACTERS,
     ByteVocabulary,
     SentencePieceVocabulary,
-    check_same,
-    from_description,
+    check_same_vocabulary,
+    vocabulary_from_description,
 )
 
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory, text_file):
-    """A SentencePiece model with T5's special ids, trained here."""
+    """A SentencePiece model with T5's special ids."""
     prefix = tmp_path_factory.mktemp("spiece") / "small"
     _train(text_file, prefix, pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
     return f"{prefix}.model"
@@ -31,7 +31,7 @@ def _train(text, prefix, **ids):
     )
 
 
-def test_bytes_come_back_whatever_they_are():
+def test_all_bytes_survive_a_round_trip():
     vocabulary = ByteVocabulary()
     text = "naïve ⏎ 日本"
     assert vocabulary.decode(vocabulary.encode(text)) == text
@@ -39,12 +39,12 @@ def test_bytes_come_back_whatever_they_are():
     np.testing.assert_array_equal(vocabulary.encode(every), np.arange(256) + 3)
 
 
-def test_sentinels_are_the_highest_ids_downwards():
+def test_sentinels_count_down_from_the_highest_id():
     vocabulary = ByteVocabulary(num_sentinels=100)
     assert [vocabulary.sentinel(i) for i in (0, 1, 99)] == [358, 357, 259]
 
 
-def test_decoding_stops_at_the_end_and_names_sentinels():
+def test_decoding_stops_at_the_end_of_sequence_and_names_sentinels():
     vocabulary = ByteVocabulary()
     ids = np.array([383, *vocabulary.encode("ab"), 382, 1, *vocabulary.encode("c")])
     assert vocabulary.decode(ids) == "<extra_id_0>ab<extra_id_1>"
@@ -61,58 +61,57 @@ def test_sentencepiece_has_sentinels_after_its_pieces(model_path):
     assert vocabulary.decode(np.append(ids, pieces + 9)) == f"{text}<extra_id_0>"
 
 
-def test_text_behind_a_sentinel_goes_on_where_it_does(sentencepiece_vocabulary):
+def test_text_after_a_sentinel_keeps_its_leading_space(sentencepiece_vocabulary):
     vocabulary = sentencepiece_vocabulary
     text = "An expression with a value, and un"
     ids = vocabulary.encode(text)
     starts = set(vocabulary.word_starts(ids).tolist())
-    # Some are within a word.
+    # Some tokens continue a word.
     assert len(starts) < len(ids)
     for at in range(1, len(ids)):
         cut = np.concatenate([ids[:at], [vocabulary.sentinel(0)], ids[at:]])
-        told = vocabulary.decode(cut)
-        before, behind = told.split("<extra_id_0>")
-        assert before + behind == text
-        assert behind.startswith(" ") == (at in starts)
-        # Not always the same pieces: the best for the whole are not the best for its parts.
-        again = vocabulary.encode_behind(behind)
-        assert vocabulary.decode_behind(again) == behind
-    assert vocabulary.encode_behind("").size == 0
+        before, after = vocabulary.decode(cut).split("<extra_id_0>")
+        assert before + after == text
+        assert after.startswith(" ") == (at in starts)
+        # Not always the same pieces: the best segmentation of a text is not that of its parts.
+        again = vocabulary.encode_after(after)
+        assert vocabulary.decode_after(again) == after
+    assert vocabulary.encode_after("").size == 0
 
 
 @pytest.mark.parametrize("between", [" ", "\n", ""])
-def test_long_texts_are_encoded_in_pieces_that_nobody_sees(between, sentencepiece_vocabulary):
-    vocabulary, count = sentencepiece_vocabulary, PIECE_CHARACTERS // 2
+def test_chunks_of_long_texts_do_not_change_the_ids(between, sentencepiece_vocabulary):
+    vocabulary, count = sentencepiece_vocabulary, CHUNK_CHARACTERS // 2
     ids = vocabulary.encode(f"value{between}" * count)
-    assert len(ids) * 100 > PIECE_CHARACTERS
-    # As SentencePiece tells white space.
+    assert len(ids) * 100 > CHUNK_CHARACTERS
+    # SentencePiece normalises white space.
     assert vocabulary.decode(ids) == f"value{between and ' '}" * (count - 1) + "value"
     if between:
-        behind = vocabulary.encode_behind("," + between + f"value{between}" * count)
-        np.testing.assert_array_equal(behind[-len(ids) :], ids)
+        after = vocabulary.encode_after("," + between + f"value{between}" * count)
+        np.testing.assert_array_equal(after[-len(ids) :], ids)
 
 
-def test_sentencepiece_with_other_special_ids_is_refused(tmp_path, text_file):
+def test_sentencepiece_models_with_other_special_ids_are_rejected(tmp_path, text_file):
     _train(text_file, tmp_path / "other", pad_id=3, eos_id=2, unk_id=0, bos_id=1)
     with pytest.raises(UserError, match=r"must have pad, eos and unk ids \(0, 1, 2\)"):
         SentencePieceVocabulary(path=f"{tmp_path}/other.model")
 
 
-def test_a_vocabulary_that_is_not_there_or_no_model_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is not there"):
+def test_a_missing_file_and_a_file_that_is_no_model_are_rejected(tmp_path):
+    with pytest.raises(UserError, match="is not a file"):
         SentencePieceVocabulary(path=str(tmp_path / "none.model"))
     (tmp_path / "rubbish.model").write_bytes(b"rubbish" * 100)
     with pytest.raises(UserError, match="must be a SentencePiece model"):
         SentencePieceVocabulary(path=str(tmp_path / "rubbish.model"))
 
 
-def test_a_checkpoint_is_used_with_its_own_vocabulary_alone(tmp_path):
+def test_a_checkpoint_accepts_only_its_own_vocabulary(tmp_path):
     own = ByteVocabulary(num_sentinels=10)
-    assert from_description(own.describe(), tmp_path) == own
-    check_same(own.fingerprint, ByteVocabulary(num_sentinels=10), "it")
-    # Of an older version, which did not say.
-    check_same(None, own, "it")
+    assert vocabulary_from_description(own.describe(), tmp_path) == own
+    check_same_vocabulary(own.fingerprint, ByteVocabulary(num_sentinels=10), "it")
+    # A checkpoint of an older version names none.
+    check_same_vocabulary(None, own, "it")
     with pytest.raises(UserError, match=r"with the vocabulary .*=10\), got .*=125\)"):
-        check_same(own.fingerprint, ByteVocabulary(), "it")
-    with pytest.raises(UserError, match="does not say what its vocabulary is; convert it with"):
-        from_description(None, tmp_path)
+        check_same_vocabulary(own.fingerprint, ByteVocabulary(), "it")
+    with pytest.raises(UserError, match="does not name its vocabulary; convert it with"):
+        vocabulary_from_description(None, tmp_path)

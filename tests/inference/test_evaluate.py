@@ -226,14 +226,17 @@ def test_a_decoder_alone_writes_answers_too(tmp_path, data_dir):
     [
         ({"category": "land"}, "Task.category names the field 'land'; did you mean 'lang'"),
         ({"references": "right"}, "Task.references names the field 'right'"),
-        ({"choices": ["a"], "metrics": []}, "Task.choices is for metrics"),
-        ({"choices": "lang"}, "field 'lang' of record 0 must be a JSON list of texts"),
-        ({"choices": "answer"}, "field 'answer' of record 0 must be a JSON list of texts, got a"),
-        ({"references": "lang"}, "field 'lang' of record 0 must be a JSON list of texts"),
+        (
+            {"choices": ["a"], "metrics": []},
+            "Task.choices must be None without metrics, .*; name some in Task.metrics",
+        ),
+        ({"choices": "lang"}, "field 'lang' of record 0 must be a list of texts"),
+        ({"choices": "answer"}, "field 'answer' of record 0 must be a list of texts, got a"),
+        ({"references": "lang"}, "field 'lang' of record 0 must be a text, a list of texts, or an"),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(choices, message, tmp_path, data_dir):
-    records = [{"question": "q", "answer": "a", "lang": "[3]"}]
+    records = [{"question": "q", "answer": "a", "lang": [3]}]
     choices = {"metrics": ["exact_match"], **choices}
     with pytest.raises(UserError, match=message):
         scores_of(of_pairs(tmp_path, data_dir, records, **choices))

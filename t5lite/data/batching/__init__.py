@@ -1,1 +1,1 @@
-"""From examples to batches: row streams, packing and features."""
+"""From token ids to batches: reading examples, packing rows, laying them out, streaming them."""

@@ -1,15 +1,15 @@
-"""From examples of any length to the rows of a batch.
+"""Layouts: how examples of any length fill the rows of a batch.
 
-A batch is a dict of int32 [batch, length] arrays with the field's usual names:
+A batch is a dict of int32 [batch, length] arrays:
 
     encoder_input_tokens    encoder_segment_ids
     decoder_input_tokens    decoder_segment_ids    decoder_target_tokens    decoder_loss_weights
 
-Zero is padding here, in the data; to the model segment ids say what is what: 0 is padding, and the
-examples packed into a row are 1, 2, ... in every field, also where one of them has no tokens.
+Padding tokens are 0. The model finds padding by segment ids only: 0 is padding, and the examples
+of a row are 1, 2, ... in every feature, even if one of them has no tokens there.
 
-A layout says how the parts of an example lie in a row. Its `sizes` of an example, and `capacity`,
-are what packing reckons with.
+A layout writes the parts of an example into a row. Packing uses its `capacity` and the `sizes` of
+examples.
 """
 
 import dataclasses
@@ -25,18 +25,19 @@ from t5lite.data.text.vocabularies import PAD_ID
 
 Features = dict[str, Int[np.ndarray, "rows _"]]
 
-# What a decoder is given before the first target; T5 has no token of its own for it.
+# The first input of a decoder; T5 has no separate start token.
 BOS_ID = PAD_ID
 
 
 @runtime_checkable
 class Layout(Protocol):
-    """Where the tokens of examples go.
+    """Positions of an example's tokens in a row.
 
-    - `lengths`: of a row, by the name of the feature.
-    - `capacity`: what a row holds; `sizes(example)`: what an example takes of it.
-    - `place(features, row, start, segment, example)`: writes an example into a row, behind the
-      `start` that examples before it have taken.
+    - `lengths`: tokens in a row, by feature name.
+    - `capacity`: tokens that a row holds, one number per axis.
+    - `sizes(example)`: tokens that an example takes on each axis.
+    - `write(features, row, start, segment, example)`: writes an example into a row, at the
+      positions `start`.
     """
 
     @property
@@ -44,7 +45,7 @@ class Layout(Protocol):
     @property
     def capacity(self) -> tuple[int, ...]: ...
     def sizes(self, example: Example) -> tuple[int, ...]: ...
-    def place(
+    def write(
         self,
         features: Features,
         row: int,
@@ -56,7 +57,7 @@ class Layout(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoderLayout:
-    """The encoder reads the inputs, the decoder writes the targets."""
+    """The encoder reads the inputs and the decoder predicts the targets."""
 
     inputs_length: int
     targets_length: int
@@ -76,22 +77,22 @@ class EncoderDecoderLayout:
     def sizes(self, example: Example) -> tuple[int, ...]:
         return len(example["inputs"]), len(example["targets"])
 
-    def place(
+    def write(
         self, features: Features, row: int, start: tuple[int, ...], segment: int, example: Example
     ) -> None:
-        inputs, targets = example["inputs"], example["targets"]
+        inputs = example["inputs"]
         here = slice(start[0], start[0] + len(inputs))
         features["encoder_input_tokens"][row, here] = inputs
         features["encoder_segment_ids"][row, here] = segment
-        _place_decoder(features, row, start[1], segment, example, targets)
+        _write_decoder(features, row, start[1], segment, example, example["targets"])
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderLayout:
-    """The decoder is given the inputs and then the targets, of which alone it is to write.
+    """The decoder reads the inputs and predicts the targets after them.
 
-    Where examples have inputs, `decoder_causal_attention` is 1 for them and the place behind them,
-    which a prefix language model sees as a whole.
+    With `has_inputs`, `decoder_causal_attention` is 1 for the inputs and the position after them,
+    where a prefix language model attends in both directions.
     """
 
     length: int
@@ -109,12 +110,14 @@ class DecoderLayout:
     def sizes(self, example: Example) -> tuple[int, ...]:
         return (len(example["inputs"]) + len(example["targets"]),)
 
-    def place(
+    def write(
         self, features: Features, row: int, start: tuple[int, ...], segment: int, example: Example
     ) -> None:
-        at, inputs, targets = start[0], example["inputs"], example["targets"]
+        at = start[0]
+        inputs = example["inputs"]
+        targets = example["targets"]
         both = np.concatenate([inputs, targets]) if len(inputs) else targets
-        _place_decoder(features, row, at, segment, example, both)
+        _write_decoder(features, row, at, segment, example, both)
         if len(inputs):
             features["decoder_loss_weights"][row, at : at + len(inputs)] = 0
             prefix = slice(at, at + min(len(inputs) + 1, len(both)))
@@ -123,7 +126,7 @@ class DecoderLayout:
 
 @dataclasses.dataclass(frozen=True)
 class EncoderLayout:
-    """The encoder reads the inputs and writes the targets place by place."""
+    """The encoder reads the inputs and predicts a target at every position."""
 
     length: int
 
@@ -139,7 +142,7 @@ class EncoderLayout:
     def sizes(self, example: Example) -> tuple[int, ...]:
         return (len(example["inputs"]),)
 
-    def place(
+    def write(
         self, features: Features, row: int, start: tuple[int, ...], segment: int, example: Example
     ) -> None:
         here = slice(start[0], start[0] + len(example["inputs"]))
@@ -157,10 +160,10 @@ _DECODER = (
 )
 
 
-def _place_decoder(
+def _write_decoder(
     features: Features, row: int, at: int, segment: int, example: Example, targets: Tokens
 ) -> None:
-    """Writes targets, and what the decoder is given: they, one place later and behind a 0."""
+    """Writes the targets, and the decoder inputs: the targets shifted right behind `BOS_ID`."""
     if not len(targets):
         return
     here = slice(at, at + len(targets))
@@ -175,7 +178,7 @@ def _place_decoder(
 
 
 def batch_of(layout: Layout, rows: Sequence[Sequence[Example]]) -> Features:
-    """Returns the batch whose rows hold these examples; a row without any is padding.
+    """Returns the batch of these rows of examples; a row without examples is all padding.
 
     >>> pair = {"inputs": np.array([5, 6, 1]), "targets": np.array([7, 1])}
     >>> batch = batch_of(EncoderDecoderLayout(8, 5), [[pair, pair]])
@@ -188,14 +191,14 @@ def batch_of(layout: Layout, rows: Sequence[Sequence[Example]]) -> Features:
     [0 7 0 7 0]
     [7 1 7 1 0]
     """
-    # Padding is 0 in every feature; zeroing is cheaper than filling with any other number.
+    # Padding is 0 in every feature: np.zeros is cheaper than np.full.
     features = {
         name: np.zeros((len(rows), length), np.int32) for name, length in layout.lengths.items()
     }
     for row, examples in enumerate(rows):
         start = (0,) * len(layout.capacity)
         for segment, example in enumerate(examples, start=1):
-            layout.place(features, row, start, segment, example)
+            layout.write(features, row, start, segment, example)
             start = tuple(map(operator.add, start, layout.sizes(example)))
         assert all(a <= b for a, b in zip(start, layout.capacity, strict=True)), start
     return features

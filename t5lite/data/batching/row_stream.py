@@ -1,4 +1,4 @@
-"""The rows of one stream, packed or not, from any place on."""
+"""The rows of one stream, packed or not, and the cursor to continue it from."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -7,82 +7,86 @@ from typing import Any, NamedTuple
 from t5lite.core.examples import Example
 from t5lite.data.batching.features import Layout
 from t5lite.data.batching.packing import choose_row, enough_waiting
-from t5lite.data.batching.readers import Place
+from t5lite.data.batching.readers import TextPosition
 
 
 @dataclasses.dataclass(frozen=True)
 class Cursor:
-    """Where the stream of one row stands.
+    """The state of the stream of one row.
 
     Args:
-        example: the oldest that is not in a row yet; all before it are.
-        places: before that example, (record, offset) of every task.
-        taken: those after it that are in a row already, packed with older ones.
+        example: number of the oldest example that is not in a row yet.
+        positions: for each task, the position in its text before that example.
+        taken: numbers of later examples that are already in a row, packed with older ones.
     """
 
     example: int
-    places: tuple[Place, ...]
+    positions: tuple[TextPosition, ...]
     taken: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the cursor as JSON has it."""
-        places = [list(place) for place in self.places]
-        return {"example": self.example, "places": places, "taken": list(self.taken)}
+        """Returns the cursor as a JSON value."""
+        positions = [list(position) for position in self.positions]
+        return {"example": self.example, "positions": positions, "taken": list(self.taken)}
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> "Cursor":
-        """Returns what `to_json` was made from."""
-        places = tuple(Place(*place) for place in fields["places"])
-        return Cursor(fields["example"], places, tuple(fields["taken"]))
+        """Returns the cursor from the value that `to_json` returned."""
+        # Version 0.1 had another name for `positions`, with the same rank in alphabetical order.
+        example, positions, taken = (fields[name] for name in sorted(fields))
+        return Cursor(example, tuple(TextPosition(*each) for each in positions), tuple(taken))
 
 
 def first_cursor(num_tasks: int) -> Cursor:
-    """Returns the cursor of a row from which nothing was read."""
-    return Cursor(0, (Place(),) * num_tasks)
+    """Returns the cursor at the beginning of a stream."""
+    return Cursor(0, (TextPosition(),) * num_tasks)
 
 
 class _Waiting(NamedTuple):
-    """An example that is in no row yet, and the places before it."""
+    """An example that is in no row yet, and the positions before it."""
 
     number: int
-    places: tuple[Place, ...]
+    positions: tuple[TextPosition, ...]
     example: Example
     sizes: tuple[int, ...]
 
 
-# From the number of an example and the places before it, to it and the places after it.
-MakeExample = Callable[[int, tuple[Place, ...]], tuple[Example, tuple[Place, ...]]]
+# Maps the number of an example and the positions before it to the example and the positions after.
+MakeExample = Callable[[int, tuple[TextPosition, ...]], tuple[Example, tuple[TextPosition, ...]]]
 
 
 class RowStream:
-    """The rows of one stream, each a list of examples: one, or where `packed` what fits together.
+    """The rows of one stream, each a list of examples: a single one, or several if `packed`.
 
-    `cursor` is the state: another stream that begins with it gives the same rows.
+    `cursor` is the whole state: another stream from the same cursor gives the same rows.
     """
 
     def __init__(self, make: MakeExample, layout: Layout, cursor: Cursor, *, packed: bool) -> None:
-        self._make, self._layout, self._packed = make, layout, packed
+        self._make = make
+        self._layout = layout
+        self._packed = packed
         self._capacity = layout.capacity
-        self._next, self._places = cursor.example, cursor.places
+        self._next = cursor.example
+        self._positions = cursor.positions
         # Oldest first, with the sums of their sizes.
         self._waiting: list[_Waiting] = []
         self._totals = [0] * len(self._capacity)
-        # Read again only to get past them.
+        # Read again, but only to get past them.
         self._taken = set(cursor.taken)
 
     @property
     def cursor(self) -> Cursor:
-        """Where the stream stands after the rows it has given."""
+        """The state after the rows returned so far."""
         if not self._waiting:
-            return Cursor(self._next, self._places)
+            return Cursor(self._next, self._positions)
         oldest = self._waiting[0]
         waiting = {waiting.number for waiting in self._waiting}
         taken = [number for number in range(oldest.number, self._next) if number not in waiting]
-        return Cursor(oldest.number, oldest.places, tuple(sorted({*taken, *self._taken})))
+        return Cursor(oldest.number, oldest.positions, tuple(sorted({*taken, *self._taken})))
 
     def __next__(self) -> list[Example]:
         if not self._packed:
-            example, self._places = self._make(self._next, self._places)
+            example, self._positions = self._make(self._next, self._positions)
             self._next += 1
             return [example]
         while not self._waiting or not enough_waiting(
@@ -97,13 +101,14 @@ class RowStream:
         return [waiting.example for waiting in chosen]
 
     def _read(self) -> None:
-        number, places = self._next, self._places
-        example, self._places = self._make(number, places)
+        number = self._next
+        positions = self._positions
+        example, self._positions = self._make(number, positions)
         self._next += 1
         if number in self._taken:
             self._taken.remove(number)
             return
-        self._waiting.append(_Waiting(number, places, example, self._layout.sizes(example)))
+        self._waiting.append(_Waiting(number, positions, example, self._layout.sizes(example)))
         self._count(self._waiting[-1:], 1)
 
     def _count(self, some: Sequence[_Waiting], sign: int) -> None:

@@ -1,10 +1,10 @@
 """Batches as a pure function of (seed, step): each row of the global batch is its own stream.
 
-Row r of a batch of B rows reads, of every task, the records r, r + B, r + 2B, ... of the shuffled,
-repeated order. Example e of the row is decided by (seed, r, e): its task, and all that is random
-in it. Where a row stands is its cursor, a few numbers, and every batch carries the cursors that
-follow it: what is saved with step s is enough to make row r of step s + 1, in whatever process
-reads that row, and however far ahead others were read.
+Row r of a batch of B rows reads the records r, r + B, r + 2B, ... of every task, in a shuffled
+order that repeats. The task of example e of the row, and all randomness in it, depend on
+(seed, r, e). The state of a row is its cursor, a few integers. Every batch carries the cursors
+after it, so what is saved with step s determines row r of step s + 1, in any process and however
+far others read ahead.
 """
 
 import dataclasses
@@ -19,24 +19,25 @@ from absl import flags
 
 from t5lite.core.examples import Example
 from t5lite.data.batching.features import Features, Layout, batch_of
-from t5lite.data.batching.readers import Place, Reader
+from t5lite.data.batching.readers import ExampleReader, TextPosition
 from t5lite.data.batching.row_stream import Cursor, MakeExample, RowStream, first_cursor
 from t5lite.data.mixture import Mixture
 from t5lite.data.task import Task
+from t5lite.data.unknown_pieces import warn_of_unknown_pieces
 
-# Batches made ahead while the step runs.
+# Batches made ahead of the step.
 PREFETCH_BATCHES = 2
 
-# Of what the same seed gives; a change makes cursors of before worthless.
+# The version of the batches of a seed; cursors of another version are useless.
 STREAM_VERSION = 1
 
-# Evaluation corrupts the same text in the same way at every call, whatever the seed of training.
+# Evaluation corrupts text in the same way at every call, whatever the seed of the run.
 EVAL_ENTROPY = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Cursors:
-    """Of the rows of a batch, in their order. One object to whoever walks over a batch."""
+    """The cursors of a batch's rows, in order. A single leaf for code that maps over a batch."""
 
     rows: tuple[Cursor, ...]
 
@@ -50,36 +51,41 @@ def _row_examples(
     batch_size: int,
     seed: int,
 ) -> MakeExample:
-    """Returns what makes the examples of one row."""
+    """Returns the function that makes the examples of one row."""
 
-    def reader(number: int) -> Reader:
+    def reader(number: int) -> ExampleReader:
         records = tokens[number]
         order = _order(len(records), (seed, number))
-        return Reader(tasks[number], records, lambda document: order(row + document * batch_size))
+        return ExampleReader(
+            tasks[number], records, lambda document: order(row + document * batch_size)
+        )
 
     readers = [reader(number) for number in range(len(tasks))]
     bounds = np.cumsum(rates)
-    # One generator, set to a place of its own for each example: far cheaper than one for each.
+    # One generator whose counter is set for each example: far cheaper than one per example.
     key = np.random.SeedSequence((seed, row)).generate_state(2, np.uint64)
     bits = np.random.Philox(key=key)
-    rng, state = np.random.Generator(bits), bits.state
+    rng = np.random.Generator(bits)
+    state = bits.state
 
-    def make(number: int, places: tuple[Place, ...]) -> tuple[Example, tuple[Place, ...]]:
+    def make(
+        number: int, positions: tuple[TextPosition, ...]
+    ) -> tuple[Example, tuple[TextPosition, ...]]:
         state["state"]["counter"][:] = (0, 0, number, 0)
         bits.state = state
         index = 0
         if len(tasks) > 1:
             index = int(np.searchsorted(bounds, rng.random() * bounds[-1], side="right"))
-        found = readers[index].read(places[index], rng)
-        assert found is not None, "the records are repeated without end"
-        example, place = found
-        return example, (*places[:index], place, *places[index + 1 :])
+        found = readers[index].read(positions[index], rng)
+        assert found is not None, "the records repeat"
+        example, position = found
+        return example, (*positions[:index], position, *positions[index + 1 :])
 
     return make
 
 
 def _order(num_records: int, entropy: tuple[int, ...]) -> Callable[[int], int]:
-    """Returns the shuffled, repeated order of records; every epoch holds each of them once."""
+    """Returns the shuffled, repeating order of records; every epoch has each record once."""
 
     @functools.lru_cache(maxsize=4)
     def epoch_seed(epoch: int) -> int:
@@ -98,7 +104,7 @@ def _order(num_records: int, entropy: tuple[int, ...]) -> Callable[[int], int]:
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What Grain sends to its workers: see `Batches`."""
+    """The arguments of `Batches`, as Grain sends them to its workers."""
 
     task: Task | Mixture
     split: str
@@ -111,12 +117,13 @@ class _Plan:
 
 
 class _RowsIterator(grain.DatasetIterator):
-    """Some rows of one batch after another."""
+    """Some rows of every batch."""
 
     def __init__(self, plan: _Plan) -> None:
         super().__init__()
-        tasks, split = plan.task.tasks, plan.split
-        rates, tokens = plan.task.rates(split), [task.tokens(split) for task in tasks]
+        tasks = plan.task.tasks
+        rates = plan.task.rates(plan.split)
+        tokens = [task.tokens(plan.split) for task in tasks]
         self._layout = plan.layout
 
         def stream(row: int, cursor: Cursor) -> RowStream:
@@ -132,7 +139,7 @@ class _RowsIterator(grain.DatasetIterator):
         batch = batch_of(self._layout, [next(stream) for stream in self._streams])
         return {**batch, "cursors": Cursors(tuple(stream.cursor for stream in self._streams))}
 
-    # The cursors in the batches are the state; Grain's own would count batches read ahead.
+    # The cursors in the batches are the state; Grain's state would count batches read ahead.
     def get_state(self) -> dict[str, int]:
         return {}
 
@@ -141,7 +148,7 @@ class _RowsIterator(grain.DatasetIterator):
 
 
 class _Rows(grain.IterDataset):
-    """The same as Grain takes it, to be iterated over in a thread or process of its own."""
+    """The same as a Grain data set, which a thread or process iterates over."""
 
     def __init__(self, plan: _Plan) -> None:
         super().__init__()
@@ -152,20 +159,20 @@ class _Rows(grain.IterDataset):
 
 
 class Batches:
-    """This process's rows of every batch, without end, made ahead. Close it to end its workers.
+    """An endless iterator over this process's rows of every batch, made ahead. Close it after use.
 
-    Iterating gives (batch, cursors): features as in `data.features`, and where each of the rows
-    stands after the batch.
+    Iterating gives (batch, cursors): features as in `batching.features`, and the cursor of each row
+    after the batch.
 
     Args:
-        rows: which rows of the global batch, of `batch_size`, this process reads.
-        seed: decides the order of records, the tasks of examples, and what is random in them.
-        packed: several examples share a row.
-        cursors: those of a checkpoint, one for each of `rows`; None for the first batch.
-        workers: processes that make rows; 0 for a thread of this one.
+        rows: the rows of the global batch, of size `batch_size`, that this process reads.
+        seed: of the order of records, the tasks of examples, and their randomness.
+        packed: whether several examples share a row.
+        cursors: from a checkpoint, one for each of `rows`; None for the first batch.
+        workers: processes that make rows; 0 for a thread.
 
     Raises:
-        UserError: where a source is not there or holds nothing.
+        UserError: if a source is missing or empty.
     """
 
     def __init__(
@@ -183,13 +190,16 @@ class Batches:
     ) -> None:
         if cursors is None:
             cursors = [first_cursor(len(task.tasks))] * len(rows)
-        # Made ready here, so that what is wrong is said by this process.
+        # Built here, so that this process reports errors.
         for part in task.tasks:
             part.tokens(split)
+            if 0 in rows:
+                warn_of_unknown_pieces(part, split)
         plan = _Plan(task, split, layout, tuple(rows), batch_size, seed, packed, tuple(cursors))
-        self._iterators = (
-            _in_processes(plan, min(workers, len(rows))) if workers else [_in_thread(plan)]
-        )
+        if workers:
+            self._iterators = _in_processes(plan, min(workers, len(rows)))
+        else:
+            self._iterators = [_in_thread(plan)]
 
     def __iter__(self) -> Iterator[tuple[Features, list[Cursor]]]:
         return self
@@ -201,10 +211,10 @@ class Batches:
         return features, [c for c in itertools.chain(*itertools.zip_longest(*cursors)) if c]
 
     def close(self) -> None:
-        """Ends threads and processes."""
+        """Stops all threads and processes."""
         for iterator in self._iterators:
             iterator.close()
-        # Else Grain closes them again while the interpreter shuts down, and fails.
+        # Otherwise Grain closes them again at interpreter shutdown, and fails.
         self._iterators = []
 
 
@@ -217,8 +227,8 @@ def _in_thread(plan: _Plan) -> grain.DatasetIterator:
 
 
 def _in_processes(plan: _Plan, workers: int) -> list[grain.DatasetIterator]:
-    """Starts `workers` processes, each of which makes every `workers`-th of the rows."""
-    # Grain reads absl's global flags, for which t5lite has no use, before it starts a process.
+    """Starts `workers` processes, each for every `workers`-th row."""
+    # Grain reads absl's global flags, which t5lite does not use, before it starts a process.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     parts = [
@@ -233,10 +243,10 @@ def _in_processes(plan: _Plan, workers: int) -> list[grain.DatasetIterator]:
 
 
 def _interleave(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Puts row i of worker w into row i * workers + w."""
+    """Moves row i of worker w to row i * workers + w."""
     if len(parts) == 1 and type(parts[0]) is np.ndarray:
         return parts[0]
-    # What comes from a process lies in memory that is shared with it; a copy sets that free.
+    # Arrays from another process are in shared memory, which a copy releases.
     whole = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
     for worker, part in enumerate(parts):
         whole[worker :: len(parts)] = part
@@ -244,19 +254,20 @@ def _interleave(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def eval_examples(task: Task, split: str) -> Iterator[Example]:
-    """Yields the examples of one pass over a split, in order, the same at every call.
+    """Yields the examples of one pass over a split, in order and the same at every call.
 
-    No text is left out and none comes twice: the last example is as long as what is left.
+    Every token of the text is in exactly one example; the last one may be shorter.
     """
     records = task.tokens(split)
 
     def order(document: int) -> int | None:
         return document if document < len(records) else None
 
-    reader, place = Reader(task, records, order), Place()
+    reader = ExampleReader(task, records, order)
+    position = TextPosition()
     for number in itertools.count():
-        found = reader.read(place, np.random.default_rng((EVAL_ENTROPY, number)))
+        found = reader.read(position, np.random.default_rng((EVAL_ENTROPY, number)))
         if found is None:
             return
-        example, place = found
+        example, position = found
         yield example

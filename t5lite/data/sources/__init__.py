@@ -1,1 +1,1 @@
-"""Where records come from: files, formats and TFDS data sets."""
+"""Sources of records: TFDS data sets, and files in several formats that are built into one."""

@@ -1,11 +1,9 @@
-"""Files wherever fsspec can read them, and the parts they are read in.
-
-One large file has several parts, so that it keeps several processes busy.
-"""
+"""Files on any file system of fsspec, and the parts that processes read in parallel."""
 
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import lzma
 import re
 import zlib
@@ -16,54 +14,61 @@ import fsspec
 
 from t5lite.core.errors import UserError, choose
 
-# Of a file that can be read from the middle.
+# The size of a part of an uncompressed file.
 PART_BYTES = 64 << 20
 
-Record = dict[str, str]
+# Longer lines and documents are rejected before they fill the memory.
+MAX_LINE_BYTES = 256 << 20
+MAX_DOCUMENT_BYTES = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
 class Bad:
-    """A row that is no record: where it is, and why it is none."""
+    """A row that cannot be read: its file and line, and the reason."""
 
-    place: str
+    location: str
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
+        return f"{self.location}: {self.reason}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """The records that begin in [start, stop) of one file: bytes, or row groups of Parquet."""
+    """The records that begin in [start, stop) of one file: bytes, or row groups of Parquet.
+
+    Args:
+        columns: for TSV, the names in the header line; None if there is no header.
+    """
 
     path: str
     format: str
     start: int
     stop: int | None
+    columns: tuple[str, ...] | None = None
 
 
 def find_files(folder: str, pattern: str) -> list[str]:
-    """Returns the files that a path or a pattern with wildcards names, in order.
+    """Returns the files that match a path or a pattern with wildcards, in order.
 
     Raises:
-        UserError: where there is none, or the file system is unknown or cannot be reached.
+        UserError: if no file matches, or the file system is unknown or unreachable.
     """
     url = pattern if "://" in pattern or pattern.startswith("/") else f"{folder}/{pattern}"
     try:
         fs, path = fsspec.core.url_to_fs(url)
-        # A name may hold what elsewhere is a wildcard.
+        # A file name may contain wildcard characters.
         found = [path] if fs.isfile(path) else sorted(p for p in fs.glob(path) if fs.isfile(p))
     except (ValueError, TypeError, ImportError, OSError) as error:
-        raise UserError(f"files {url!r} cannot be had: {str(error).splitlines()[0]}") from error
+        raise UserError(f"cannot read files {url!r}: {str(error).splitlines()[0]}") from error
     if not found:
-        folder_there = "; it is a folder, name its files as in FOLDER/*" if fs.isdir(path) else ""
-        raise UserError(f"there is no file {url!r}{folder_there}")
+        remedy = "; it is a folder, name its files as in FOLDER/*" if fs.isdir(path) else ""
+        raise UserError(f"no file matches {url!r}{remedy}")
     return [fs.unstrip_protocol(p) if "://" in url else p for p in found]
 
 
 def stamp(path: str) -> tuple[str, int, str]:
-    """Returns address, bytes and time or tag of a file, which change when it is written anew."""
+    """Returns the address, size and time or tag of a file, which change when it is rewritten."""
     fs, name = fsspec.core.url_to_fs(path)
     info = fs.info(name)
     known = ("mtime", "etag", "ETag", "updated", "LastModified", "created")
@@ -75,13 +80,13 @@ def stamp(path: str) -> tuple[str, int, str]:
 
 
 def format_of(path: str, given: str | None = None) -> str:
-    """Returns the format of a file: what is `given`, or its name tells, compressed or not.
+    """Returns the format of a file: `given`, or the one that its name implies.
 
     >>> format_of("a/train-00.jsonl.gz"), format_of("b.txt"), format_of("c.parquet")
     ('jsonl', 'lines', 'parquet')
 
     Raises:
-        UserError: where its name tells none, or an archive of several files.
+        UserError: if the name implies no format, or an archive of several files.
     """
     names = path, _plain_name(path)
     if any(re.search(r"\.(zip|tar|tgz|tbz2?|txz)$", name) for name in names):
@@ -93,67 +98,70 @@ def format_of(path: str, given: str | None = None) -> str:
     return choose(f"the format of {path!r} (FileSource.format)", suffix, known)
 
 
+def is_compressed(path: str) -> bool:
+    """Returns whether the name of a file has the suffix of a compression."""
+    return fsspec.utils.infer_compression(path) is not None
+
+
 def _plain_name(path: str) -> str:
-    compression = fsspec.utils.infer_compression(path)
-    return path.rpartition(".")[0] if compression else path
-
-
-def parts_of(path: str, format: str) -> list[Part]:
-    """Returns the parts of a file; one that is compressed, or read as a whole, has a single one."""
-    if format == "parquet":
-        return [Part(path, format, n, n + 1) for n in range(parquet(path).num_row_groups)]
-    if format == "document" or _plain_name(path) != path:
-        return [Part(path, format, 0, None)]
-    fs, name = fsspec.core.url_to_fs(path)
-    size = int(fs.info(name)["size"])
-    starts = range(0, max(size, 1), PART_BYTES)
-    return [Part(path, format, start, min(start + PART_BYTES, size)) for start in starts]
+    return path.rpartition(".")[0] if is_compressed(path) else path
 
 
 @contextlib.contextmanager
 def read_errors(path: str) -> Iterator[None]:
-    """Says on one line why a file cannot be read."""
+    """Turns the errors of reading a file into a UserError on one line."""
     try:
         yield
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(
-            f"{path} cannot be read: {str(error).splitlines()[0]}; mend it or leave it out"
+            f"{path} cannot be read: {str(error).splitlines()[0]}; repair it or remove it"
         ) from error
 
 
 def open_file(path: str) -> Any:
-    """Opens a file for reading, unpacked where its name says that it is compressed.
+    """Opens a file for reading, and decompresses it if its name has a suffix such as .gz.
 
     Raises:
-        UserError: where the package for its compression is not there.
+        UserError: if the package for its compression is missing.
     """
     fs, name = fsspec.core.url_to_fs(path)
     try:
         return fs.open(name, "rb", compression=fsspec.utils.infer_compression(path))
     except ValueError as error:
         raise UserError(
-            f"{path} cannot be unpacked: {error}; install the package of its compression"
+            f"{path} cannot be decompressed: {error}; install the package for its compression"
         ) from error
 
 
-def parquet(path: str) -> Any:
-    """Opens a Parquet file.
+def read_line(file: Any) -> tuple[bytes, int]:
+    """Returns the next line and its length in bytes, 0 at the end of the file.
+
+    A line of more than `MAX_LINE_BYTES` is read to its end, and returned truncated.
+    """
+    line = file.readline(MAX_LINE_BYTES + 1)
+    length = len(line)
+    block = line
+    while length > MAX_LINE_BYTES and block and not block.endswith(b"\n"):
+        block = file.readline(1 << 20)
+        length += len(block)
+    return line, length
+
+
+def read_lines(file: Any, path: str) -> Iterator[bytes]:
+    """Yields the lines of a file with their line ends.
 
     Raises:
-        UserError: where it is none.
+        UserError: for a line of more than `MAX_LINE_BYTES`, naming `path`.
     """
-    import pyarrow.parquet
+    for number in itertools.count(1):
+        line, length = read_line(file)
+        if not length:
+            return
+        if length > MAX_LINE_BYTES:
+            raise UserError(f"{path}:{number}: {too_long(length, MAX_LINE_BYTES)}")
+        yield line
 
-    with parquet_errors(path):
-        return pyarrow.parquet.ParquetFile(open_file(path))
 
-
-@contextlib.contextmanager
-def parquet_errors(path: str) -> Iterator[None]:
-    """Says on one line why a Parquet file cannot be read."""
-    import pyarrow
-
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError, EOFError) as error:
-        raise UserError(f"{path} must be Parquet: {str(error).splitlines()[0]}") from error
+def too_long(length: int, most: int) -> str:
+    """Returns what is wrong with a line or a document of so many bytes."""
+    return f"must have at most {most:,} bytes, got {length:,}"

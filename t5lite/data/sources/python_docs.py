@@ -1,4 +1,4 @@
-"""The corpus that every Python carries: its language reference, as a TFDS data set."""
+"""A corpus in every Python installation: the language reference, as a TFDS data set."""
 
 import hashlib
 import sys
@@ -15,18 +15,18 @@ def _topics() -> dict[str, str]:
 
 
 def _in_validation(topic: str) -> bool:
-    """A tenth of the topics, chosen by their names alone: the same in every Python."""
+    """Selects a tenth of the topics by name, the same ones in every version of Python."""
     return hashlib.sha256(topic.encode()).digest()[-1] % 10 == 0
 
 
 def _config_name() -> str:
-    """Names the very text: it differs from one Python to the next."""
+    """Returns a name with a digest of the text, which differs between versions of Python."""
     digest = hashlib.sha256(repr(sorted(_topics().items())).encode()).hexdigest()
     return f"python{sys.version_info.major}.{sys.version_info.minor}-{digest[:8]}"
 
 
 class PythonDocs(tfds.core.GeneratorBasedBuilder):
-    """Python's language reference (`pydoc_data.topics`), one example a topic, split by topic."""
+    """Python's language reference (`pydoc_data.topics`), one example per topic, split by topic."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=_config_name())]
@@ -35,7 +35,7 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
         features = {"topic": tfds.features.Text(), "text": tfds.features.Text()}
         return tfds.core.DatasetInfo(
             builder=self,
-            description="The language reference that Python's own help() shows.",
+            description="The language reference that Python's help() shows.",
             features=tfds.features.FeaturesDict(features),
         )
 

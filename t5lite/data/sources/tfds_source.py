@@ -1,4 +1,4 @@
-"""Where records come from: data sets of TFDS, made ready at first use."""
+"""TFDS data sets as a source: they are prepared when they are first used."""
 
 import contextlib
 import dataclasses
@@ -11,58 +11,67 @@ from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 from t5lite.core.errors import UserError, suggestion
+from t5lite.core.fields import field_name
 from t5lite.core.files import local_folder
-from t5lite.data.sources.records import Records, TfdsRecords
-from t5lite.data.storage.building import DEFAULT_OPTIONS, BuildOptions, lock
+from t5lite.data.sources.records import Records, TfdsRecords, instructions_of
+from t5lite.data.storage.building import DEFAULT_OPTIONS, BuildOptions, build_lock
 
 log = logging.getLogger(__name__)
 
-# TFDS registers its catalogue kind by kind up to one that needs a package which is not there;
-# these come after it.
+# TFDS registers its catalogue package by package and stops at one with a missing requirement; these
+# packages come after it.
 TEXT_KINDS = ("structured", "summarization", "text", "text_simplification", "translate")
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Gives the records of a split, which are made ready at first use."""
+    """Gives the records of a split, and builds them when they are first used."""
 
     def records(self, split: str, options: BuildOptions = DEFAULT_OPTIONS) -> Records: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TfdsSource:
-    """A data set by its TFDS name, prepared as array_record at first use.
+    """A data set by its TFDS name, prepared as array_record files when it is first used.
 
     Args:
-        name: as TFDS takes it, `"dataset"`, `"dataset/config"` or `"dataset/config:version"`.
-            `"python_docs"` comes with t5lite and needs no network.
-        data_dir: where data sets are kept; None for TFDS's default, `~/tensorflow_datasets` or
-            the environment's TFDS_DATA_DIR.
+        name: as in TFDS: `"dataset"`, `"dataset/config"` or `"dataset/config:version"`.
+            `"python_docs"` is part of t5lite and needs no network.
+        data_dir: the folder of data sets; None for TFDS's default, `~/tensorflow_datasets` or
+            the environment variable TFDS_DATA_DIR.
     """
 
     name: str
     data_dir: str | None = None
 
     def records(self, split: str, options: BuildOptions = DEFAULT_OPTIONS) -> Records:
-        """Returns the records of `split`, which may be a slice such as "train[:10%]"."""
+        """Returns the records of a split, or of a slice such as "train[:10%]".
+
+        Raises:
+            UserError: if the data set or the split is unknown, or cannot be prepared.
+        """
         if not self._builder.is_prepared():
             try:
                 self._prepare()
             except UserError:
                 raise
-            # Whatever the data set's own code raises.
+            # The code of the data set may raise anything.
             except Exception as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise UserError(
-                    f"TfdsSource.name {self.name!r} cannot be prepared: {reason}"
-                ) from error
-        return TfdsRecords(self._builder, split)
+                raise UserError(f"{self._owner} cannot be prepared: {reason}") from error
+        builder = self._builder
+        instructions = instructions_of(builder, split)
+        return TfdsRecords(f"{builder.info.full_name} {split}", builder.info.features, instructions)
+
+    @property
+    def _owner(self) -> str:
+        return f"{field_name(self, 'name')} {self.name!r}"
 
     def _prepare(self) -> None:
         folder = pathlib.Path(self._builder.data_dir)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with lock(folder):
-            # Another process may have prepared it meanwhile, which only a new builder sees.
+        with build_lock(folder):
+            # Only a new builder sees what another process has prepared meanwhile.
             self.__dict__.pop("_builder")
             builder = self._builder
             if not builder.is_prepared():
@@ -74,10 +83,10 @@ class TfdsSource:
     def _builder(self) -> Any:
         import tensorflow_datasets as tfds
 
-        # Registers the data set that comes with t5lite.
+        # Registers the data set of t5lite.
         import t5lite.data.sources.python_docs  # noqa: F401
 
-        # Refused where it is an address.
+        # Rejects an address.
         data_folder(self.data_dir)
         try:
             with quiet():
@@ -88,33 +97,31 @@ class TfdsSource:
         except ImportError as error:
             missing = getattr(error.__cause__ or error, "name", None)
             raise UserError(
-                f"TfdsSource.name {self.name!r} needs the package {missing!r}, which t5lite does "
-                "not; where that is installed write its records to JSONL, for FileSource"
+                f"{self._owner} needs the package {missing!r}, which t5lite does not use; write "
+                "its records to JSONL where that package is installed, and use FileSource"
             ) from error
         except tfds.core.DatasetNotFoundError as error:
             known = suggestion(
                 self.name.split("/")[0], tfds.core.registered.list_imported_builders()
             )
             remedy = known if known.startswith("did") else "see the catalogue of TFDS"
-            raise UserError(f"TfdsSource.name {self.name!r} is no data set; {remedy}") from error
-        # AssertionError: of another version.
+            raise UserError(f"{self._owner} is not a data set; {remedy}") from error
+        # AssertionError: for another version.
         except (ValueError, AssertionError) as error:
-            # What TFDS was called with stands in front of it.
+            # TFDS puts its arguments before the reason.
             reason = " ".join(str(error).rpartition('}": ')[2].split())
             remedy = "; name another TfdsSource.data_dir" if "File format" in reason else ""
-            raise UserError(
-                f"TfdsSource.name {self.name!r} cannot be had: {reason}{remedy}"
-            ) from error
+            raise UserError(f"{self._owner} cannot be loaded: {reason}{remedy}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_builder"}
 
 
 def data_folder(data_dir: str | None) -> pathlib.Path:
-    """Returns where data sets are kept.
+    """Returns the folder of data sets.
 
     Raises:
-        UserError: where that is no folder of this machine.
+        UserError: if it is not a local folder.
     """
     import tensorflow_datasets as tfds
 
@@ -124,6 +131,6 @@ def data_folder(data_dir: str | None) -> pathlib.Path:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps from the terminal what TFDS prints: bars with carriage returns, hints of TensorFlow."""
+    """Hides what TFDS prints: progress bars, and hints about TensorFlow."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield

@@ -1,1 +1,1 @@
-"""Data sets on disk: array_record files, shards, and how they are built."""
+"""Data sets on disk: array_record files, shards, and building them."""

@@ -1,7 +1,7 @@
-"""Records of array_record files by number.
+"""The records of array_record files, by number.
 
-NOTE: array_record's own data source needs, for one record, time in proportion to the number of
-records in the file. Reading a range of one, as here, does not.
+NOTE: array_record's own data source takes time proportional to the number of records in the file
+to read one of them. Reading a range of one record takes constant time.
 """
 
 import bisect
@@ -14,14 +14,14 @@ from typing import Any
 
 from t5lite.core.errors import UserError
 
-# (path, records to leave out at the beginning, records to take)
+# (path, records to skip, records to take)
 Shard = tuple[str, int, int]
 
 
 class ArrayRecords:
-    """The records of several shards, one after another, each the bytes that were written.
+    """The records of several shards in a row, as bytes.
 
-    Files are opened when they are first read, and anew in a process to which this is sent.
+    Files are opened when they are first read, in each process separately.
     """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
@@ -40,7 +40,7 @@ class ArrayRecords:
         reader = self._readers[shard] or self._open(shard)
         try:
             records: list[bytes] = reader.read(at, at + 1)
-        # array_record's only error.
+        # array_record raises nothing else.
         except RuntimeError as error:
             raise _damaged(self._shards[shard][0], str(error).splitlines()[0]) from error
         return records[0]
@@ -54,10 +54,10 @@ class ArrayRecords:
         if (got := reader.num_records()) < skip + take:
             try:
                 open(path, "rb").close()
-            # Which array_record keeps to itself.
+            # array_record does not report the reason.
             except OSError as error:
                 raise UserError(f"{path} cannot be read: {error.strerror}") from error
-            raise _damaged(path, f"it must have {skip + take} records, got {got}")
+            raise _damaged(path, f"it must have at least {skip + take} records, got {got}")
         self._readers[shard] = reader
         return reader
 
@@ -66,13 +66,13 @@ class ArrayRecords:
 
 
 def _damaged(path: str, reason: str) -> UserError:
-    return UserError(f"{path} is damaged: {reason}; delete its folder to have it built anew")
+    return UserError(f"{path} is damaged: {reason}; delete its folder to build it again")
 
 
 @functools.cache
 def _allow_files() -> None:
-    """Raises this process's limit of open files as far as it goes: every shard stays open."""
+    """Raises the limit of open files of this process as far as possible: shards stay open."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Not every system that has no limit lets one ask for that.
+    # Some systems without a limit reject the call.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,8 +1,8 @@
-"""Data sets in shards: written in parallel, whole or not at all, and taken up where they stopped.
+"""Building data sets of shards: in parallel, atomically and resumably.
 
-A folder of shards is built under another name beside its own and renamed when the last shard is
-there. A shard that is finished has a note beside it with its counts; who builds again makes the
-missing ones only. A second process that wants the same folder waits for the first.
+A folder of shards is built under another name and renamed after the last shard. A finished shard
+has a note with its counts beside it, and a later build makes only the missing shards. A second
+process that needs the same folder waits for the first one.
 """
 
 import concurrent.futures.process
@@ -26,50 +26,50 @@ from t5lite.data.storage.shards import (
     Summary,
     add,
     check_bad,
-    describe,
     read_summary,
     summaries_of,
+    summary_text,
 )
 
 log = logging.getLogger(__name__)
 
-# Of the whole folder, which is complete where it is there.
+# The summary of a folder; only complete folders have one.
 SUMMARY = "summary.json"
 
-# Shards done, shards in all, records so far.
-OnProgress = Callable[[int, int, int], None]
+# Called with the finished shards, all shards, and the records so far.
+OnShard = Callable[[int, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class BuildOptions:
-    """How a data set is built, which changes nothing in it.
+    """Options of a build that do not change its result.
 
     Args:
-        workers: processes; None for one a processor.
-        on_progress: called after every shard; None for a log line now and then.
+        workers: number of processes; None for one per processor.
+        on_shard: called after every shard; None for a log line every ten seconds.
     """
 
     workers: int | None = None
-    on_progress: OnProgress | None = None
+    on_shard: OnShard | None = None
 
 
 DEFAULT_OPTIONS = BuildOptions()
 
 
-# Writes the records of one part into the shard.
+# Writes the records of a part to a shard.
 WritePart = Callable[[Any, ShardWriter], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How the shards of a folder are made.
+    """How to build the shards of a folder.
 
     Args:
-        name: what the data is called in messages.
-        write_part: a function of a module, so that other processes find it.
-        finish: writes what else belongs into the folder, given the shards' summaries.
+        name: of the data, for messages.
+        write_part: a function at the top level of a module, so that other processes can import it.
+        finish: writes further files into the folder, given the summaries of the shards.
         max_errors: rows that may be left out because they cannot be read.
-        compressed: makes shards smaller, and reading one record of them slower.
+        compressed: whether shards are compressed: smaller, but slower to read.
     """
 
     name: str
@@ -85,22 +85,22 @@ def build_shards(
     recipe: Recipe,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Summary:
-    """Builds `folder` with one shard for each part, if it is not there, and returns its summary.
+    """Builds `folder` with one shard per part, unless it exists, and returns its summary.
 
     Args:
-        parts: gives what goes into each shard, by the name of its file; asked only if it is built.
+        parts: returns the content of each shard by file name; called only to build.
 
     Raises:
-        UserError: where more rows cannot be read than may be, or the disk is full.
+        UserError: if too many rows cannot be read, or the disk is full.
     """
     if not (folder / SUMMARY).exists():
-        # A process that runs its parent's script anew would wait here for its parent, for ever.
+        # A process that runs the script of its parent again would wait here for its parent.
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             raise UserError(
-                "a script that builds data must do so below `if __name__ == '__main__':`"
+                "a script that builds data must do so under `if __name__ == '__main__':`"
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with lock(folder), _errors(folder):
+        with build_lock(folder), _errors(folder):
             if not (folder / SUMMARY).exists():
                 log.info("building %s in %s", recipe.name, folder)
                 unfinished = folder.with_name(f"{folder.name}.unfinished")
@@ -110,14 +110,14 @@ def build_shards(
                     recipe.finish(unfinished, summaries)
                 whole = add(summaries.values())
                 write_atomically(unfinished / SUMMARY, json.dumps(dataclasses.asdict(whole)))
-                # Workers of a killed build may have begun a shard since this one started.
-                _remove_left_behind(unfinished)
+                # Workers of a killed build may have started a shard meanwhile.
+                _remove_partial_shards(unfinished)
                 unfinished.replace(folder)
-                log.info("built %s: %s", recipe.name, describe(whole))
+                log.info("built %s: %s", recipe.name, summary_text(whole))
     return read_summary(folder / SUMMARY)
 
 
-def _remove_left_behind(folder: pathlib.Path) -> None:
+def _remove_partial_shards(folder: pathlib.Path) -> None:
     for path in folder.glob("*.tmp"):
         path.unlink(missing_ok=True)
 
@@ -125,17 +125,17 @@ def _remove_left_behind(folder: pathlib.Path) -> None:
 def _write_all(
     folder: pathlib.Path, parts: Mapping[str, Any], recipe: Recipe, options: BuildOptions
 ) -> dict[str, Summary]:
-    _remove_left_behind(folder)
+    _remove_partial_shards(folder)
     done = summaries_of(folder)
     missing = [shard for shard in parts if shard not in done]
-    on_progress = options.on_progress or _Logged(recipe.name)
+    on_shard = options.on_shard or _ShardLog(recipe.name)
 
     def account(shard: str, summary: Summary) -> None:
         done[shard] = summary
-        on_progress(len(done), len(parts), sum(s.records for s in done.values()))
+        on_shard(len(done), len(parts), sum(s.records for s in done.values()))
         check_bad(add(done.values()), recipe.max_errors)
 
-    # Shards of an earlier attempt, which may have allowed more.
+    # An earlier attempt may have allowed more bad rows.
     for shard, summary in list(done.items()):
         account(shard, summary)
     count = min(options.workers or os.cpu_count() or 1, len(missing))
@@ -143,7 +143,7 @@ def _write_all(
         for shard in missing:
             account(shard, _write_shard(recipe, parts[shard], folder / shard))
     else:
-        # Not forked: JAX's threads may hold locks.
+        # Spawned, not forked: threads of JAX may hold locks.
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(
             count, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
@@ -168,7 +168,7 @@ def _write_shard(recipe: Recipe, part: Any, path: pathlib.Path) -> Summary:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process when its parent is killed, so that who builds again is alone."""
+    """Ends this process when its parent is killed, so that it does not disturb a later build."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -178,39 +178,38 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class _Logged:
-    """Says every ten seconds how far it is."""
+class _ShardLog:
+    """Logs the progress of a build every ten seconds."""
 
     def __init__(self, name: str) -> None:
-        self._name, self._said = name, time.monotonic()
+        self._name = name
+        self._logged = time.monotonic()
 
     def __call__(self, done: int, count: int, records: int) -> None:
-        if time.monotonic() - self._said > 10.0:
-            self._said = time.monotonic()
+        if time.monotonic() - self._logged > 10.0:
+            self._logged = time.monotonic()
             log.info("building %s: %d of %d parts, %s records", self._name, done, count, records)
 
 
 @contextlib.contextmanager
-def lock(folder: pathlib.Path) -> Iterator[None]:
-    """Waits until no other process builds the same folder, whose parent is there."""
+def build_lock(folder: pathlib.Path) -> Iterator[None]:
+    """Waits until no other process builds the folder, whose parent must exist."""
     with folder.with_name(f"{folder.name}.lock").open("w") as file:
         if not try_lock(file):
-            log.info("waiting for another process, which builds %s", folder)
+            log.info("waiting for another process that builds %s", folder)
             wait_for_lock(file)
         yield
 
 
 @contextlib.contextmanager
 def _errors(folder: pathlib.Path) -> Iterator[None]:
-    """Says on one line why a folder cannot be built."""
+    """Turns the errors of building a folder into a UserError on one line."""
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{folder} cannot be built: {error}; the parts that are done are kept"
-        ) from error
+        raise UserError(f"{folder} cannot be built: {error}; finished shards are kept") from error
     except concurrent.futures.process.BrokenProcessPool as error:
         raise UserError(
-            f"a process that built {folder} ended before its time, for want of memory perhaps; the "
-            "parts that are done are kept: start again to go on"
+            f"a process that built {folder} was killed, perhaps for lack of memory; finished "
+            "shards are kept: run the command again to resume"
         ) from error

@@ -1,4 +1,4 @@
-"""One shard of a data set: an array_record file, and beside it a note of what is in it."""
+"""A shard of a data set: an array_record file and a note with its counts."""
 
 import contextlib
 import dataclasses
@@ -11,25 +11,25 @@ from collections.abc import Iterable, Iterator
 from t5lite.core.errors import UserError
 from t5lite.core.files import write_atomically
 
-# So many of the first bad rows are told of.
+# Messages show this many bad rows.
 SHOWN_ERRORS = 3
 
-# Of a finished shard, behind its name.
+# The suffix of the note of a finished shard.
 _NOTE = ".note"
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a shard, or a whole folder of them, was made of.
+    """The content of a shard or of a folder of shards.
 
     Args:
-        records: written.
-        bytes: of these records.
+        records: number of records.
+        bytes: their size.
         empty: rows without text, which were left out.
         bad: rows that could not be read, which were left out.
-        errors: the first of those, each with its file and line.
-        digest: of all the records.
-        file_bytes: what the files take.
+        errors: the first bad rows, each with its file and line.
+        digest: of all records.
+        file_bytes: the size of the files.
     """
 
     records: int = 0
@@ -42,16 +42,18 @@ class Summary:
 
 
 class ShardWriter:
-    """Writes one shard and counts; `finish` leaves the shard and its note in place."""
+    """Writes a shard and counts its records; `finish` moves the shard and its note in place."""
 
     def __init__(self, path: pathlib.Path, *, max_errors: int, compressed: bool) -> None:
         from array_record.python import array_record_module
 
-        self._path, self._unfinished = path, path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        # One record a group: each is read alone.
+        self._path = path
+        self._unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        # One record per group: records are read one at a time.
         options = "group_size:1" if compressed else "group_size:1,uncompressed"
         self._writer = array_record_module.ArrayRecordWriter(str(self._unfinished), options)
-        self._digest, self._max_errors = hashlib.sha256(), max_errors
+        self._digest = hashlib.sha256()
+        self._max_errors = max_errors
         self._records = self._bytes = self._empty = self._bad = 0
         self._errors: list[str] = []
 
@@ -59,10 +61,10 @@ class ShardWriter:
         """Adds one record.
 
         Args:
-            identity: the same for the same record, where its bytes may come out differently.
+            identity: bytes that identify the record, if its own bytes may vary.
 
         Raises:
-            UserError: where the disk is full.
+            UserError: if the disk is full.
         """
         with self._write_errors():
             self._writer.write(record)
@@ -80,14 +82,14 @@ class ShardWriter:
         """Counts a row that cannot be read.
 
         Raises:
-            UserError: where there are more of them than are allowed.
+            UserError: if there are more of them than `max_errors`.
         """
         self._bad += 1
         self._errors = [*self._errors, error][:SHOWN_ERRORS]
         check_bad(Summary(bad=self._bad, errors=tuple(self._errors)), self._max_errors)
 
     def finish(self) -> Summary:
-        """Closes the shard; from now on it is not written again."""
+        """Closes the shard, which is final from now on."""
         with self._write_errors():
             self._writer.close()
         summary = Summary(
@@ -99,7 +101,7 @@ class ShardWriter:
             digest=self._digest.hexdigest(),
             file_bytes=self._unfinished.stat().st_size,
         )
-        # The note vouches for what is on the disk.
+        # The note promises that the shard is on the disk.
         with self._unfinished.open("rb") as file:
             os.fsync(file.fileno())
         self._unfinished.replace(self._path)
@@ -110,32 +112,32 @@ class ShardWriter:
     def _write_errors(self) -> Iterator[None]:
         try:
             yield
-        # array_record's only error.
+        # array_record raises nothing else.
         except RuntimeError as error:
             reason = "the disk is full" if "No space left" in str(error) else error
             raise UserError(
-                f"{self._path.parent} cannot be written: {reason}; the parts that are done are "
-                "kept: start again to go on"
+                f"{self._path.parent} cannot be written: {reason}; finished shards are kept: run "
+                "the command again to resume"
             ) from error
 
 
 def summaries_of(folder: pathlib.Path) -> dict[str, Summary]:
-    """Returns the shards of a folder that `build_shards` made, by the names of their files.
+    """Returns the summaries of the shards in a folder of `build_shards`, by file name.
 
     Raises:
-        UserError: where a shard is not there, or not as long as it was written.
+        UserError: if a shard is missing or has another size.
     """
     summaries = {}
     for note in sorted(folder.glob(f"*{_NOTE}")):
         shard, summary = note.with_name(note.name.removesuffix(_NOTE)), read_summary(note)
         if not shard.exists() or shard.stat().st_size != summary.file_bytes:
-            raise UserError(f"{shard} is damaged; delete {folder} to have it built anew")
+            raise UserError(f"{shard} is damaged; delete {folder} to build it again")
         summaries[shard.name] = summary
     return summaries
 
 
-def describe(summary: Summary) -> str:
-    """Returns a summary as a person reads it."""
+def summary_text(summary: Summary) -> str:
+    """Returns a summary as text for messages."""
     text = f"{summary.records:,} records, {summary.bytes:,} bytes"
     if summary.empty:
         text += f"; left out {summary.empty:,} empty rows"
@@ -148,18 +150,18 @@ def check_bad(summary: Summary, max_errors: int) -> Summary:
     """Returns `summary`.
 
     Raises:
-        UserError: where more rows could not be read than are allowed.
+        UserError: if it has more than `max_errors` bad rows.
     """
     if summary.bad > max_errors:
         raise UserError(
             f"more rows cannot be read than FileSource.max_errors ({max_errors:,}) allows: "
-            f"{'; '.join(summary.errors)}; mend them or raise it"
+            f"{'; '.join(summary.errors)}; correct them or raise it"
         )
     return summary
 
 
 def add(summaries: Iterable[Summary]) -> Summary:
-    """Returns one summary of several shards."""
+    """Returns the summary of several shards together."""
     summaries = list(summaries)
     digest = hashlib.sha256("".join(s.digest for s in summaries).encode())
     errors = [error for s in summaries for error in s.errors]
@@ -179,5 +181,6 @@ def _note(path: pathlib.Path) -> pathlib.Path:
 
 
 def read_summary(path: pathlib.Path) -> Summary:
+    """Reads the note of a shard, or the summary of a folder."""
     fields = json.loads(path.read_text())
     return Summary(**{**fields, "errors": tuple(fields["errors"])})

@@ -1,1 +1,1 @@
-"""Text: vocabularies, templates and preprocessors."""
+"""From the fields of a record to token ids: preprocessors, templates and vocabularies."""

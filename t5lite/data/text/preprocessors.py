@@ -1,66 +1,88 @@
-"""Steps that change a record before it becomes text for the model: plain functions by name.
+"""Preprocessors: functions, by name, that change or drop a record before it becomes text.
 
-A step takes the fields of a record as text and returns them changed, or None to leave the record
-out. A step of one's own is named "module:function".
+A preprocessor takes the fields of a record, as strings, and returns the changed record, or None to
+drop it. Name your own as "module:function". A field that is a list or an object arrives as a
+`JsonText`, a string with its JSON; a preprocessor may return lists and objects.
 """
 
-import re
+import json
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 from t5lite.core.errors import UserError
 from t5lite.core.named import named, versioned
+from t5lite.data.text.fields import Record, as_field, map_texts
+from t5lite.data.text.html_tags import without_tags
 
-Record = dict[str, str]
 Preprocessor = Callable[[Record], Record | None]
 
 
 def lowercase(record: Record) -> Record:
-    """All letters small.
+    """Converts all letters to lower case.
 
     >>> lowercase({"text": "Ab C"})
     {'text': 'ab c'}
     """
-    return {name: text.lower() for name, text in record.items()}
+    return {name: map_texts(field, str.lower) for name, field in record.items()}
 
 
 def normalize_whitespace(record: Record) -> Record:
-    r"""Runs of white space become one space, none at either end.
+    r"""Replaces each run of white space by a space, and strips both ends.
 
     >>> normalize_whitespace({"text": " a\n b "})
     {'text': 'a b'}
     """
-    return {name: " ".join(text.split()) for name, text in record.items()}
+    return {
+        name: map_texts(field, lambda text: " ".join(text.split()))
+        for name, field in record.items()
+    }
 
 
 def normalize_unicode(record: Record) -> Record:
-    """Unicode's normal form NFKC, in which letters of full width are plain ones.
+    """Converts text to Unicode's normal form NFKC; full-width letters become plain ones.
 
     >>> normalize_unicode({"text": "\uff21"})
     {'text': 'A'}
     """
-    return {name: unicodedata.normalize("NFKC", text) for name, text in record.items()}
-
-
-_TAG = re.compile(r"<[^>]*>")
+    return {
+        name: map_texts(field, lambda text: unicodedata.normalize("NFKC", text))
+        for name, field in record.items()
+    }
 
 
 def strip_html_tags(record: Record) -> Record:
-    """Tags are taken out.
+    """Replaces each HTML tag by a space; a lone `<` is text.
 
-    >>> strip_html_tags({"text": "a<br />b"})
-    {'text': 'a b'}
+    >>> strip_html_tags({"text": "a<br />b < c"})
+    {'text': 'a b < c'}
     """
-    return {name: _TAG.sub(" ", text) for name, text in record.items()}
+    return {name: map_texts(field, without_tags) for name, field in record.items()}
 
 
 def drop_if_any_empty(record: Record) -> Record | None:
-    """Leaves out a record with a field that holds no text.
+    """Drops a record with an empty field.
 
     >>> drop_if_any_empty({"en": "a", "de": " "}) is None
     True
     """
     return record if all(text.strip() for text in record.values()) else None
+
+
+def parse_json(record: Record) -> Record:
+    """Turns texts that are JSON lists or objects into lists or objects, as for TSV files.
+
+    >>> parse_json({"answers": '["1999", "in 1999"]', "question": "[When?"})
+    {'answers': '["1999", "in 1999"]', 'question': '[When?'}
+    """
+    return {name: _parsed(field) for name, field in record.items()}
+
+
+def _parsed(field: str) -> str:
+    try:
+        value = json.loads(field)
+    except (ValueError, RecursionError):
+        return field
+    return as_field(value) if isinstance(value, list | dict) else field
 
 
 PREPROCESSORS: Mapping[str, Preprocessor] = {
@@ -71,31 +93,43 @@ PREPROCESSORS: Mapping[str, Preprocessor] = {
         normalize_unicode,
         strip_html_tags,
         drop_if_any_empty,
+        parse_json,
     )
+}
+
+# Change the version of a preprocessor whenever its results change: runs that use it then do not
+# resume with other text.
+_VERSIONS = {
+    "lowercase": "64952def",
+    "normalize_whitespace": "afe1d5fd",
+    "normalize_unicode": "a53e5f32",
+    "strip_html_tags": "2",
+    "drop_if_any_empty": "411c3da3",
+    "parse_json": "1",
 }
 
 
 def preprocessor(name: str, *, owner: str = "Task.preprocessors") -> Preprocessor:
-    """Returns a step by its name in this module, or as "module:function".
+    """Returns a preprocessor by its name in this module, or as "module:function".
 
     Args:
-        owner: who names it.
+        owner: the field that names it.
 
     Raises:
-        UserError: where there is no such step.
+        UserError: if there is no such function.
     """
     return named(owner, name, PREPROCESSORS)
 
 
 def changed(owner: str, steps: Sequence[str], record: Record, number: int) -> Record | None:
-    """Returns the record after all steps, None where one leaves it out.
+    """Returns the record after all preprocessors, or None if one drops it.
 
     Args:
-        owner: who names the steps.
-        number: of the record, for an error.
+        owner: the field that names the preprocessors.
+        number: of the record, for errors.
 
     Raises:
-        UserError: where a step of the user's own fails.
+        UserError: if one of the user's own functions fails, or returns no record.
     """
     after: Record | None = record
     for name in steps:
@@ -103,7 +137,7 @@ def changed(owner: str, steps: Sequence[str], record: Record, number: int) -> Re
             break
         try:
             after = preprocessor(name)(after)
-        # Whatever the user's own step raises.
+        # The user's own function may raise anything.
         except Exception as error:
             raise UserError(
                 f"{owner}: {name!r} failed on record {number}: {type(error).__name__}: {error}"
@@ -113,9 +147,13 @@ def changed(owner: str, steps: Sequence[str], record: Record, number: int) -> Re
                 f"{owner}: {name!r} must return the fields of a record or None, got "
                 f"{type(after).__name__}"
             )
+        if after is not None:
+            after = {field: as_field(value) for field, value in after.items()}
     return after
 
 
 def version(name: str) -> str:
-    """Returns a name that changes with the source of the step."""
+    """Returns a name that changes with the results of the preprocessor."""
+    if name in _VERSIONS:
+        return f"{name}#{_VERSIONS[name]}"
     return versioned("Task.preprocessors", name, PREPROCESSORS)

@@ -1,7 +1,6 @@
-"""Ids that a checkpoint gives a meaning of its own: ends, padding, a first token, added tokens."""
+"""Special ids of a checkpoint: ends of sequence, padding, a forced first token, added tokens."""
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ class SpecialTokens:
     Args:
         pad_id: the id that exports name as padding. Padding is masked here, so no result depends
             on it.
-        eos_ids: the ids that end a sequence. The first one closes the examples of training.
+        eos_ids: the ids that end a sequence. The first one ends the examples of training.
         forced_bos_id: the first token of every generated target; None for none.
         added_tokens: texts that are one token each, with their ids, such as {"<sep>": 32100}.
 
@@ -77,17 +76,6 @@ class SpecialTokens:
         forced = () if self.forced_bos_id is None else (self.forced_bos_id,)
         return max((self.pad_id, *self.eos_ids, *forced, *self.texts))
 
-    def split(self, text: str) -> list[str]:
-        """Returns the text cut at added tokens: every second part is one, the longest that fits.
-
-        >>> SpecialTokens(added_tokens={"<a>": 9, "<a>b": 10}).split("x<a>by")
-        ['x', '<a>b', 'y']
-        """
-        if not self.pairs:
-            return [text]
-        longest_first = sorted((t for t, _ in self.pairs), key=len, reverse=True)
-        return re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
-
 
 def special_tokens_from(described: Mapping[str, Any]) -> SpecialTokens:
     """Returns the special tokens that `dataclasses.asdict` described.
@@ -99,5 +87,5 @@ def special_tokens_from(described: Mapping[str, Any]) -> SpecialTokens:
         return SpecialTokens(**described)
     except TypeError as error:
         raise UserError(
-            f"the checkpoint's special tokens are not of this version of t5lite: {error}"
+            f"this version of t5lite does not know the checkpoint's special tokens: {error}"
         ) from error

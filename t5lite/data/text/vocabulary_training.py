@@ -1,49 +1,57 @@
-"""Training a SentencePiece vocabulary on the text of a source."""
+"""Training of a SentencePiece vocabulary on the text of a source."""
 
 import dataclasses
 import io
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 import grain
 
-from t5lite.core.errors import UserError, check_choice
-from t5lite.data.sources.formats import cut
+from t5lite.core.errors import UserError
+from t5lite.core.fields import check_field_choice, field_error, field_name
+from t5lite.data.sources.formats import split_text
 from t5lite.data.sources.tfds_source import Source
 from t5lite.data.text import preprocessors, templates
 
 MODEL_TYPES = ("unigram", "bpe", "char", "word")
 NORMALIZATIONS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity")
 
-# SentencePiece leaves out longer sentences without a word.
+# SentencePiece drops longer sentences silently.
 MAX_SENTENCE_BYTES = 4096
+
+
+# SentencePiece's names of padding, end of sequence and unknown.
+RESERVED_PIECES = ("<pad>", "</s>", "<unk>")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VocabularyTraining:
-    """What `t5lite vocab` does.
+    """The configuration of `t5lite vocab`.
 
     Args:
-        source, split: where the text is.
-        output: the file to write; it must end in .model and must not be there.
-        size: pieces, without sentinels: those are added where the vocabulary is used, by
-            `SentencePieceVocabulary.num_sentinels`. Of "char" and "word" it is the most there are.
+        source, split: the text to train on.
+        output: the file to write; its name must end in .model, and it must not exist.
+        size: number of pieces, without sentinels: `SentencePieceVocabulary.num_sentinels` adds
+            these when the vocabulary is used. For "char" and "word" it is an upper bound.
         preprocessors: as in `Task`.
         text: a template for the text of a record.
-        model_type: "unigram", as T5's, or "bpe"; "char" has a piece for each character, "word" for
+        model_type: "unigram", as in T5, or "bpe"; "char" has a piece for each character, "word" for
             each word of the text.
-        normalization: of text before it is cut, by SentencePiece's name: "nmt_nfkc", as T5's;
-            with "_cf" letters become small too; "identity" leaves all as it is. What it changes
-            does not come back when ids become text, as where metrics compare that.
-        byte_fallback: characters without a piece become their bytes instead of unknown.
+        normalization: of text before encoding, by SentencePiece's name: "nmt_nfkc", as in T5; with
+            "_cf" it also converts to lower case; "identity" changes nothing. Decoding does not
+            restore the original text, which matters for metrics that compare text.
+        byte_fallback: whether characters without a piece become bytes instead of unknown.
         user_symbols: texts that are one piece each, such as "[NLU]".
-        character_coverage: share of the text's characters that get pieces of their own.
-        max_lines: so many lines of the text are used, those of records from all over the split.
+        character_coverage: fraction of the characters of the text that have pieces of their own.
+        max_lines: number of lines to train on, from records in random order.
 
     Raises:
-        UserError: for choices out of range.
+        UserError: if a field is out of range, or a symbol is empty or repeated.
     """
+
+    gin_name: ClassVar[str] = "vocab"
 
     source: Source
     output: str
@@ -59,37 +67,51 @@ class VocabularyTraining:
     max_lines: int = 5_000_000
 
     def __post_init__(self) -> None:
-        check_choice("vocab.model_type", self.model_type, MODEL_TYPES)
-        check_choice("vocab.normalization", self.normalization, NORMALIZATIONS)
+        check_field_choice(self, "model_type", MODEL_TYPES)
+        check_field_choice(self, "normalization", NORMALIZATIONS)
         if not 0 < self.character_coverage <= 1:
-            raise UserError(
-                f"vocab.character_coverage must be in (0, 1], got {self.character_coverage}"
-            )
+            raise field_error(self, "character_coverage", "in (0, 1]")
         if not self.output.endswith(".model"):
-            raise UserError(f"vocab.output must end in .model, got {self.output!r}")
+            raise field_error(self, "output", "a file name that ends in .model")
         for name in ("size", "max_lines"):
             if not 1 <= getattr(self, name) < 2**31:
-                raise UserError(f"vocab.{name} must be in [1, 2**31), got {getattr(self, name)}")
+                raise field_error(self, name, "in [1, 2**31)")
+        self._check_symbols()
         for step in self.preprocessors:
-            preprocessors.preprocessor(step, owner="vocab.preprocessors")
-        if not templates.fields_of("vocab.text", self.text):
-            raise UserError(f"vocab.text must name a field, as in {{text}}, got {self.text!r}")
+            preprocessors.preprocessor(step, owner=field_name(self, "preprocessors"))
+        owner = field_name(self, "text")
+        if not templates.fields_of(owner, self.text):
+            raise UserError(f"{owner} must name a field, as in {{text}}, got {self.text!r}")
+
+    def _check_symbols(self) -> None:
+        owner = field_name(self, "user_symbols")
+        symbols = list(self.user_symbols)
+        if isinstance(self.user_symbols, str):
+            raise UserError(f"{owner} must be a list, as in ['[NLU]'], got {self.user_symbols!r}")
+        for symbol in symbols:
+            if not isinstance(symbol, str) or not symbol.strip():
+                raise UserError(f"{owner} must be texts that are not empty, got {symbol!r}")
+            if symbols.count(symbol) > 1:
+                raise UserError(f"{owner} must be different, but {symbol!r} is repeated")
+            if symbol in RESERVED_PIECES:
+                raise UserError(f"{owner} must not hold {symbol!r}, a piece of every vocabulary")
 
 
 def train_vocabulary(training: VocabularyTraining, *, on_line: Callable[[], None]) -> int:
-    """Trains, writes the model file and returns how many pieces it has.
+    """Trains a vocabulary, writes the model file and returns its number of pieces.
 
     Args:
         on_line: called for every line that is read.
 
     Raises:
-        UserError: where the output is there already, or the text does not give so many pieces.
+        UserError: if the output exists, or the text does not yield that many pieces.
     """
     import sentencepiece
 
     output = pathlib.Path(training.output).expanduser()
     if output.exists():
-        raise UserError(f"vocab.output {training.output} is there already; name another")
+        owner = field_name(training, "output")
+        raise UserError(f"{owner} {training.output} exists; choose another file name")
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
 
     def lines() -> Iterator[str]:
@@ -103,7 +125,7 @@ def train_vocabulary(training: VocabularyTraining, *, on_line: Callable[[], None
             sentence_iterator=lines(),
             model_writer=model,
             vocab_size=training.size,
-            # Of the others just this size is asked for.
+            # The others may have fewer pieces.
             hard_vocab_limit=training.model_type in ("unigram", "bpe"),
             model_type=training.model_type,
             normalization_rule_name=training.normalization,
@@ -118,10 +140,10 @@ def train_vocabulary(training: VocabularyTraining, *, on_line: Callable[[], None
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0].rpartition("] ")[2]
-        raise UserError(
-            f"vocab.size {training.size} cannot be had from this text: {reason}"
-        ) from error
+        reasons = [line.rpartition("] ")[2].strip() for line in str(error).splitlines()]
+        reason = next(filter(None, reasons), "") or str(error).strip() or "SentencePiece failed"
+        owner = field_name(training, "size")
+        raise UserError(f"{owner} {training.size} is impossible for this text: {reason}") from error
     partial = output.with_name(f"{output.name}.tmp")
     partial.write_bytes(model.getvalue())
     partial.replace(output)
@@ -129,10 +151,10 @@ def train_vocabulary(training: VocabularyTraining, *, on_line: Callable[[], None
 
 
 def _lines(training: VocabularyTraining) -> Iterator[str]:
-    """Yields the lines of the records, these in an order that mixes the whole split."""
+    """Yields the lines of the records, in a random order of the whole split."""
     records = training.source.records(training.split)
     if not training.preprocessors:
-        templates.check_fields("vocab.text", training.text, records.fields)
+        templates.check_template("vocab.text", training.text, records.fields)
     for position in range(len(records)):
         number = grain.experimental.index_shuffle(
             position, max_index=len(records) - 1, seed=0, rounds=4
@@ -143,6 +165,6 @@ def _lines(training: VocabularyTraining) -> Iterator[str]:
         if record is None:
             continue
         for line in templates.fill(training.text, record).splitlines():
-            for piece in cut(line, MAX_SENTENCE_BYTES - 1):
+            for piece in split_text(line, MAX_SENTENCE_BYTES - 1):
                 if piece.strip():
                     yield piece
