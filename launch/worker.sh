@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# One worker's side of a trial. The command outlives whoever asked for it; who comes back goes on
-# watching it.
+# One worker's part of a trial. The command outlives the connection that started it; a later one can
+# attach to it.
 #
-#   worker.sh start KEY ARGUMENT...   runs t5lite ARGUMENT..., once for each KEY, and follows it
-#   worker.sh attach KEY              follows it; 75 where this worker knows nothing of KEY
-#   worker.sh run ARGUMENT...         runs it in the place of this script
-#   worker.sh stop                    asks what runs to save and end, and waits for that
+#   worker.sh start KEY ARGUMENT...   runs t5lite ARGUMENT..., once for each KEY, and follows its log
+#   worker.sh attach KEY              follows the log of KEY; exits with 75 if this worker has no KEY
+#   worker.sh run ARGUMENT...         runs t5lite ARGUMENT... in this process
+#   worker.sh stop                    asks the running command to save and end, and waits for it
 #
-# start and attach end with the command's exit status where that is 0, 42 or 69, with 101 for 1, 102
-# for 2 and 103 for all others: what gcloud and ssh end with by themselves is none of these. setup.sh,
-# beside this file, is read first: it may mount, export and install, and leaves a t5lite on the PATH.
+# start and attach exit with the command's status if it is 0, 42 or 69, with 101 for 1, 102 for 2 and
+# 103 for any other status: gcloud and ssh use none of these themselves. setup.sh, beside this file, is
+# sourced first; it may mount, export and install, and puts t5lite on the PATH.
 set -u
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 action=$1
@@ -24,7 +24,7 @@ ready() {
     mkdir -p "$code/work" && cd "$code/work"
 }
 
-goes_on() { # folder of an attempt; after a reboot its number may be another process's
+is_running() { # folder of an attempt; after a reboot its pid may be that of another process
     [ ! -s "$1/status" ] && [ "$(cat "$1/boot" 2> /dev/null)" = "$(cat "$boot")" ] &&
         kill -0 "$(cat "$1/pid")" 2> /dev/null
 }
@@ -34,12 +34,12 @@ follow() { # folder of an attempt, first line
         [ -s "$1/boot" ] && break
         sleep 0.1
     done
-    if goes_on "$1"; then
+    if is_running "$1"; then
         tail --pid="$(cat "$1/pid")" -s 0.5 -n "$2" -F "$1/log" 2> /dev/null
     else
         tail -n "$2" "$1/log"
     fi
-    # Without a status it was killed together with what would have written it.
+    # Without a status, the process that would have written it was killed too.
     local status
     status=$(cat "$1/status" 2> /dev/null)
     case ${status:-137} in
@@ -64,7 +64,7 @@ case $action in
         [ -d "$code/attempts/$1" ] || exit 75
         follow "$code/attempts/$1" 5
         ;;
-    child) # of start
+    child) # started by start
         state=$1
         shift
         trap 's=$?; echo $s > "$state/status.part" && mv "$state/status.part" "$state/status"' EXIT
@@ -83,15 +83,15 @@ case $action in
     stop)
         touch "$code/stopped"
         for state in "$code"/attempts/*; do
-            if goes_on "$state"; then
-                # The command is its only child; it saves and ends.
+            if is_running "$state"; then
+                # Its only child is the command, which saves and ends.
                 pkill -TERM -P "$(cat "$state/pid")"
                 tail --pid="$(cat "$state/pid")" -f /dev/null
             fi
         done
         ;;
     *)
-        echo "worker.sh knows no $action" >&2
+        echo "worker.sh: unknown action $action" >&2
         exit 2
         ;;
 esac

@@ -3,207 +3,221 @@
 import dataclasses
 import os
 import pathlib
-import queue
-import signal
 import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import rich.console
-import rich.table
 
 from t5lite.core.errors import UserError, check_choice
 from t5lite.core.run_directory import RESTART_EXIT, UNAVAILABLE_EXIT
 
 try:
+    from t5lite.cli.columns import columns_text, terminal_width
+    from t5lite.cli.launch_progress import LaunchProgress
     from t5lite.cli.new_launch import check_unchanged, new_launch
-    from t5lite.launching import status
-    from t5lite.launching.engines import local, slurm
-    from t5lite.launching.engines.engine import (
-        give_back,
-        module_of,
-        reads_files_here,
-        reconcile,
-        watched,
-    )
-    from t5lite.launching.launch import LOG, SPEC, Launch, check_folder, read, save
+    from t5lite.launching.engines.engine import Engine, Submission
+    from t5lite.launching.engines.table import engine_of
+    from t5lite.launching.launch import LOG, Launch
+    from t5lite.launching.launch_files import SPEC, check_launch_folder, read_launch, save_launch
+    from t5lite.launching.launcher_lock import hold_launch
+    from t5lite.launching.open_study import open_study
+    from t5lite.launching.plan import plan_lines
+    from t5lite.launching.status import TrialStatus, status_document, trial_statuses
+    from t5lite.launching.stopping import until_stopped
     from t5lite.launching.sweeps.study import Study
 except ModuleNotFoundError as missing:
     raise UserError(f"launch needs {missing.name}; pip install 't5lite[sweep]'") from missing
 
-ACTIONS = ("status", "results", "logs", "resume", "cancel", "trial")
+# `trial` is for the jobs of schedulers only.
+LAUNCH_ACTIONS = ("status", "results", "logs", "resume", "cancel", "trial")
 LOG_LINES = 40
 
 
-def run(flags: Any, words: Sequence[str], command: Sequence[str]) -> None:
-    """Starts a launch, or does something about one.
+def launch_command(flags: Any, words: Sequence[str], command: Sequence[str]) -> None:
+    """Starts a launch, or acts on an existing one.
 
     Args:
         words: nothing to start one, else an action and a name.
-        command: what stands behind `--`.
+        command: the words after `--`.
     """
     if not words:
         _start(flags, command)
         return
-    check_choice("launch", words[0], ACTIONS)
+    check_choice("launch", words[0], LAUNCH_ACTIONS)
     if len(words) != 2 or command:
-        raise UserError(f"t5lite launch {words[0]} takes a NAME and no more")
-    _act(flags, words[0], pathlib.Path(flags.dir).absolute() / words[1])
+        raise UserError(f"t5lite launch {words[0]} takes a NAME and nothing else")
+    launch = read_launch(pathlib.Path(flags.dir).absolute() / words[1])
+    # Engines from outside the package are found beside the run files.
+    sys.path.append(launch.working_dir)
+    _act(flags, words[0], launch)
 
 
 def _start(flags: Any, command: Sequence[str]) -> None:
     launch = new_launch(flags, command)
+    engine = engine_of(launch)
     numbers = range(launch.num_trials)
-    said = module_of(launch).check(launch, numbers)
+    remark = engine.check(numbers)
+    lines = plan_lines(launch)
     if flags.dry_run:
-        print(module_of(launch).text(launch, numbers))
-        if said:
-            print(f"# {said}")
+        for line in lines:
+            print(f"# {line}")
+        print(engine.render(numbers))
+        if remark:
+            print(f"# {remark}")
         return
     folder = pathlib.Path(launch.folder)
-    check_folder(folder)
-    with local.alone(folder):
-        _leave_engine(launch)
-        save(launch)
-        _go_on(launch)
+    check_launch_folder(folder)
+    with hold_launch(folder):
+        _check_moved(launch)
+        save_launch(launch)
+        for line in lines:
+            print(line, flush=True)
+        _continue(launch, engine)
 
 
-def _leave_engine(launch: Launch) -> None:
-    """Raises a UserError where another engine still has trials of the launch."""
+def _check_moved(launch: Launch) -> None:
+    """Raises a UserError if an engine still has trials that were requested differently."""
     folder = pathlib.Path(launch.folder)
-    if (folder / SPEC).exists():
-        before = read(folder)
-        places = ("zone", "project", "slices", "options")
-        moved = before.engine != launch.engine or any(
-            before.resources.get(name) != launch.resources.get(name) for name in places
+    if not (folder / SPEC).exists():
+        return
+    before = read_launch(folder)
+    names = sorted(before.resources.keys() | launch.resources.keys())
+    changed = [
+        f"--{name}"
+        for name in names
+        if _plain(before.resources.get(name)) != _plain(launch.resources.get(name))
+    ]
+    if before.engine != launch.engine:
+        changed.insert(0, "--on")
+    if changed and engine_of(before).active():
+        raise UserError(
+            f"{launch.name} is active with --on={before.engine} and another {', '.join(changed)}; "
+            f"run t5lite launch cancel {launch.reference} first"
         )
-        if moved and module_of(before).active(before):
-            raise UserError(
-                f"{launch.name} goes on with --on={before.engine} and other options: t5lite launch "
-                f"cancel {launch.reference} first"
-            )
 
 
-def _go_on(launch: Launch) -> None:
-    """Runs or submits what has not ended yet."""
-    study = launch.study()
-    reconcile(launch, study)
+def _plain(value: Any) -> Any:
+    """Returns a resource as JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _continue(launch: Launch, engine: Engine) -> None:
+    """Runs or submits the trials that have not ended yet."""
+    study = open_study(launch)
+    engine.reconcile(study)
     trials = study.trials()
     numbers = [
         number
         for number in range(launch.num_trials)
         if number >= len(trials) or not trials[number].state.is_finished()
     ]
-    # Whoever watched them may have been killed before it could.
-    give_back(launch, [t.number for t in trials if t.state.is_finished()])
+    # An earlier launcher may have been killed before it released them.
+    engine.release([t.number for t in trials if t.state.is_finished()])
     failed = [str(t.number) for t in trials if t.state.name == "FAIL"]
     if not numbers:
         print(f"{launch.name}: all {launch.num_trials} trials have ended")
-        _tell_failed(failed)
+        _exit_if_failed(failed)
         return
-    engine = watched(launch)
-    if engine is None:
-        print(module_of(launch).submit(launch, study, numbers))
-        return
-    # Those that were begun go first.
+    # Interrupted trials first.
     numbers.sort(key=lambda n: (n >= len(trials) or trials[n].state.name != "RUNNING", n))
+    submission = _submit(launch, engine, study, numbers)
+    if submission.message:
+        print(submission.message)
+    if submission.states is not None:
+        _report_end(launch, study, numbers, submission.states, failed)
 
-    def tell(number: int, state: str) -> None:
-        ended = {t.number: t for t in study.trials()}[number] if state != "started" else None
-        value = "" if ended is None or ended.value is None else f"  {ended.value:.6g}"
-        value = value if launch.command == "train" else ""
-        print(f"trial {number}: {state}{value}", flush=True)
+
+def _submit(launch: Launch, engine: Engine, study: Study, numbers: Sequence[int]) -> Submission:
+    """Submits trials and prints how each ends that this process watches."""
+
+    def print_state(number: int, state: str) -> None:
+        value = study.value_of(number) if state != "started" else None
+        shown = "" if value is None or launch.command != "train" else f"  {value:.6g}"
+        print(f"trial {number}: {state}{shown}", flush=True)
 
     if launch.vectorized:
         from t5lite.cli.vectorized import run_vectorized
 
-        ended = run_vectorized(launch, study, numbers, tell)
-    else:
-        ended = _until_stopped(
-            lambda stopping: local.run_here(launch, study, numbers, engine, tell, stopping)
-        )
+        return Submission(states=run_vectorized(launch, study, numbers, print_state))
+    with LaunchProgress(launch) as progress:
+
+        def on_state(number: int, state: str) -> None:
+            progress.on_state(number, state)
+            print_state(number, state)
+
+        return engine.submit(study, numbers, on_state)
+
+
+def _report_end(
+    launch: Launch,
+    study: Study,
+    numbers: Sequence[int],
+    states: Mapping[int, str],
+    failed: Sequence[str],
+) -> None:
+    """Prints the best trial and what remains to be done, and sets the exit status."""
     best = study.best()
     if best is not None and launch.is_sweep:
         params = "  ".join(f"{name}={value}" for name, value in best.params.items())
         print(f"best: trial {best.number}, {launch.objective} {best.value:.6g}, {params}")
-    again = f"t5lite launch resume {launch.reference}"
-    lacking = [str(number) for number, state in ended.items() if state == "unavailable"]
-    if lacking:
+    resume = f"t5lite launch resume {launch.reference}"
+    blocked = [str(number) for number, state in states.items() if state == "unavailable"]
+    if blocked:
         print(
-            f"t5lite: trial {', '.join(lacking)} lacks something; see the logs, mend it and go on "
-            f"with: {again}",
+            f"t5lite: a resource is missing for trial {', '.join(blocked)}; see the logs, then "
+            f"resume with: {resume}",
             file=sys.stderr,
         )
         sys.exit(UNAVAILABLE_EXIT)
-    if len(ended) < len(numbers) or "stopped" in ended.values():
-        print(f"t5lite: stopped; go on with: {again}", file=sys.stderr)
+    if len(states) < len(numbers) or "stopped" in states.values():
+        print(f"t5lite: stopped; resume with: {resume}", file=sys.stderr)
         sys.exit(RESTART_EXIT)
-    _tell_failed([*failed, *(str(n) for n, state in ended.items() if state == "failed")])
+    _exit_if_failed([*failed, *(str(n) for n, state in states.items() if state == "failed")])
 
 
-def _tell_failed(failed: Sequence[str]) -> None:
+def _exit_if_failed(failed: Sequence[str]) -> None:
     if failed:
         print(f"t5lite: failed: {', '.join(failed)}; see the logs", file=sys.stderr)
         sys.exit(1)
 
 
-def _until_stopped(work: Callable[[threading.Event], dict[int, str]]) -> dict[int, str]:
-    """Does work that SIGTERM and Ctrl-C ask to stop."""
-    stopping = threading.Event()
-    # A handler that set the event could wait for itself: for its lock, when interrupted by another
-    # signal or when the work was just looking. Putting into this queue takes none.
-    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-
-    def listen() -> None:
-        signals.get()
-        stopping.set()
-
-    threading.Thread(target=listen, daemon=True).start()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda signum, frame: signals.put(signum))
-    return work(stopping)
-
-
-def _act(flags: Any, action: str, folder: pathlib.Path) -> None:
-    launch = read(folder)
-    if action == "resume":
-        if flags.parallel:
-            launch = dataclasses.replace(launch, parallel=flags.parallel)
+def _act(flags: Any, action: str, launch: Launch) -> None:
+    if action == "logs":
+        _print_logs(flags, launch)
+        return
+    if action == "resume" and flags.parallel:
+        launch = dataclasses.replace(launch, parallel=flags.parallel)
+    engine = engine_of(launch)
+    if action == "cancel":
+        print(f"{launch.name}: {engine.cancel()}")
+    elif action == "resume":
         os.chdir(launch.working_dir)
-        sys.path.append(launch.working_dir)
-        with local.alone(folder):
-            if reads_files_here(launch):
+        with hold_launch(pathlib.Path(launch.folder)):
+            if not engine.packs_files:
                 check_unchanged(launch)
-            _go_on(launch)
+            _continue(launch, engine)
     elif action == "trial":
-        if flags.trial is None or flags.trial >= launch.num_trials:
-            raise UserError(f"launch trial needs --trial under {launch.num_trials}")
-        study = launch.study()
-        states: list[str] = []
-
-        def work(stopping: threading.Event) -> dict[int, str]:
-            states.append(slurm.run_task(launch, study, flags.trial, stopping))
-            return {}
-
-        _until_stopped(work)
-        codes = {"failed": 1, "stopped": RESTART_EXIT, "unavailable": UNAVAILABLE_EXIT}
-        sys.exit(codes.get(states[0], 0))
-    elif action == "cancel":
-        print(f"{launch.name}: {module_of(launch).cancel(launch)}")
-    elif action == "logs":
-        _logs(flags, launch)
+        _run_task(flags, launch, engine)
     else:
-        study = launch.study()
-        reconcile(launch, study)
-        rows = status.rows(launch, study)
+        study = open_study(launch)
+        engine.reconcile(study)
+        trials = trial_statuses(launch, study, engine)
         if flags.json:
-            print(status.as_json(launch, study, rows))
+            print(status_document(launch, study, trials))
         else:
-            _table(launch, study, rows, results=action == "results")
+            _print_trials(launch, study, trials, sort=action == "results")
 
 
-def _logs(flags: Any, launch: Launch) -> None:
+def _run_task(flags: Any, launch: Launch, engine: Engine) -> None:
+    """Runs one trial inside a job of a scheduler."""
+    if flags.trial is None or flags.trial >= launch.num_trials:
+        raise UserError(f"launch trial needs --trial under {launch.num_trials}")
+    study = open_study(launch)
+    state = until_stopped(lambda stopping: engine.run_task(study, flags.trial, stopping))
+    codes = {"failed": 1, "stopped": RESTART_EXIT, "unavailable": UNAVAILABLE_EXIT}
+    sys.exit(codes.get(state, 0))
+
+
+def _print_logs(flags: Any, launch: Launch) -> None:
     numbers = range(launch.num_trials) if flags.trial is None else [flags.trial]
     for number in numbers:
         path = launch.model_dir(number) / LOG
@@ -216,26 +230,31 @@ def _logs(flags: Any, launch: Launch) -> None:
         print("\n".join(shown[-LOG_LINES:]))
 
 
-def _table(launch: Launch, study: Study, rows: Sequence[status.Row], *, results: bool) -> None:
-    """Prints a table; results go from best to worst."""
+def _print_trials(
+    launch: Launch, study: Study, trials: Sequence[TrialStatus], *, sort: bool
+) -> None:
+    """Prints a table of the trials, from best to worst if `sort`."""
     best = study.best() if launch.is_sweep else None
-    if results:
+    if sort:
         worst = float("inf")
         sign = -1 if launch.maximize else 1
-        rows = sorted(rows, key=lambda r: worst if r.value is None else sign * r.value)
-    names = list(dict.fromkeys(name for row in rows for name in row.params))
-    table = rich.table.Table(box=None, pad_edge=False)
-    for title in ("trial", "state", "step", launch.objective, *names, "preempted", "failed"):
-        table.add_column(title, justify="left" if title == "state" else "right")
-    for row in rows:
-        mark = "*" if best is not None and row.trial == best.number else ""
-        value = "" if row.value is None else f"{row.value:.6g}"
-        params = [str(row.params.get(name, "")) for name in names]
-        numbers = (str(row.preempted), str(row.failed))
-        table.add_row(f"{row.trial}{mark}", row.state, str(row.step), value, *params, *numbers)
-    console = rich.console.Console()
-    if not console.is_terminal:
-        console.width = 1000
-    console.print(table)
+        trials = sorted(trials, key=lambda t: worst if t.value is None else sign * t.value)
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    of = "" if launch.last_step is None else f"/{launch.last_step}"
+    counts = ("preempted", "failed", "rejected")
+    titles = ["trial", "state", "step", launch.objective, *names, *counts]
+    rows = [
+        [
+            f"{trial.trial}{'*' if best is not None and trial.trial == best.number else ''}",
+            trial.state,
+            f"{trial.step}{of}",
+            "" if trial.value is None else f"{trial.value:.6g}",
+            *(str(trial.params.get(name, "")) for name in names),
+            *(str(getattr(trial, count)) for count in counts),
+        ]
+        for trial in trials
+    ]
+    print(columns_text(titles, rows, width=terminal_width(), left=["state"]))
     if best is not None:
-        print("* the best")
+        better = "highest" if launch.maximize else "lowest"
+        print(f"* best: the {better} {launch.objective}")

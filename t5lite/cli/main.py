@@ -9,6 +9,7 @@ from typing import NoReturn
 from absl import flags
 
 from t5lite.cli.flags import flags_of
+from t5lite.core.errors import UserError
 
 COMMANDS = {
     "train": "train from a run file; resumes by itself from what is in MODEL_DIR",
@@ -33,11 +34,11 @@ ACTIONS = {
         "prune": "removes those that no run can use any more, as when their files have changed",
     },
     "launch": {
-        "status": "prints what has become of the trials of the launch NAME",
-        "results": "prints them from best to worst",
-        "logs": "prints the ends of their logs; with --trial more of one",
-        "resume": "runs or submits what has not ended",
-        "cancel": "asks what runs to save and stop",
+        "status": "prints the state of each trial of the launch NAME",
+        "results": "prints the trials from best to worst",
+        "logs": "prints the end of each trial's log; with --trial=N more of one",
+        "resume": "runs or submits the trials that have not ended",
+        "cancel": "asks running trials to save and stop",
     },
 }
 
@@ -89,21 +90,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Quiet before JAX is loaded; a user's own choice stands.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     bindings = [a[len("--gin.") :] for a in arguments if a.startswith("--gin.")]
-    values = flags_of(command)
     try:
+        values = flags_of(command, arguments)
         rest = values(["t5lite", *(a for a in arguments if not a.startswith("--gin."))])
-    except flags.Error as error:
+    except (flags.Error, UserError) as error:
         _fail(str(error).replace("\n", " "))
     if values.help:
-        _print_help(command, values)
+        _print_help(command, values, arguments)
         sys.exit(0)
     if command == "launch":
         if values.vectorized and argv is None:
             _with_huge_pages()
-        _run(lambda: importlib.import_module("t5lite.cli.launch").run(values, rest[1:], launched))
+        launch = importlib.import_module
+        _run(lambda: launch("t5lite.cli.launch").launch_command(values, rest[1:], launched))
         return
     if command == "report":
-        _run(lambda: importlib.import_module("t5lite.cli.report").run(values, rest[1:]))
+        _run(lambda: importlib.import_module("t5lite.cli.report").report_command(values, rest[1:]))
         return
     actions = ACTIONS.get(command, {})
     words = rest[1:]
@@ -125,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(work: Callable[[], None]) -> None:
     """Does a command's work and turns its errors into a line and an exit status."""
-    from t5lite.core.errors import Unavailable, UserError
+    from t5lite.core.errors import Unavailable
     from t5lite.core.run_directory import RESTART_EXIT, UNAVAILABLE_EXIT, Preempted
 
     try:
@@ -160,7 +162,7 @@ def _with_huge_pages() -> None:
         os.execv(sys.executable, sys.orig_argv)
 
 
-def _print_help(command: str, values: flags.FlagValues) -> None:
+def _print_help(command: str, values: flags.FlagValues, arguments: Sequence[str]) -> None:
     actions = ACTIONS.get(command, {})
     action = f" {'|'.join(actions)}" if actions else ""
     lines = [f"usage: t5lite {command}{action} FLAGS", "", f"{COMMANDS[command]}.", ""]
@@ -173,6 +175,13 @@ def _print_help(command: str, values: flags.FlagValues) -> None:
         lines[0] = "usage: t5lite report DIR... FLAGS"
     if actions:
         lines += [*(f"  {name.ljust(8)}{text}" for name, text in actions.items()), ""]
+    if command == "launch":
+        from t5lite.cli.columns import terminal_width
+        from t5lite.cli.launch_flags import launch_flag_lines, outside_engine
+
+        engine = outside_engine(arguments)
+        print("\n".join([*lines[:-1], *launch_flag_lines(values, engine, width=terminal_width())]))
+        return
     lines.append("flags:")
     # Those of the command; absl has some of its own. What it adds to a help is behind a semicolon.
     own = values.get_flags_for_module(flags_of.__module__)

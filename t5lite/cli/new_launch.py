@@ -1,82 +1,53 @@
-"""From the flags of `t5lite launch` to a launch, checked before anything starts."""
+"""From the flags of `t5lite launch` to a launch, validated before anything starts."""
 
 import hashlib
 import os
 import pathlib
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from t5lite.cli.launch_flags import given_resources
 from t5lite.cli.quiet import quiet_libraries
-from t5lite.core.errors import UserError, check_choice
-from t5lite.launching.engines.engine import MODULES
+from t5lite.core.errors import UserError
+from t5lite.launching.engines.script_text import check_launch_name
+from t5lite.launching.engines.table import engine_class, engine_of
 from t5lite.launching.launch import Launch
-from t5lite.launching.sweeps.space import Range, Scalar, bindings, parse_space
-
-# What is asked of an engine, and of which.
-RESOURCES = {
-    "nodes": ("slurm",),
-    "processes": ("local", "slurm"),
-    "gpus": ("slurm",),
-    "time_limit": ("slurm",),
-    "options": ("slurm", "tpu", "gke"),
-    "zone": ("tpu",),
-    "project": ("tpu",),
-    "spot": ("tpu", "gke"),
-    "reserved": ("tpu",),
-    "slices": ("tpu", "gke"),
-    "runtime_version": ("tpu",),
-    "ssh_options": ("tpu",),
-    "setup": ("tpu", "gke"),
-    "wheel": ("tpu", "gke"),
-    "image": ("gke",),
-    "claim": ("gke",),
-    "queue": ("gke",),
-}
-# What shells, Slurm and file systems all take as it is.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+from t5lite.launching.sweeps.space import Range, Scalar, gin_flags, parse_space
 
 
 def new_launch(flags: Any, command: Sequence[str]) -> Launch:
-    """Returns the launch that flags ask for.
+    """Returns the launch that flags request.
 
     Args:
-        command: what stands behind `--`.
+        command: the words after `--`.
 
     Raises:
-        UserError: for a flag that does not fit, or a trial that could not be run.
+        UserError: for a flag that does not fit, or a trial that could not run.
     """
-    engine = (flags.on or "").partition(":")[0]
     if not flags.on:
         raise UserError(
             "launch needs --on=local, slurm, tpu:SLICE or gke:SLICE, or an action such as status "
             "NAME"
         )
-    check_choice("--on", engine, MODULES)
-    for resource, engines in RESOURCES.items():
-        if getattr(flags, resource) and engine not in engines:
-            raise UserError(f"--{resource} is for --on={' or '.join(engines)}, got {flags.on}")
+    engine_class(flags.on)
     if not flags.name:
-        raise UserError("launch needs --name: results go to the folder of that name in --dir")
-    if not NAME.fullmatch(flags.name):
-        raise UserError(
-            "--name must be letters, digits and . _ -, beginning with one of the first two, got "
-            f"{flags.name!r}"
-        )
+        raise UserError("launch needs --name; results go to the folder of that name in --dir")
+    check_launch_name(flags.name)
     words = _joined(command)
     if not words:
-        raise UserError("launch needs the flags of t5lite train behind --, as in -- --gin_file=F")
+        raise UserError("launch needs the flags of t5lite train after --, as in -- --gin_file=F")
     name = words.pop(0) if not words[0].startswith("-") else "train"
     options = _options(flags, name, words)
-    return Launch(
-        **options,
-        **(_checked(flags, words, options) if name == "train" else {}),
-    )
+    if name != "train":
+        return Launch(**options)
+    # Rejects what the engine does not take, before the run is built.
+    engine_of(Launch(**{**options, "prune": None}))
+    return Launch(**options, **_run_facts(flags, words, options))
 
 
 def _joined(command: Sequence[str]) -> list[str]:
-    """Writes `--gin_file F` as `--gin_file=F`."""
+    """Returns words in which `--gin_file F` is `--gin_file=F`."""
     words: list[str] = []
     for word in command:
         if words and words[-1] in ("--gin_file", "--gin_search_paths"):
@@ -87,11 +58,11 @@ def _joined(command: Sequence[str]) -> list[str]:
 
 
 def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
-    """Returns what flags alone say of a launch."""
+    """Returns the fields of the launch that flags alone determine."""
     for word in words:
         if word.startswith("--gin.MODEL_DIR="):
             raise UserError(
-                "a launch gives every trial a MODEL_DIR of its own in --dir/--name; leave out "
+                "a launch gives every trial its own MODEL_DIR in --dir/--name; leave out "
                 "--gin.MODEL_DIR"
             )
     file = _sweep_file(flags)
@@ -100,24 +71,19 @@ def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
         own = getattr(flags, name)
         return getattr(file, name, None) if own is None else own
 
-    higher, lower = (flags.maximize, flags.minimize)
+    higher = flags.maximize
+    lower = flags.minimize
     if not (higher or lower) and file is not None:
-        higher, lower = file.maximize, file.minimize
+        higher = file.maximize
+        lower = file.minimize
     if higher and lower:
-        raise UserError("--minimize and --maximize cannot both be there")
-    pairs = [text.partition("=") for text in flags.sweep]
-    for (name, equals, _), text in zip(pairs, flags.sweep, strict=True):
-        if not (name.strip() and equals):
-            raise UserError(f"--sweep must be NAME=VALUES, got {text!r}")
-    space = {name.strip(): values.strip() for name, _, values in pairs}
-    if len(space) < len(pairs):
-        raise UserError("--sweep names something twice")
+        raise UserError("--minimize and --maximize are mutually exclusive")
+    space = _space_of(flags.sweep)
     if space and file is not None:
-        raise UserError("--sweep and --sweep_file cannot both be there")
-    listed = [] if file is None else [dict(row) for row in file.listed or ()]
+        raise UserError("--sweep and --sweep_file are mutually exclusive")
     space = space if file is None else file.space
     ranges = parse_space(space)
-    drawn = any(isinstance(v, Range) and v.points is None for v in ranges.values())
+    sampled = any(isinstance(v, Range) and v.points is None for v in ranges.values())
     objective = higher or lower
     return {
         "folder": str((pathlib.Path(flags.dir) / flags.name).absolute()),
@@ -128,20 +94,34 @@ def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
         "parallel": flags.parallel,
         "vectorized": flags.vectorized,
         "max_failures": flags.max_failures,
-        "resources": {name: value for name in RESOURCES if (value := getattr(flags, name))},
+        "resources": given_resources(flags),
         "space": space,
-        "listed": listed,
-        "method": chosen("method") or ("quasi" if drawn else "grid"),
+        "listed": [] if file is None else [dict(row) for row in file.listed or ()],
+        "method": chosen("method") or ("quasi" if sampled else "grid"),
         "trials": chosen("trials"),
         "prune": chosen("prune"),
         **({"objective": objective} if objective else {}),
         "maximize": bool(higher),
         "seed": chosen("seed") or 0,
+        "allow_repeats": flags.allow_repeats,
     }
 
 
+def _space_of(sweeps: Sequence[str]) -> dict[str, str]:
+    """Returns the search space of `--sweep` flags."""
+    space: dict[str, str] = {}
+    for text in sweeps:
+        name, equals, values = text.partition("=")
+        if not (name.strip() and equals):
+            raise UserError(f"--sweep must be NAME=VALUES, got {text!r}")
+        if name.strip() in space:
+            raise UserError(f"--sweep must name each binding once, got {name.strip()} twice")
+        space[name.strip()] = values.strip()
+    return space
+
+
 def _sweep_file(flags: Any) -> Any:
-    """Returns what `--sweep_file` says, None without one."""
+    """Returns the sweep of `--sweep_file`; None without the flag."""
     if not flags.sweep_file:
         return None
     from t5lite import configurables
@@ -150,14 +130,14 @@ def _sweep_file(flags: Any) -> Any:
     return sweep
 
 
-def _checked(flags: Any, words: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
-    """Builds the run as every end of every range makes it, and returns when it is evaluated."""
+def _run_facts(flags: Any, words: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+    """Builds the run at both ends of every range, and returns the fields it determines."""
     for word in words:
         if not word.startswith(("--gin_file=", "--gin_search_paths=", "--gin.")):
             raise UserError(f"flags of train are --gin_file=F and --gin.NAME=VALUE, got {word!r}")
     if not any(word.startswith("--gin_file=") for word in words):
-        raise UserError("launch needs a run file behind --, as in -- --gin_file=F")
-    # Late, with JAX behind it: what only looks at a launch does without.
+        raise UserError("launch needs a run file after --, as in -- --gin_file=F")
+    # Imported late, with JAX: status and results do without.
     from t5lite.cli.vectorized import ends
     from t5lite.training.population import check_alike
 
@@ -179,24 +159,24 @@ def _checked(flags: Any, words: Sequence[str], options: dict[str, Any]) -> dict[
 
 
 def _build(words: Sequence[str], row: dict[str, Scalar]) -> tuple[str, Any]:
-    """Returns a digest of all that gin binds in a trial, and its run."""
+    """Returns a digest of everything that gin binds in a trial, and its run."""
     from t5lite import configurables
     from t5lite.cli.vectorized import loaded
 
-    run, _ = loaded([*words, *bindings(row), "--gin.MODEL_DIR=any"])
+    run, _ = loaded([*words, *gin_flags(row), "--gin.MODEL_DIR=any"])
     return hashlib.sha256(configurables.resolved_text().encode()).hexdigest()[:16], run
 
 
 def check_unchanged(launch: Launch) -> None:
-    """Raises a UserError where trials would be others than those of the launch's beginning."""
+    """Raises a UserError if the run files have changed since the launch started."""
     from t5lite.cli.vectorized import ends
 
     quiet_libraries()
-    if (
-        launch.config
-        and _build(launch.flags, ends(launch.space, launch.listed)[0])[0] != launch.config
-    ):
+    if launch.config is None:
+        return
+    digest, _ = _build(launch.flags, ends(launch.space, launch.listed)[0])
+    if digest != launch.config:
         raise UserError(
-            f"the run files of {launch.name} have changed since it was begun: its trials could not "
-            "be compared; put them back, or launch under another --name"
+            f"the run files of {launch.name} have changed since it started, so its trials would "
+            "not be comparable; restore them, or launch under another --name"
         )

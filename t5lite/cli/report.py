@@ -1,51 +1,56 @@
 """`t5lite report`."""
 
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import rich.console
-import rich.table
-
+from t5lite.cli.columns import columns_text, terminal_width
 from t5lite.core.errors import UserError
 
 try:
-    from t5lite.launching.launch import SPEC, read
-    from t5lite.reporting import plots, report
+    from t5lite.reporting.page import write_report
+    from t5lite.reporting.report import collect_runs
+    from t5lite.reporting.tables import cell_text, report_table
 except ModuleNotFoundError as missing:
     raise UserError(f"report needs {missing.name}; pip install 't5lite[sweep]'") from missing
 
 
-def run(flags: Any, folders: Sequence[str]) -> None:
-    """Prints the table of some runs, and writes it with plots where `--output` says so."""
+def report_command(flags: Any, folders: Sequence[str]) -> None:
+    """Prints the table of some runs, and writes it with plots to `--output`."""
     if not folders:
         raise UserError("report needs folders of runs or launches, as in t5lite report runs/lr")
     if flags.minimize and flags.maximize:
-        raise UserError("--minimize and --maximize cannot both be there")
-    found = report.collect(
+        raise UserError("--minimize and --maximize are mutually exclusive")
+    report = collect_runs(
         folders,
         objective=flags.maximize or flags.minimize,
-        maximize=None if not (flags.maximize or flags.minimize) else bool(flags.maximize),
+        maximize=bool(flags.maximize) if flags.maximize or flags.minimize else None,
     )
-    titles, rows = report.table(found)
-    table = rich.table.Table(box=None, pad_edge=False)
-    for title in titles:
-        table.add_column(title, justify="right")
-    for row in rows:
-        table.add_row(*map(report.as_text, row))
-    console = rich.console.Console()
-    if not console.is_terminal:
-        console.width = 1000
-    console.print(table)
-    if (best := found.best) is not None:
+    titles, rows = report_table(report)
+    cells = [[cell_text(value) for value in row] for row in rows]
+    common = _common_folder([row[0] for row in cells])
+    if common:
+        print(f"runs below {common}")
+        cells = [[row[0].removeprefix(common), *row[1:]] for row in cells]
+    print(columns_text(titles, cells, width=terminal_width()))
+    print(f"\n{report.objective}: {report.direction}")
+    if (best := report.best) is not None:
         print(f"\nbest: {best.name}\n{best.command}")
+    if report.parameters and report.importance.reason:
+        print(f"\nno importance: {report.importance.reason}")
     if flags.output is None:
         return
     output = pathlib.Path(flags.output)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "table.csv").write_text(report.as_csv(found))
-    (output / "table.md").write_text(report.as_markdown(found))
-    launches = [read(pathlib.Path(f)) for f in folders if (pathlib.Path(f) / SPEC).exists()]
-    importance = launches[0].study().importance() if len(launches) == 1 else {}
-    plots.write(found, importance, output)
-    print(f"\nwritten to {output}: report.html, table.csv, table.md and the plots")
+    write_report(report, output)
+    print(f"\nwrote {output}: report.html, table.csv, table.md and the plots")
+
+
+def _common_folder(names: Sequence[str]) -> str:
+    """Returns the folder that all names begin with; "" if they are not paths or have none."""
+    if len(names) < 2 or not all(os.sep in name for name in names):
+        return ""
+    if len({os.path.isabs(name) for name in names}) > 1:
+        return ""
+    common = os.path.commonpath([os.path.dirname(name) for name in names])
+    return common + os.sep if common and common != os.sep else ""

@@ -13,7 +13,7 @@ from t5lite.inference.evaluate import Evaluate
 from t5lite.launching.launch import LOG, Launch
 from t5lite.launching.sweeps.space import Scalar, parse_space
 from t5lite.launching.sweeps.study import Study
-from t5lite.launching.trial import complete
+from t5lite.launching.trial import complete_trial
 from t5lite.training.population import Entrant, train_population
 from t5lite.training.run import Run
 
@@ -42,7 +42,7 @@ def run_vectorized(
                 continue
             # Whoever ran it may have been killed before it could tell.
             if (launch.model_dir(number) / RESULT).exists():
-                ended[number] = complete(launch, study, number)
+                ended[number] = complete_trial(launch, study, number)
                 tell(number, ended[number])
                 continue
             arguments = launch.arguments(number, trial.params)
@@ -62,7 +62,7 @@ def run_vectorized(
     def on_scores(run: Run, step: int, scores: Mapping[str, float]) -> bool:
         trial = taken[run.model_dir][0]
         told = launch.scores(trial.number)
-        return bool(launch.prune and told and step) and study.report(trial, *told[-1])
+        return bool(launch.prune and told and step) and study.report(trial.number, *told[-1])
 
     def on_end(run: Run, how: str | UserError) -> None:
         number = taken[run.model_dir][0].number
@@ -70,7 +70,7 @@ def run_vectorized(
             with (launch.model_dir(number) / LOG).open("a") as log:
                 log.write(f"t5lite: {how}\n")
         if how == "finished":
-            ended[number] = complete(launch, study, number)
+            ended[number] = complete_trial(launch, study, number)
         elif isinstance(how, Unavailable):
             ended[number] = "unavailable"
         else:

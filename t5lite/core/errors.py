@@ -18,6 +18,10 @@ class Unavailable(UserError):
     """Something is missing that may become available: disk space, a lock, another process."""
 
 
+class Diverged(UserError):
+    """Training failed on valid inputs: the loss or the gradient is not finite."""
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Returns "did you mean 'x'?" for the nearest known name, or the list of all of them.
 

@@ -15,12 +15,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from t5lite.core.errors import Unavailable
+from t5lite.core.errors import Diverged, Unavailable, UserError
 from t5lite.core.files import write_atomically
 from t5lite.core.locks import hold_lock, lock_holder
 
 METRICS, ATTEMPTS, RESULT, LOCK = "metrics.jsonl", "attempts.jsonl", "result.json", "train.lock"
-OUTCOMES = ("finished", "preempted", "unavailable", "failed", "killed")
+OUTCOMES = ("finished", "preempted", "unavailable", "rejected", "failed", "killed")
 # Outcomes as earlier releases recorded them.
 RENAMED_OUTCOMES = {"lacking": "unavailable"}
 # Exit status of a process that saved its state and asks to be restarted.
@@ -106,6 +106,11 @@ def attempt(model_dir: pathlib.Path, command: Sequence[str]) -> Iterator[None]:
             raise
         except Unavailable as caught:
             outcome, error = "unavailable", str(caught).splitlines()[0]
+            raise
+        except UserError as caught:
+            # A user's mistake; a run that diverged on valid inputs failed.
+            outcome = "failed" if isinstance(caught, Diverged) else "rejected"
+            error = (str(caught).splitlines() or [type(caught).__name__])[0]
             raise
         except BaseException as caught:
             error = (str(caught).splitlines() or [type(caught).__name__])[0]

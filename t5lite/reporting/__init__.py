@@ -1,1 +1,1 @@
-"""Reports on runs and sweeps: tables, plots and pages."""
+"""Reports on runs and launches: tables, plots and one page that holds both."""

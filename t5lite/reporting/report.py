@@ -1,9 +1,7 @@
-"""Tables and pages over runs: what they came to, what was varied, and what that did."""
+"""Runs and launches as a report compares them, read from their folders."""
 
-import csv
 import dataclasses
 import datetime
-import io
 import math
 import pathlib
 import shlex
@@ -22,25 +20,28 @@ from t5lite.core.run_directory import (
     read_metrics,
     read_records,
 )
-from t5lite.launching.launch import SPEC, read
+from t5lite.launching.launch import Launch
+from t5lite.launching.launch_files import SPEC, read_launch
+from t5lite.launching.open_study import open_study
+from t5lite.launching.sweeps.importance import Importance, importance_of
+from t5lite.launching.sweeps.settings import SEED_NAMES, without_seeds
 from t5lite.launching.sweeps.space import Range, Scalar, parse_space
 
-# A binding or macro of this name makes runs of one kind, whose curves are drawn as a band.
-SEEDS = ("SEED", "train.seed", "train.data_seed")
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportedRun:
     """A run as a report shows it.
 
     Args:
-        params: what was varied, by gin binding.
+        name: the number of a trial, or the folder of a run.
+        params: what the sweep varies, by gin binding.
         curve: steps and values of the objective.
-        attempts: counts by outcome.
-        tokens_per_second: the median of what training told.
-        goodput: the share of the time of all attempts that went into steps which count; None where
-            an attempt did not say how long it took.
-        command: that trains it again.
+        step: the latest step with a record.
+        attempts: number of attempts by outcome.
+        tokens_per_second: median over the records of training.
+        hours: time of all attempts.
+        goodput: share of that time spent in training steps; None if an attempt recorded no time.
+        command: the command that trains the run again.
         is_whole: whether all its steps are done.
     """
 
@@ -57,21 +58,24 @@ class ReportedRun:
 
     @property
     def value(self) -> float | None:
-        """The objective's latest value."""
+        """The latest value of the objective."""
         return self.curve[-1][1] if self.curve else None
 
     @property
     def kind(self) -> tuple[tuple[str, Scalar], ...]:
-        """What was varied but the seed."""
-        return tuple((k, v) for k, v in sorted(self.params.items()) if k not in SEEDS)
+        """The setting without its seeds: what runs of one kind have in common."""
+        return tuple(sorted(without_seeds(self.params).items()))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
     """Several runs, compared by one metric.
 
     Args:
-        logarithmic: what was drawn from a logarithmic range.
+        runs: the runs.
+        objective: the metric.
+        maximize: whether a higher value is better.
+        logarithmic: names whose values come from a log range.
     """
 
     runs: Sequence[ReportedRun]
@@ -81,18 +85,28 @@ class Report:
 
     @property
     def names(self) -> list[str]:
-        """All that was varied."""
+        """All bindings that vary."""
         return list(dict.fromkeys(name for run in self.runs for name in run.params))
 
     @property
+    def parameters(self) -> list[str]:
+        """The bindings that vary, without seeds, which are noise."""
+        return [name for name in self.names if name not in SEED_NAMES]
+
+    @property
+    def direction(self) -> str:
+        """Which end of the objective is good."""
+        return "higher is better" if self.maximize else "lower is better"
+
+    @property
     def best(self) -> ReportedRun | None:
-        """The run with the best value of those that have done all their steps."""
+        """The run with the best value among those that have done all their steps."""
         first = self.ordered[:1]
         return first[0] if first and first[0].is_whole and first[0].value is not None else None
 
     @property
     def ordered(self) -> list[ReportedRun]:
-        """The runs from best to worst, behind those that are whole the others."""
+        """The runs from best to worst, unfinished runs last."""
         sign = -1 if self.maximize else 1
         return sorted(
             self.runs,
@@ -102,48 +116,70 @@ class Report:
             ),
         )
 
+    @property
+    def importance(self) -> Importance:
+        """How much each parameter matters, from the runs that have done all their steps."""
+        whole = [run for run in self.runs if run.is_whole]
+        values = [(dict(run.params), run.value) for run in whole if run.value is not None]
+        return importance_of([(p, v) for p, v in values if p], maximize=self.maximize)
 
-def collect(folders: Sequence[str], *, objective: str | None, maximize: bool | None) -> Report:
-    """Reads runs and launches; what is going on, too, as far as it is.
+
+def collect_runs(
+    folders: Sequence[str], *, objective: str | None = None, maximize: bool | None = None
+) -> Report:
+    """Reads runs and launches, unfinished ones as far as they are.
 
     Args:
-        objective: a metric of evaluations, or SPLIT/NAME; None for the launch's own.
+        objective: a metric of evaluations, or SPLIT/NAME; None for that of the first launch.
+        maximize: whether a higher value is better; None for what the first launch says.
 
     Raises:
-        UserError: where a folder holds neither, or no run has the metric.
+        UserError: if a folder holds neither, or no run has the metric.
     """
     runs: list[ReportedRun] = []
     logarithmic: set[str] = set()
-    launches = [read(pathlib.Path(f)) for f in folders if (pathlib.Path(f) / SPEC).exists()]
-    name = objective or next((x.objective for x in launches), "cross_entropy_nats_per_token")
-    higher = maximize if maximize is not None else any(x.maximize for x in launches)
+    launches = {f: read_launch(pathlib.Path(f)) for f in folders if _is_launch(f)}
+    first = next(iter(launches.values()), None)
+    name = objective or (first.objective if first else "cross_entropy_nats_per_token")
+    higher = maximize if maximize is not None else any(x.maximize for x in launches.values())
     for text in folders:
         folder = pathlib.Path(text)
-        if (folder / SPEC).exists():
-            launch = read(folder)
-            space = parse_space(launch.space).items()
+        if text in launches:
+            prefix = f"{launches[text].name}/" if len(folders) > 1 else ""
+            runs += _trials(launches[text], name, prefix)
+            space = parse_space(launches[text].space).items()
             logarithmic |= {key for key, v in space if isinstance(v, Range) and v.log}
-            for trial in launch.study().trials():
-                model_dir = launch.model_dir(trial.number)
-                params = dict(trial.params)
-                command = shlex.join(["t5lite", *launch.arguments(trial.number, params)])
-                many = f"{launch.name}/" if len(folders) > 1 else ""
-                runs.append(_run(f"{many}{trial.number}", model_dir, params, name, command))
         elif (folder / METRICS).exists():
             starts = [m for m in read_records(folder / ATTEMPTS) if "command" in m]
             command = shlex.join(starts[-1]["command"]) if starts else ""
             runs.append(_run(str(folder), folder, {}, name, command))
         else:
-            raise UserError(f"{text} is no run and no launch: it has no {METRICS} and no {SPEC}")
+            raise UserError(
+                f"{text} is neither a run nor a launch: it has no {METRICS} and no {SPEC}"
+            )
     if runs and not any(run.curve for run in runs):
-        told = sorted({key for f in folders for m in _all_metrics(pathlib.Path(f)) for key in m})
-        known = ", ".join(key for key in told if key not in ("step", "split")) or "none yet"
-        raise UserError(f"no run has told {name!r}; metrics that are there: {known}")
-    return Report(runs, name, higher, frozenset(logarithmic))
+        keys = {key for f in folders for m in _all_metrics(pathlib.Path(f)) for key in m}
+        known = ", ".join(sorted(keys - {"step", "split"})) or "none yet"
+        raise UserError(f"no run has recorded {name!r}; recorded metrics: {known}")
+    return Report(runs=runs, objective=name, maximize=higher, logarithmic=frozenset(logarithmic))
+
+
+def _is_launch(folder: str) -> bool:
+    return (pathlib.Path(folder) / SPEC).exists()
 
 
 def _all_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
     return [m for path in folder.rglob(METRICS) for m in read_metrics(path.parent)]
+
+
+def _trials(launch: Launch, objective: str, prefix: str) -> list[ReportedRun]:
+    found = []
+    for trial in open_study(launch).trials():
+        params = dict(trial.params)
+        command = shlex.join(["t5lite", *launch.arguments(trial.number, params)])
+        model_dir = launch.model_dir(trial.number)
+        found.append(_run(f"{prefix}{trial.number}", model_dir, params, objective, command))
+    return found
 
 
 def _run(
@@ -152,14 +188,14 @@ def _run(
     metrics = read_metrics(model_dir)
     trained = [m for m in metrics if m["split"] == "train"]
     steps = [m["step"] for m in trained]
-    # A line tells of all steps since the one before it.
+    # A record covers all steps since the one before it.
     counts = [b - a for a, b in zip([0, *steps], steps, strict=False)]
     useful = math.fsum(n * m["step_seconds"] for n, m in zip(counts, trained, strict=True))
     lines = read_records(model_dir / ATTEMPTS)
     spent = math.fsum(m.get("seconds", 0.0) for m in lines if "outcome" in m)
     ended = outcomes(model_dir)
     if is_locked(model_dir) and open_attempt(model_dir) is not None:
-        # One that goes on is not killed.
+        # A running attempt has no outcome yet and counts as killed.
         ended["killed"] -= 1
         began = datetime.datetime.fromisoformat(lines[-1]["began"])
         spent += (datetime.datetime.now(datetime.UTC) - began).total_seconds()
@@ -176,43 +212,3 @@ def _run(
         command=command,
         is_whole=(model_dir / RESULT).exists(),
     )
-
-
-def table(report: Report) -> tuple[list[str], list[list[Any]]]:
-    """Returns titles and rows, the best run first."""
-    titles = [
-        *("run", *report.names, report.objective, "step", "tokens_per_second", "hours"),
-        *("goodput_fraction", "preempted", "failed"),
-    ]
-    rows = [
-        [
-            run.name,
-            *(run.params.get(name) for name in report.names),
-            *(run.value, run.step, run.tokens_per_second, run.hours, run.goodput),
-            *(run.attempts["preempted"], run.attempts["failed"] + run.attempts["killed"]),
-        ]
-        for run in report.ordered
-    ]
-    return titles, rows
-
-
-def as_text(value: Any) -> str:
-    """Writes one cell for a person: five digits, and nothing for what is not there."""
-    if value is None:
-        return ""
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def as_csv(report: Report) -> str:
-    """Returns the table with all digits."""
-    text = io.StringIO()
-    titles, rows = table(report)
-    csv.writer(text, lineterminator="\n").writerows([titles, *rows])
-    return text.getvalue()
-
-
-def as_markdown(report: Report) -> str:
-    """Returns the table for a README."""
-    titles, rows = table(report)
-    lines = [titles, ["---"] * len(titles), *[[as_text(v) for v in row] for row in rows]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from t5lite.core.due import due
-from t5lite.core.errors import UserError
+from t5lite.core.errors import Diverged, UserError
 from t5lite.core.files import write_atomically
 from t5lite.core.run_directory import write_result
 from t5lite.models.description import check_same, describe
@@ -193,7 +193,7 @@ class Member:
         metrics = self._meter.read()
         # The gradient too: it is what the next loss would show.
         if not math.isfinite(metrics["loss_nats_per_token"] + metrics["gradient_norm"]):
-            raise UserError(
+            raise Diverged(
                 f"training diverged: loss or gradient is not finite at step {self.step}; "
                 f"checkpoints that are good: {self._checkpoints.steps() or 'none'}; "
                 "lower the learning rate or set train.max_gradient_norm"

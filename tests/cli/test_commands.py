@@ -163,6 +163,7 @@ def test_a_run_stopped_or_killed_at_any_moment_goes_on_bitwise(t5lite, tmp_path)
         "finished": 1,
         "preempted": 1,
         "unavailable": 0,
+        "rejected": 0,
         "failed": 0,
         "killed": 2,
     }

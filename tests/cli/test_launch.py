@@ -3,12 +3,12 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 from t5lite.core.run_directory import outcomes, read_metrics
+from t5lite.launching.processes import t5lite_command
 from tests.cli.test_commands import SMALL
 
 SWEEP = ["--sweep=Cosine.learning_rate=log(1e-4, 1e-2, 2)", "--sweep=train.seed=range(2)"]
@@ -18,8 +18,8 @@ TRAIN = ["--", *SMALL, "--gin.train.show_examples=0"]
 @pytest.fixture
 def launch(t5lite, tmp_path):
     def arguments(*words):
-        place = words.index("--") if "--" in words else len(words)
-        return ["launch", *words[:place], f"--dir={tmp_path}", *words[place:]]
+        end = words.index("--") if "--" in words else len(words)
+        return ["launch", *words[:end], f"--dir={tmp_path}", *words[end:]]
 
     def run(*words):
         return t5lite(*arguments(*words))
@@ -34,7 +34,8 @@ def results(launch, name):
     return json.loads(out)
 
 
-KILL, ASK = signal.SIGKILL, signal.SIGTERM
+KILL = signal.SIGKILL
+ASK = signal.SIGTERM
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ KILL, ASK = signal.SIGKILL, signal.SIGTERM
     ],
     ids=["4", "16"],
 )
-def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_is_not(
+def test_a_sweep_that_is_killed_repeatedly_ends_as_an_undisturbed_one(
     launch, tmp_path, points, seeds, kills
 ):
     sweep = [
@@ -74,7 +75,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_is_not(
         _, err = process.communicate()
         assert process.returncode == (42 if number == signal.SIGTERM else -signal.SIGKILL)
         if number == signal.SIGTERM:
-            assert "go on with: t5lite launch resume killed" in err
+            assert "resume with: t5lite launch resume killed" in err
     code, _, err = launch("resume", "killed", "--parallel=2")
     assert code == 0, err
     assert results(launch, "killed")["best"] == whole["best"]
@@ -90,8 +91,8 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_is_not(
     assert f"all {count} trials have ended" in launch("resume", "killed")[1]
 
 
-def test_a_vectorized_sweep_is_that_of_runs_alone(launch, t5lite, tmp_path):
-    # One run alone, as the second trial's command says.
+def test_a_vectorized_sweep_equals_separate_runs(launch, t5lite, tmp_path):
+    # The command of the second trial, alone.
     single = [
         *("train", *SMALL, "--gin.train.show_examples=0", f"--gin.MODEL_DIR={tmp_path}/alone"),
         *("--gin.Cosine.learning_rate=0.0001", "--gin.train.seed=1", "--gin.STEPS=40"),
@@ -114,19 +115,19 @@ def test_a_vectorized_sweep_is_that_of_runs_alone(launch, t5lite, tmp_path):
     assert [trial["step"] for trial in found] == [40] * 4
     assert [(t["preempted"], t["failed"]) for t in found[:3]] == [(1, 1)] * 3
     assert found[3]["preempted"] == found[3]["failed"] == 0
-    told, wanted = (
+    together, alone = (
         {(m["step"], m["split"]): m["loss_nats_per_token"] for m in read_metrics(folder)}
         for folder in (tmp_path / "many" / "trials" / "0001", tmp_path / "alone")
     )
-    assert told == pytest.approx(wanted, rel=1e-4)
-    # Each is a run of its own.
+    assert together == pytest.approx(alone, rel=1e-4)
+    # Each trial is a run of its own.
     folder = tmp_path / "many" / "trials" / "0003"
     code, out, err = t5lite("eval", f"--gin_file={folder}/config.gin", "--json")
     assert code == 0, err
     assert json.loads(out)[0]["step"] == 40
 
 
-def test_trials_that_do_badly_are_pruned_and_others_fail(launch):
+def test_bad_trials_are_pruned_and_diverged_trials_fail(launch):
     code, out, err = launch(
         *("--on=local", "--name=pruned", "--prune=asha", "--parallel=1"),
         # The last one diverges.
@@ -145,12 +146,12 @@ def test_a_launch_without_a_sweep_in_two_processes(launch, tmp_path):
     code, out, err = launch("--on=local", "--name=two", "--processes=2", *TRAIN)
     assert code == 0, err
     assert out.startswith("trial 0: started\ntrial 0: complete  ")
-    # Of two processes one tells.
+    # Only one of the two processes logs.
     log = (tmp_path / "two" / "trials" / "0000" / "log.txt").read_text()
     assert log.count("step 6/6") == 1
 
 
-def test_a_sweep_whose_run_file_has_changed_is_not_gone_on_with(launch, tmp_path):
+def test_a_sweep_whose_run_file_has_changed_does_not_resume(launch, tmp_path):
     path = tmp_path / "my.gin"
     path.write_text("include 'gin/run/quickstart.gin'\nT5Config.dropout_rate = 0.1\n")
     words = ["--on=local", "--name=a"]
@@ -164,10 +165,10 @@ def test_a_sweep_whose_run_file_has_changed_is_not_gone_on_with(launch, tmp_path
     path.write_text("include 'gin/run/quickstart.gin'\nT5Config.dropout_rate = 0.3\n")
     code, _, err = launch("resume", "a")
     assert code == 2
-    assert "the run files of a have changed since it was begun" in err
+    assert "the run files of a have changed since it started" in err
     code, _, err = launch(*words, *train)
     assert code == 2
-    assert "a belongs to another launch: config is" in err
+    assert "a belongs to another launch: its config is" in err
     path.write_text("include 'gin/run/quickstart.gin'\nT5Config.dropout_rate = 0.1\n")
     code, _, err = launch("resume", "a")
     assert code == 0, err
@@ -176,7 +177,7 @@ def test_a_sweep_whose_run_file_has_changed_is_not_gone_on_with(launch, tmp_path
 @pytest.mark.parametrize(
     "more", [[], pytest.param(["--vectorized=2"], marks=pytest.mark.slow)], ids=str
 )
-def test_a_wrong_objective_is_told_at_the_first_evaluation(more, launch):
+def test_an_unknown_objective_stops_the_launch_at_the_first_evaluation(more, launch):
     words = ["--on=local", "--name=b", "--minimize=exact_mach", *more]
     code, _, err = launch(*words, "--sweep=train.seed=range(2)", *TRAIN, "--gin.STEPS=100000")
     assert code == 2
@@ -184,7 +185,7 @@ def test_a_wrong_objective_is_told_at_the_first_evaluation(more, launch):
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_what_trains_in_one_program(launch, tmp_path):
+def test_ctrl_c_saves_all_vectorized_trials(launch, tmp_path):
     words = ["--on=local", "--name=c", "--vectorized=2", "--sweep=DROPOUT=[0.0, 0.1]"]
     train = [*TRAIN, "--gin.STEPS=100000", "--gin.train.log_every_steps=1"]
     macro = tmp_path / "macro.gin"
@@ -205,8 +206,8 @@ def test_ctrl_c_saves_what_trains_in_one_program(launch, tmp_path):
         assert outcomes(folder)["preempted"] == 1
 
 
-def test_a_trainer_whose_launcher_is_gone_does_not_start():
-    command = [sys.executable, "-m", "t5lite.launching.child", "1", "train"]
+def test_a_trial_whose_launcher_is_gone_does_not_start():
+    command = t5lite_command(["train"], parent=1)
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "the launcher, process 1, is gone" in done.stderr
@@ -217,18 +218,32 @@ def test_a_trainer_whose_launcher_is_gone_does_not_start():
     [
         (["--on=loacl", "--name=a", *TRAIN], "--on is unknown: got 'loacl'; did you mean 'local'?"),
         (["--on=local", *TRAIN], "launch needs --name"),
-        (["--on=local", "--name=my sweep", *TRAIN], "--name must be letters, digits and . _ -"),
-        (["--on=local", "--name=../a", *TRAIN], "--name must be letters, digits and . _ -"),
+        (
+            ["--on=local", "--name=my sweep", *TRAIN],
+            "--name must consist of letters, digits and . _ -",
+        ),
+        (["--on=local", "--name=../a", *TRAIN], "--name must consist of letters, digits and . _ -"),
+        (["--on=slrum:gpu", "--name=a", *TRAIN], "cannot be imported: No module named 'slrum'"),
+        (["--on=local:x", "--name=a", *TRAIN], "--on=local takes nothing after its name"),
+        (["--on=slurm", "--vectorized=2", "--name=a", *TRAIN], "--vectorized is for --on=local"),
+        (
+            ["--on=local", "--processes=2", "--vectorized=2", "--name=a", *TRAIN],
+            "--vectorized and --processes are mutually exclusive",
+        ),
+        (
+            ["--on=slurm", "--time_limit=1:00\n", "--name=a", *TRAIN],
+            "--time_limit must be a time such as 30, 12:00:00 or 2-12:00:00, got '1:00\\n'",
+        ),
         (["--on=local", "--name=a", "--spot", *TRAIN], "--spot is for --on=tpu or gke, got local"),
         (
             ["--on=tpu:tpu7x-64", "--zone=z", "--name=a", *TRAIN],
-            "is to be had on GKE only: --on=gke:tpu7x-64",
+            "is offered on GKE only: --on=gke:tpu7x-64",
         ),
         (
             ["--on=tpu:v5e-17", "--zone=z", "--name=a", *TRAIN],
-            "a slice of v5e is v5e-N with the number of",
+            "a slice of v5e must be v5e-N with the number of",
         ),
-        (["--on=local", "--name=a"], "launch needs the flags of t5lite train behind --"),
+        (["--on=local", "--name=a"], "launch needs the flags of t5lite train after --"),
         (["--on=local", "--name=a", "--", "tarin", "-x"], "did you mean 'train'?"),
         (["--on=local", "--name=a", *TRAIN, "--gin.MODEL_DIR=x"], "leave out --gin.MODEL_DIR"),
         (
@@ -245,7 +260,7 @@ def test_a_trainer_whose_launcher_is_gone_does_not_start():
         ),
         (
             ["--on=local", "--name=a", "--sweep=train.seed=range(0)", *TRAIN],
-            "what train.seed is swept over is empty, got range(0)",
+            "the list of values of train.seed is empty, got range(0)",
         ),
         (["--on=local", "--name=a", "--prune=asha", *TRAIN], "bind train.eval_every_steps"),
         (
@@ -255,11 +270,11 @@ def test_a_trainer_whose_launcher_is_gone_does_not_start():
             ],
             "runs of one program need the same model",
         ),
-        (["status", "nothing"], "there is no launch 'nothing' in"),
+        (["status", "nothing"], "no launch 'nothing' found in"),
         (["statsu", "nothing"], "did you mean 'status'?"),
     ],
 )
-def test_mistakes_are_told_before_anything_starts(launch, tmp_path, words, message):
+def test_mistakes_are_one_line_before_anything_starts(launch, tmp_path, words, message):
     code, _, err = launch(*words)
     assert code == 2
     assert message in err
@@ -267,11 +282,11 @@ def test_mistakes_are_told_before_anything_starts(launch, tmp_path, words, messa
     assert not list(tmp_path.iterdir())
 
 
-def test_without_slurm_a_line_says_so(launch):
+def test_a_missing_slurm_is_one_line(launch):
     process = launch.start("--on=slurm", "--name=a", *TRAIN, environment={"PATH": "/nowhere"})
     _, err = process.communicate(timeout=100)
     assert process.returncode == 2
-    assert "sbatch is not there: this machine knows no Slurm" in err
+    assert "sbatch not found: this machine has no Slurm" in err
 
 
 def test_a_sweep_file_lists_trials(launch, tmp_path):
@@ -283,15 +298,47 @@ def test_a_sweep_file_lists_trials(launch, tmp_path):
     words = ["--on=local", "--name=a", f"--sweep_file={path}", "--dry_run"]
     code, out, err = launch(*words, *TRAIN)
     assert code == 0, err
-    assert [line.split()[-3:-1] for line in out.splitlines()] == [
+    plan, *commands = out.splitlines()
+    assert plan == "# a: 2 trials, 2 distinct settings (2 apart from their seeds)"
+    assert [line.split()[-3:-1] for line in commands] == [
         ["--gin.Cosine.learning_rate=0.1", "--gin.train.seed=3"],
         ["--gin.Cosine.learning_rate=0.2", "--gin.train.seed=4"],
     ]
     path.write_text("sweep.values = {'Cosine.learning_rate': 'log(0.1, 1.0)'}\nsweep.trials = 3\n")
     code, out, err = launch(*words, *TRAIN)
     assert code == 0, err
-    assert len(out.splitlines()) == 3
+    assert len(out.splitlines()) == 1 + 3
     path.write_text("sweep.trials = 3\n")
     code, _, err = launch(*words, *TRAIN)
     assert code == 2
-    assert "sweep needs either sweep.values or sweep.listed" in err
+    assert "a sweep file needs either sweep.values or sweep.listed" in err
+
+
+def test_sampling_stops_when_the_search_space_is_exhausted(launch):
+    words = ["--on=local", "--name=a", "--method=tpe", "--trials=6", "--dry_run"]
+    code, out, err = launch(*words, "--sweep=Cosine.learning_rate=[0.1, 0.2]", *TRAIN)
+    assert code == 0, err
+    assert "exhausted by its 2 settings, so --trials is 2 instead of 6" in out
+    assert out.count("t5lite train") == 2
+
+
+def test_trials_do_not_import_modules_of_the_working_directory_as_standard_ones(tmp_path):
+    (tmp_path / "queue.py").write_text("raise SystemExit('imported')\n")
+    (tmp_path / "mine.py").write_text(
+        "from t5lite.launching.engines.local import LocalEngine\n"
+        "class MyEngine(LocalEngine):\n    pass\n"
+    )
+
+    def run(*words):
+        command = t5lite_command(["launch", *words])
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    assert run("status", "nothing") == (
+        2,
+        f"t5lite: no launch 'nothing' found in {tmp_path}/runs; it holds no launch\n",
+    )
+    # Modules of the user are found there nevertheless.
+    code, out = run("--on=mine:MyEngine", "--help")
+    assert code == 0, out
+    assert "--on=mine:MyEngine:" in out

@@ -36,7 +36,7 @@ with stop_requests() as stop:
     assert stop(1)
 """
 LAUNCHING = """
-from t5lite.cli.launch import _until_stopped
+from t5lite.launching.stopping import until_stopped
 
 
 def work(stopping):
@@ -46,7 +46,7 @@ def work(stopping):
     assert stopping.wait(10)
 
 
-_until_stopped(work)
+until_stopped(work)
 """
 
 

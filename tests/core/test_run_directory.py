@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from t5lite.core.errors import Unavailable, UserError
+from t5lite.core.errors import Diverged, Unavailable, UserError
 from t5lite.core.run_directory import (
     ATTEMPTS,
     Preempted,
@@ -25,26 +25,37 @@ def test_attempts_are_counted_by_how_they_ended(tmp_path):
         with pytest.raises(UserError, match=f"{tmp_path} is being trained by process \\d+ on"):
             locked(tmp_path).__enter__()
     assert not is_locked(tmp_path)
-    errors = (Preempted(3), UserError("loss is nan"), Unavailable("no room"), KeyboardInterrupt())
+    errors = (
+        Preempted(3),
+        Diverged("loss is nan"),
+        UserError("no such vocabulary"),
+        Unavailable("no room"),
+        KeyboardInterrupt(),
+    )
     for error in errors:
         with pytest.raises(type(error)), attempt(tmp_path, ["train"]):
             raise error
     # One that was killed while it wrote its end.
     with (tmp_path / ATTEMPTS).open("a") as file:
-        file.write(json.dumps({"attempt": 6, "began": "now"}) + '\n{"attempt": 6, "outc')
+        file.write(json.dumps({"attempt": 7, "began": "now"}) + '\n{"attempt": 7, "outc')
     with attempt(tmp_path, ["train"]):
         pass
     assert outcomes(tmp_path) == {
         "finished": 2,
         "preempted": 1,
         "unavailable": 1,
+        "rejected": 1,
         "failed": 1,
         "killed": 2,
     }
     lines = read_records(tmp_path / ATTEMPTS)
     assert lines[0]["command"] == ["train", "--gin.STEPS=3"]
-    assert [line["error"] for line in lines if "error" in line] == ["loss is nan", "no room"]
-    assert lines[-1]["attempt"] == 7
+    assert [line["error"] for line in lines if "error" in line] == [
+        "loss is nan",
+        "no such vocabulary",
+        "no room",
+    ]
+    assert lines[-1]["attempt"] == 8
 
 
 def test_a_result_has_the_latest_scores(tmp_path):

@@ -1,23 +1,27 @@
-"""How a trial's processes end, and what is made of it."""
+"""Attempts at a trial, and the outcome that is recorded."""
 
 import signal
 import threading
 
 import pytest
 
-from t5lite.core.errors import Unavailable
+from t5lite.core.errors import Unavailable, UserError
 from t5lite.core.run_directory import append_record, attempt, locked, outcomes, write_result
 from t5lite.launching import trial
-from t5lite.launching.launch import Launch, save
+from t5lite.launching.launch import Launch
+from t5lite.launching.launch_files import save_launch
+from t5lite.launching.open_study import open_study
 
 
-class Scripted:
-    """Processes that do what a list says, one entry a start."""
+class ScriptedStarter:
+    """Starts attempts that do what a list says, one entry for each start."""
 
-    restarts, attaches = True, False
+    restarts = True
+    attaches = False
 
     def __init__(self, launch, *script):
-        self.launch, self.script, self.ended = launch, list(script), []
+        self.launch = launch
+        self.script = list(script)
 
     def start(self, number, arguments, log):
         self.code = self.script.pop(0)(self.launch.model_dir(number))
@@ -29,18 +33,18 @@ class Scripted:
     def stop(self):
         pass
 
-    def end(self, number):
+    def release(self, numbers):
         pass
 
 
 def dies(code):
-    """Before there is an attempt."""
+    """Ends before it records an attempt."""
     return lambda model_dir: code
 
 
 def fails(code):
     def start(model_dir):
-        error = Unavailable if code == 69 else RuntimeError
+        error = {69: Unavailable, 2: UserError}.get(code, RuntimeError)
         with pytest.raises(error), attempt(model_dir, ["train"]):
             raise error("why")
         return code
@@ -74,15 +78,15 @@ def launch(tmp_path, monkeypatch):
         objective="loss",
         max_failures=2,
     )
-    save(launch)
+    save_launch(launch)
     return launch
 
 
 def run(launch, *script):
-    engine = Scripted(launch, *script)
-    state = trial.run_trial(launch, launch.study(), 0, engine, threading.Event())
+    engine = ScriptedStarter(launch, *script)
+    state = trial.run_trial(launch, open_study(launch), 0, engine, threading.Event())
     assert not engine.script
-    return state, launch.study().trials()[0].state.name
+    return state, open_study(launch).trials()[0].state.name
 
 
 def test_crashes_draw_on_the_budget(launch):
@@ -91,35 +95,38 @@ def test_crashes_draw_on_the_budget(launch):
     assert (counts["failed"], counts["killed"]) == (2, 1)
 
 
-def test_what_saved_or_was_asked_to_stop_is_free(launch):
+def test_restarts_after_a_preemption_are_free(launch):
     assert run(launch, *[dies(42)] * 5, finishes) == ("complete", "COMPLETE")
-    assert launch.study().trials()[0].value == 1.0
+    assert open_study(launch).trials()[0].value == 1.0
 
 
-def test_a_signal_that_nobody_sent_is_not_free(launch):
+def test_a_signal_that_the_launcher_did_not_send_is_not_free(launch):
     assert run(launch, *[dies(-signal.SIGTERM)] * 3) == ("failed", "FAIL")
     assert outcomes(launch.model_dir(0))["failed"] == 3
 
 
-def test_what_lacks_something_never_fails_for_good(launch):
+def test_a_missing_resource_never_fails_a_trial(launch):
     assert run(launch, *[fails(69)] * 3) == ("unavailable", "RUNNING")
     assert run(launch, *[dies(69)] * 3) == ("unavailable", "RUNNING")
-    # Somebody mends it; crashes have a budget of their own.
+    # The resource is available again; crashes have a budget of their own.
     assert run(launch, fails(1), fails(1), finishes) == ("complete", "COMPLETE")
 
 
-def test_a_mistake_is_not_tried_again(launch):
-    assert run(launch, fails(2)) == ("failed", "FAIL")
+@pytest.mark.parametrize("rejects", [fails(2), dies(2)], ids=["in an attempt", "before"])
+def test_a_mistake_is_rejected_and_not_retried(launch, rejects):
+    assert run(launch, rejects) == ("failed", "FAIL")
+    counts = outcomes(launch.model_dir(0))
+    assert (counts["rejected"], counts["failed"]) == (1, 0)
 
 
-def test_a_score_of_an_earlier_step_is_none_of_the_last(launch):
+def test_a_score_of_an_earlier_step_is_not_the_result(launch):
     assert run(launch, lambda folder: finishes(folder, step=2)) == ("failed", "FAIL")
 
 
-def test_who_waits_for_another_watcher_can_be_stopped(launch):
+def test_waiting_for_another_supervisor_can_be_stopped(launch):
     stopping = threading.Event()
     launch.model_dir(0).mkdir(parents=True)
     threading.Timer(0.3, stopping.set).start()
     with locked(launch.model_dir(0)):
-        engine = Scripted(launch)
-        assert trial.run_trial(launch, launch.study(), 0, engine, stopping) == "stopped"
+        engine = ScriptedStarter(launch)
+        assert trial.run_trial(launch, open_study(launch), 0, engine, stopping) == "stopped"

@@ -1,1 +1,1 @@
-"""Where trials run: one file or folder for each engine, behind one protocol."""
+"""Engines: where the trials of a launch run. `engine` holds the protocol, `table` the names."""

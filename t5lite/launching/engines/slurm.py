@@ -3,149 +3,197 @@
 import json
 import os
 import pathlib
+import re
 import shlex
-import sys
 import threading
 from collections.abc import Sequence
 from typing import IO, Any
 
+from t5lite.core.errors import UserError
 from t5lite.core.files import write_atomically
 from t5lite.core.run_directory import append_record, read_records
-from t5lite.launching.engines.outside import call
-from t5lite.launching.engines.shipping import template
-from t5lite.launching.launch import TRIALS, Launch
-from t5lite.launching.sweeps.study import Study
-from t5lite.launching.trial import Group, Processes, run_trial
+from t5lite.launching.engines.engine import OnState, Submission
+from t5lite.launching.engines.programs import call_program
+from t5lite.launching.engines.resources import Resources, resource, resources
+from t5lite.launching.engines.script_text import check_launch_name, check_script_path
+from t5lite.launching.engines.shipping import launch_file
+from t5lite.launching.engines.watching import WatchingEngine
+from t5lite.launching.launch import TRIALS_FOLDER, Launch
+from t5lite.launching.processes import LocalProcesses, ProcessGroup, t5lite_command
+from t5lite.launching.sweeps.trial_store import TrialStore
 
-SCRIPT, JOBS = "job.sbatch", "jobs.jsonl"
-# States of a job that Slurm has not done with.
-ALIVE = ("PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "REQUEUED", "PREEMPTED")
+BATCH_FILE = "job.sbatch"
+JOBS_FILE = "jobs.jsonl"
+# States of a job that has not ended.
+LIVE_STATES = (
+    "PENDING",
+    "RUNNING",
+    "SUSPENDED",
+    "CONFIGURING",
+    "COMPLETING",
+    "REQUEUED",
+    "PREEMPTED",
+)
+PARTITION = r"[A-Za-z0-9_][A-Za-z0-9_.,+-]*"
+TIME_LIMIT = r"(\d+-)?\d+(:\d+){0,2}"
 
 
-class Job:
-    """The job that this process is in, as an engine."""
+@resources
+class SlurmResources(Resources):
+    """What a trial gets from Slurm."""
 
-    restarts = attaches = False
-
-    def start(self, number: int, arguments: Sequence[str], log: IO[bytes]) -> Group:
-        """Starts a trial's processes on the nodes of the job."""
-        del number
-        command = ["srun", "--kill-on-bad-exit=1", sys.executable, "-m", "t5lite", *arguments]
-        return _Step([(command, {})], log)
-
-    def end(self, number: int) -> None:
-        """Slurm takes back what was held."""
-
-
-def text(launch: Launch, numbers: Sequence[int]) -> str:
-    """Returns the batch file whose array runs these trials."""
-    partition = launch.engine.partition(":")[2]
-    wanted = launch.resources
-    options = [f"--partition={partition}"] if partition else []
-    if gpus := wanted.get("gpus"):
-        options.append(f"--gpus-per-node={gpus}")
-    if time_limit := wanted.get("time_limit"):
-        # The processes are told two minutes before; they save and are put back into the queue.
-        options += [f"--time={time_limit}", "--signal=TERM@120"]
-    options += list(wanted.get("options") or ())
-    folder = pathlib.Path(launch.folder)
-    at_once = f"%{launch.parallel}" if launch.parallel else ""
-    return (
-        template("slurm.sbatch")
-        .read_text()
-        .format(
-            name=launch.name,
-            array=_ranges(numbers) + at_once,
-            nodes=wanted.get("nodes") or 1,
-            processes=wanted.get("processes") or wanted.get("gpus") or 1,
-            working_dir=shlex.quote(launch.working_dir),
-            output=shlex.quote(f"{folder}/{TRIALS}/%a.slurm.txt"),
-            dir=shlex.quote(str(folder.parent)),
-            options="\n".join(f"#SBATCH {option}" for option in options),
-            python=shlex.quote(sys.executable),
-        )
+    nodes: int | None = resource("Nodes of each trial; 1 if not given.")
+    processes: int | None = resource("JAX processes on each node; 1, or one a GPU, if not given.")
+    gpus: int | None = resource("GPUs on each node.")
+    time_limit: str | None = resource(
+        "Time limit of a job, as in 12:00:00; two minutes before it the trial saves and requeues.",
+        pattern=TIME_LIMIT,
+        rule="a time such as 30, 12:00:00 or 2-12:00:00",
+    )
+    options: tuple[str, ...] = resource(
+        "A further option of the batch file, as in --options=--account=me; may be repeated.",
+        default=(),
+        pattern=r"-\S.*",
+        rule="an option of sbatch on one line, as in --options=--account=me",
     )
 
 
-def check(launch: Launch, numbers: Sequence[int]) -> str:
-    """Has Slurm look at the job without submitting it, and returns what it says.
+class SlurmEngine(WatchingEngine):
+    """Submits a job array whose tasks run `t5lite launch trial`."""
 
-    Raises:
-        UserError: where it would refuse it.
-    """
-    return call(["sbatch", "--test-only"], text(launch, numbers)).strip()
+    resources_type = SlurmResources
+    # Slurm restarts: the task goes back into the queue.
+    restarts = False
+
+    def __init__(self, launch: Launch, target: str, resources: SlurmResources) -> None:
+        super().__init__(launch, target, resources)
+        self._folder = pathlib.Path(launch.folder)
+
+    def render(self, numbers: Sequence[int]) -> str:
+        """Returns the batch file whose array runs these trials.
+
+        Raises:
+            UserError: for text that would change the meaning of the file.
+        """
+        self._check_text()
+        given = self.resources
+        options = [f"--partition={self.target}"] if self.target else []
+        if given.gpus:
+            options.append(f"--gpus-per-node={given.gpus}")
+        if given.time_limit:
+            # SIGTERM reaches the processes two minutes before; they save, and the task requeues.
+            options += [f"--time={given.time_limit}", "--signal=TERM@120"]
+        options += given.options
+        at_once = f"%{self.launch.parallel}" if self.launch.parallel else ""
+        # Slurm expands % in the names of output files.
+        outputs = str(self._folder).replace("%", "%%")
+        trial = t5lite_command(
+            ["launch", "trial", self.launch.name, f"--dir={self._folder.parent}"]
+        )
+        return (
+            launch_file("slurm.sbatch")
+            .read_text()
+            .format(
+                name=self.launch.name,
+                array=_ranges(numbers) + at_once,
+                nodes=given.nodes or 1,
+                processes=given.processes or given.gpus or 1,
+                working_dir=shlex.quote(self.launch.working_dir),
+                output=shlex.quote(f"{outputs}/{TRIALS_FOLDER}/%a.slurm.txt"),
+                options="\n".join(f"#SBATCH {option}" for option in options),
+                command=shlex.join(trial),
+            )
+        )
+
+    def _check_text(self) -> None:
+        """Raises a UserError for text outside the resources that no quoting makes safe."""
+        if self.target and not re.fullmatch(PARTITION, self.target):
+            raise UserError(
+                "--on=slurm:PARTITION needs a partition, or several with commas between them, got "
+                f"{self.target!r}"
+            )
+        check_launch_name(self.launch.name)
+        # In options of a batch file Slurm gives a backslash a meaning of its own.
+        check_script_path("--dir", self.launch.folder, forbidden="\\")
+        check_script_path("the current directory", self.launch.working_dir, forbidden="\\")
+
+    def check(self, numbers: Sequence[int]) -> str:
+        """Lets Slurm validate the job without submitting it, and returns its remark.
+
+        Raises:
+            UserError: if Slurm rejects it.
+        """
+        return call_program(["sbatch", "--test-only"], self.render(numbers)).strip()
+
+    def submit(self, store: TrialStore, numbers: Sequence[int], on_state: OnState) -> Submission:
+        """Submits the trials that are not in Slurm already."""
+        del store, on_state
+        queued = self.active()
+        missing = [number for number in numbers if number not in queued]
+        if not missing:
+            return Submission(message=f"{self.launch.name}: all remaining trials are in Slurm")
+        batch = self.render(missing)
+        write_atomically(self._folder / BATCH_FILE, batch)
+        job = call_program(["sbatch", "--parsable"], batch).strip().partition(";")[0]
+        append_record(self._folder / JOBS_FILE, job=job, trials=missing)
+        return Submission(
+            message=f"submitted as job {job}; t5lite launch status {self.launch.reference}"
+        )
+
+    def active(self) -> dict[int, str]:
+        """Returns the trials whose tasks have not ended, and their states in Slurm."""
+        jobs = {line["job"] for line in read_records(self._folder / JOBS_FILE)}
+        if not jobs:
+            return {}
+        found: dict[int, str] = {}
+        for job in json.loads(call_program(["squeue", "--states=all", "--json"]))["jobs"]:
+            state = job["job_state"]
+            state = state[0] if isinstance(state, list) else state
+            if str(_number(job["array_job_id"])) not in jobs or state not in LIVE_STATES:
+                continue
+            # Pending tasks are one entry with all their numbers.
+            text = job.get("array_task_string") or ""
+            for each in _numbers(text) if text else [_number(job["array_task_id"])]:
+                found[each] = state.lower()
+        return found
+
+    def cancel(self) -> str:
+        """Cancels the launch's jobs."""
+        lines = read_records(self._folder / JOBS_FILE)
+        jobs = sorted({line["job"] for line in lines}) if self.active() else []
+        if not jobs:
+            return "has no job"
+        call_program(["scancel", *jobs])
+        return f"cancelled {', '.join(jobs)}"
+
+    def run_task(self, store: TrialStore, number: int, stopping: threading.Event) -> str:
+        """Runs one attempt at a trial in its task of the array; requeues the task if due."""
+        state = super().run_task(store, number, stopping)
+        if state == "stopped":
+            call_program(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
+        return state
+
+    def start(self, number: int, arguments: Sequence[str], log: IO[bytes]) -> ProcessGroup:
+        """Starts the processes of an attempt on the nodes of the job."""
+        del number
+        return _SlurmStep([(["srun", "--kill-on-bad-exit=1", *t5lite_command(arguments)], {})], log)
 
 
-def submit(launch: Launch, study: Study, numbers: Sequence[int]) -> str:
-    """Submits those of the trials that Slurm does not have already, and tells of it.
-
-    Call it where nobody else submits the launch.
-    """
-    del study
-    folder = pathlib.Path(launch.folder)
-    queued = active(launch)
-    missing = [number for number in numbers if number not in queued]
-    if not missing:
-        return f"{launch.name}: Slurm has all that is left"
-    batch = text(launch, missing)
-    write_atomically(folder / SCRIPT, batch)
-    job = call(["sbatch", "--parsable"], batch).strip().partition(";")[0]
-    append_record(folder / JOBS, job=job, trials=missing)
-    return f"submitted as job {job}; t5lite launch status {launch.reference}"
-
-
-def active(launch: Launch) -> dict[int, str]:
-    """Returns the trials that Slurm has not done with, and their states there."""
-    jobs = {line["job"] for line in read_records(pathlib.Path(launch.folder) / JOBS)}
-    if not jobs:
-        return {}
-    found: dict[int, str] = {}
-    for job in json.loads(call(["squeue", "--states=all", "--json"]))["jobs"]:
-        number, identity = job["array_task_id"], job["array_job_id"]
-        state = job["job_state"]
-        state = state[0] if isinstance(state, list) else state
-        if str(_plain(identity)) not in jobs or state not in ALIVE:
-            continue
-        # Tasks that wait are one entry, with all their numbers.
-        text = job.get("array_task_string") or ""
-        for each in _numbers(text) if text else [_plain(number)]:
-            found[each] = state.lower()
-    return found
-
-
-def cancel(launch: Launch) -> str:
-    """Takes the launch's jobs out of Slurm, and tells of it."""
-    lines = read_records(pathlib.Path(launch.folder) / JOBS)
-    jobs = sorted({line["job"] for line in lines}) if active(launch) else []
-    if not jobs:
-        return "has no job"
-    call(["scancel", *jobs])
-    return f"cancelled {', '.join(jobs)}"
-
-
-def run_task(launch: Launch, study: Study, number: int, stopping: threading.Event) -> str:
-    """Runs one trial within its task of the array, once; requeues the task where that is due."""
-    state = run_trial(launch, study, number, Job(), stopping)
-    if state == "stopped":
-        call(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
-    return state
-
-
-class _Step(Processes):
-    """What srun started; it takes a SIGTERM of its own for an order to kill."""
+class _SlurmStep(LocalProcesses):
+    """A job step started by srun, which takes a SIGTERM of its own as an order to kill."""
 
     def stop(self) -> None:
         """Asks the tasks to save and end."""
-        call(["scancel", "--signal=TERM", os.environ["SLURM_JOB_ID"]])
+        call_program(["scancel", "--signal=TERM", os.environ["SLURM_JOB_ID"]])
 
 
-def _plain(number: Any) -> int:
-    """Newer releases tell numbers as objects."""
-    return int(number["number"] if isinstance(number, dict) else number)
+def _number(value: Any) -> int:
+    """Returns a number of squeue's JSON, which newer releases wrap in an object."""
+    return int(value["number"] if isinstance(value, dict) else value)
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Writes numbers as Slurm does.
+    """Returns task numbers in Slurm's notation.
 
     >>> _ranges([0, 1, 2, 5, 7, 8])
     '0-2,5,7-8'
@@ -160,7 +208,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _numbers(text: str) -> list[int]:
-    """Reads what `_ranges` writes.
+    """Parses what `_ranges` returns.
 
     >>> _numbers("0-2,5%4")
     [0, 1, 2, 5]

@@ -1,1 +1,1 @@
-"""Sweeps: the search space, the study and the sweep file."""
+"""Sweeps: the search space, how its settings are chosen, the study and the sweep file."""

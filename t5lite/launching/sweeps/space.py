@@ -1,4 +1,4 @@
-"""What a sweep varies: for each gin binding a list of values or a range."""
+"""The search space of a sweep: for each gin binding a list of values or a range."""
 
 import ast
 import dataclasses
@@ -10,16 +10,18 @@ from typing import Any
 from t5lite.core.errors import UserError, check_choice
 
 Scalar = int | float | str | bool | None
-RANGES = ("log", "uniform", "range")
+RANGE_KINDS = ("log", "uniform", "range")
+# Upper bound on the values of one list and on the settings of one grid.
+MAX_VALUES = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included, whole ones where both are written so.
+    """Numbers from `low` to `high`, both included; integers if both bounds are integers.
 
     Args:
-        log: whether equal ratios are equally likely, or equal differences.
-        points: of a grid; None where it is for drawing from only.
+        log: whether equal ratios are equally likely, instead of equal differences.
+        points: number of grid points; None if the range is only sampled.
     """
 
     low: int | float
@@ -28,144 +30,186 @@ class Range:
     points: int | None = None
 
     @property
-    def is_whole(self) -> bool:
-        """Whether it has whole numbers only."""
+    def is_integer(self) -> bool:
+        """Whether the range holds integers only."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+    @property
+    def num_values(self) -> int | None:
+        """Number of different values; None if the range is continuous."""
+        return int(self.high) - int(self.low) + 1 if self.is_integer else None
+
     def ends(self) -> tuple[Scalar, ...]:
-        """Returns the values whose validity says most about all others."""
+        """Returns the bounds: a run that is valid at both is valid in between."""
         return self.low, self.high
 
-    def at(self, place: float) -> Scalar:
-        """Returns the value at a place in [0, 1) of the range."""
-        # A whole number is as likely as any other, the upper end too.
-        high = self.high + 1 if self.is_whole else self.high
+    def at(self, fraction: float) -> Scalar:
+        """Returns the value at a fraction in [0, 1) of the range."""
+        # Every integer is equally likely, the upper bound included.
+        high = self.high + 1 if self.is_integer else self.high
         if self.log:
-            value = self.low * (high / self.low) ** place
+            value = self.low * (high / self.low) ** fraction
         else:
-            value = self.low + (high - self.low) * place
-        return int(value) if self.is_whole else float(f"{value:.12g}")
+            value = self.low + (high - self.low) * fraction
+        return min(int(value), int(self.high)) if self.is_integer else float(f"{value:.12g}")
 
     def grid(self) -> list[Scalar]:
         """Returns `points` values at equal distances."""
         count = self.points or 0
-        parts = [i / (count - 1) for i in range(count)]
+        fractions = [i / (count - 1) for i in range(count)]
         if self.log:
-            values: list[Any] = [self.low * (self.high / self.low) ** part for part in parts]
+            values: list[Any] = [self.low * (self.high / self.low) ** part for part in fractions]
         else:
-            values = [self.low + (self.high - self.low) * part for part in parts]
-        values[0], values[-1] = self.low, self.high
+            values = [self.low + (self.high - self.low) * part for part in fractions]
+        values[0] = self.low
+        values[-1] = self.high
         # Twelve digits: 0.001 and not 0.0009999999999999998.
-        rounded = [round(v) if self.is_whole else float(f"{v:.12g}") for v in values]
+        rounded = [round(v) if self.is_integer else float(f"{v:.12g}") for v in values]
         return list(dict.fromkeys(rounded))
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
-    """One of some values."""
+class ValueList:
+    """One of several values."""
 
     values: tuple[Scalar, ...]
 
+    @property
+    def num_values(self) -> int:
+        """Number of values."""
+        return len(self.values)
+
     def ends(self) -> tuple[Scalar, ...]:
-        """Returns all of them."""
+        """Returns all values."""
         return self.values
 
-    def at(self, place: float) -> Scalar:
-        """Returns the value at a place in [0, 1) of the list."""
-        return self.values[int(place * len(self.values))]
+    def at(self, fraction: float) -> Scalar:
+        """Returns the value at a fraction in [0, 1) of the list."""
+        return self.values[int(fraction * len(self.values))]
 
     def grid(self) -> list[Scalar]:
-        """Returns all of them."""
+        """Returns all values."""
         return list(self.values)
 
 
-Space = Mapping[str, Range | Choice]
+Space = Mapping[str, Range | ValueList]
 
 
-def parse_space(texts: Mapping[str, str]) -> dict[str, Range | Choice]:
-    """Reads what is varied: `[0.0, 0.1]`, `range(3)`, `uniform(0, 0.3)`, `log(1e-4, 1e-2)`.
+def parse_space(texts: Mapping[str, str]) -> dict[str, Range | ValueList]:
+    """Parses values such as `[0.0, 0.1]`, `range(3)`, `uniform(0, 0.3)` or `log(1e-4, 1e-2)`.
 
-    A third number of `uniform` or `log` is how many points a grid takes: `log(1e-4, 1e-2, 5)`.
+    A third number of `uniform` and `log` is the number of grid points: `log(1e-4, 1e-2, 5)`.
 
     Raises:
-        UserError: for anything else, an empty range, or a value that is no number, text, True,
-            False or None.
+        UserError: for anything else, an empty range, more than `MAX_VALUES` values, or a value that
+            is not a number, string, True, False or None.
     """
     return {name: _parse(name, text) for name, text in texts.items()}
 
 
-def _parse(name: str, text: str) -> Range | Choice:
-    rule = (
-        f"what {name} is swept over must be a list such as [0.0, 0.1], range(3), "
-        f"uniform(0.0, 0.3) or log(1e-4, 1e-2), got {text}"
+def _parse(name: str, text: str) -> Range | ValueList:
+    rule = UserError(
+        f"values of {name} must be a list such as [0.0, 0.1], range(3), uniform(0.0, 0.3) or "
+        f"log(1e-4, 1e-2), got {text}"
     )
     try:
         body = ast.parse(text.strip(), mode="eval").body
         if isinstance(body, ast.Call) and isinstance(body.func, ast.Name) and not body.keywords:
-            kind, numbers = body.func.id, [ast.literal_eval(arg) for arg in body.args]
+            kind = body.func.id
+            numbers = [ast.literal_eval(arg) for arg in body.args]
         else:
-            kind, numbers = "list", ast.literal_eval(body)
-    except (SyntaxError, ValueError) as error:
-        raise UserError(rule) from error
+            kind = "list"
+            numbers = ast.literal_eval(body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise rule from error
     if kind != "list":
-        check_choice(f"what {name} is swept over", kind, RANGES)
+        check_choice(f"the range of {name}", kind, RANGE_KINDS)
     if not isinstance(numbers, list | tuple):
-        raise UserError(rule)
-    if kind == "range" and all(type(n) is int for n in numbers) and 1 <= len(numbers) <= 3:
+        raise rule
+    if kind == "range":
+        if not (all(type(n) is int for n in numbers) and 1 <= len(numbers) <= 3):
+            raise rule
         if numbers[2:] == [0]:
-            raise UserError(rule)
-        kind, numbers = "list", list(range(*numbers))
-    if kind == "list":
-        if not numbers:
-            raise UserError(f"what {name} is swept over is empty, got {text}")
-        if not all(isinstance(value, Scalar) for value in numbers):
-            raise UserError(f"values of {name} must be numbers, texts, True, False or None")
-        if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
-            raise UserError(f"values of {name} must be finite, got {text}")
-        if len(set(map(repr, numbers))) < len(numbers):
-            raise UserError(f"values of {name} must be different from each other, got {text}")
-        return Choice(tuple(numbers))
+            raise rule
+        steps = range(*numbers)
+        if len(steps) > MAX_VALUES:
+            raise UserError(f"{name} must have at most {MAX_VALUES:,} values, got {text}")
+        numbers = list(steps)
+    if kind in ("list", "range"):
+        return _parse_list(name, numbers, text)
     if not (2 <= len(numbers) <= 3 and all(type(n) in (int, float) for n in numbers)):
-        raise UserError(rule)
-    if not all(math.isfinite(n) for n in numbers):
+        raise rule
+    return _parse_range(name, kind, numbers, text)
+
+
+def _parse_list(name: str, values: Sequence[Any], text: str) -> ValueList:
+    if not values:
+        raise UserError(f"the list of values of {name} is empty, got {text}")
+    if len(values) > MAX_VALUES:
+        raise UserError(f"{name} must have at most {MAX_VALUES:,} values, got {len(values):,}")
+    if not all(isinstance(value, Scalar) for value in values):
+        raise UserError(f"values of {name} must be numbers, strings, True, False or None")
+    if not all(_is_finite(n) for n in values if isinstance(n, int | float)):
+        raise UserError(f"values of {name} must be finite, got {text}")
+    # NOTE: 1, 1.0 and True are equal in Python, and Optuna does not distinguish them.
+    if len(set(values)) < len(values):
+        raise UserError(f"values of {name} must be different from each other, got {text}")
+    return ValueList(tuple(values))
+
+
+def _parse_range(name: str, kind: str, numbers: Sequence[Any], text: str) -> Range:
+    if not all(map(_is_finite, numbers)):
         raise UserError(f"the range of {name} must be finite, got {text}")
-    low, high, points = (*numbers, None)[:3]
+    low = numbers[0]
+    high = numbers[1]
+    points = numbers[2] if len(numbers) == 3 else None
     if not low < high:
-        raise UserError(f"the range of {name} is empty: got {text}; the lower end goes first")
+        raise UserError(f"the range of {name} is empty, got {text}; write the lower bound first")
     if kind == "log" and low <= 0:
-        raise UserError(f"the range of {name} must be over 0 to be logarithmic, got {text}")
-    if points is not None and (type(points) is not int or points < 2):
-        raise UserError(f"{name} needs at least 2 points on a grid, got {text}")
+        raise UserError(f"the bounds of {name} must be over 0 for a log range, got {text}")
+    if points is not None and (type(points) is not int or not 2 <= points <= MAX_VALUES):
+        raise UserError(f"{name} must have 2 to {MAX_VALUES:,} grid points, got {text}")
     return Range(low, high, kind == "log", points)
 
 
-def grid(space: Space) -> list[dict[str, Scalar]]:
-    """Returns all combinations, the last name changing fastest.
+def _is_finite(number: int | float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        # An integer beyond the largest float.
+        return False
+
+
+def grid_settings(space: Space) -> list[dict[str, Scalar]]:
+    """Returns all combinations; the last name changes fastest.
 
     Raises:
-        UserError: for a range without a number of points.
+        UserError: if a range has no number of points, or there are over `MAX_VALUES` combinations.
     """
     for name, values in space.items():
         if isinstance(values, Range) and values.points is None:
             kind = "log" if values.log else "uniform"
             raise UserError(
                 f"a grid needs points of {name}: write {kind}({values.low}, {values.high}, 5), or "
-                "draw from it with --method=quasi, random or tpe and --trials"
+                "sample with --method=quasi, random or tpe and --trials"
             )
     columns = [values.grid() for values in space.values()]
+    count = math.prod(map(len, columns))
+    if count > MAX_VALUES:
+        raise UserError(f"a grid must have at most {MAX_VALUES:,} settings, got {count:,}")
     return [dict(zip(space, row, strict=True)) for row in itertools.product(*columns)]
 
 
-def binding(name: str, value: Scalar) -> str:
-    """Returns the flag that gives a binding this value; "@NAME()" and "%NAME" are gin's references.
+def gin_flag(name: str, value: Scalar) -> str:
+    """Returns the flag that binds a value; "@NAME()" and "%NAME" are gin's references.
 
-    >>> binding("AdamW.b1", 0.9), binding("T5Config.positions", "rotary")
+    >>> gin_flag("AdamW.b1", 0.9), gin_flag("T5Config.positions", "rotary")
     ('--gin.AdamW.b1=0.9', "--gin.T5Config.positions='rotary'")
     """
     is_reference = isinstance(value, str) and value.startswith(("@", "%"))
     return f"--gin.{name}={value if is_reference else repr(value)}"
 
 
-def bindings(params: Mapping[str, Scalar]) -> Sequence[str]:
-    """Returns the flags of one trial."""
-    return [binding(name, value) for name, value in params.items()]
+def gin_flags(params: Mapping[str, Scalar]) -> Sequence[str]:
+    """Returns the flags that bind the parameters of one trial."""
+    return [gin_flag(name, value) for name, value in params.items()]

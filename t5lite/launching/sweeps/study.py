@@ -1,14 +1,13 @@
 """A sweep's trials, kept by Optuna in a journal file of the sweep's folder, the only store.
 
-Trial K is the K-th of the sweep whoever runs it: it is taken up again, not replaced, when a process
-that ran it was killed.
+Trial K is the K-th trial of the sweep, whichever process runs it. A trial whose process was killed
+is resumed, not replaced.
 """
 
 import contextlib
-import os
 import pathlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,17 +18,24 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from t5lite.core.errors import UserError
 from t5lite.core.locks import wait_for_lock
-from t5lite.launching.sweeps.space import Choice, Range, Space, grid
+from t5lite.launching.sweeps.journal import JournalLock, open_journal
+from t5lite.launching.sweeps.settings import setting_key, unseen_settings
+from t5lite.launching.sweeps.space import Range, Space, ValueList
 
-JOURNAL, NAME = "study.journal", "sweep"
-METHODS = ("grid", "list", "random", "quasi", "tpe")
-PRUNERS = ("asha", "hyperband")
+JOURNAL = "study.journal"
+STUDY_NAME = "sweep"
+TRIAL_STATES = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+# Samples of TPE that may repeat an earlier setting before an unseen one is enumerated.
+MAX_SAMPLES = 20
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -37,11 +43,12 @@ class Study:
     """The trials of one sweep; safe to use in several threads and processes.
 
     Args:
-        folder: the sweep's.
-        space: what is varied.
+        folder: the folder of the sweep.
+        space: the search space.
         maximize: whether a higher value is better.
-        pruner: stops trials that do badly; None for no such thing.
-        seed: of what is drawn.
+        pruner: stops bad trials early; None to run all trials to their end.
+        seed: seed of the samples.
+        allow_repeats: whether a sampled setting may repeat an earlier one.
     """
 
     def __init__(
@@ -52,134 +59,124 @@ class Study:
         maximize: bool = False,
         pruner: optuna.pruners.BasePruner | None = None,
         seed: int = 0,
+        allow_repeats: bool = False,
     ) -> None:
-        path = (folder / JOURNAL).absolute()
-        self._lock = _Lock(path)
+        self._lock = JournalLock((folder / JOURNAL).absolute())
+        self._space = space
         self._distributions = {name: _distribution(values) for name, values in space.items()}
-        self._seed, self._thread = seed, threading.RLock()
-        self._storage: BaseStorage = JournalStorage(JournalFileBackend(str(path), self._lock))
+        self._seed = seed
+        self._allow_repeats = allow_repeats
+        self._thread = threading.RLock()
+        self._taken: dict[int, Trial] = {}
+        self._storage: BaseStorage = open_journal(self._lock)
         self._study = optuna.create_study(
             storage=self._storage,
-            study_name=NAME,
+            study_name=STUDY_NAME,
             direction="maximize" if maximize else "minimize",
-            # Several at once: those that run count as bad, so that not all try the same.
             pruner=pruner or optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
 
-    def plan(self, params: Sequence[dict[str, Any]]) -> None:
-        """Makes sure that the first trials are these; call it again after it was cut off."""
+    def plan(self, settings: Sequence[dict[str, Any]]) -> None:
+        """Makes sure that the first trials have these settings, also after an interruption."""
         with self._thread, self._planning():
-            for row in params[len(self.trials()) :]:
-                self._study.enqueue_trial(row)
+            for setting in settings[len(self.trials()) :]:
+                self._study.enqueue_trial(setting)
 
     def trials(self) -> list[FrozenTrial]:
-        """Returns all trials there are, by number."""
+        """Returns all trials so far, by number."""
         with self._thread:
             return self._study.get_trials(deepcopy=False)
 
+    def unfinished(self) -> list[int]:
+        """Returns the numbers of the trials that have not ended."""
+        return [trial.number for trial in self.trials() if not trial.state.is_finished()]
+
     def take(self, number: int) -> Trial | None:
-        """Returns a trial to run, one that was begun too; None where it has ended."""
+        """Marks a trial as running and returns it; None if it has ended.
+
+        Raises:
+            UserError: if a setting has to be sampled and the search space is exhausted.
+        """
         with self._thread, self._planning():
             while (count := len(self.trials())) <= number:
-                # Seeded for each trial: every process would draw the same ones in turn.
-                own = int(np.random.SeedSequence([self._seed, count]).generate_state(1)[0])
-                # Several at once: those that run count as bad, so that not all try the same.
-                self._study.sampler = optuna.samplers.TPESampler(seed=own, constant_liar=True)
-                self._study.ask(self._distributions)
+                self._study.enqueue_trial(self._sample(count))
             frozen = self.trials()[number]
             if frozen.state.is_finished():
                 return None
             if frozen.state == TrialState.WAITING:
                 self._storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
             trial = Trial(self._study, frozen._trial_id)
-            # What was planned becomes the trial's own at its first suggestion.
+            # A planned value becomes the trial's own at its first suggestion.
             for name, distribution in self._distributions.items():
                 trial._suggest(name, distribution)
+            self._taken[number] = trial
             return trial
 
-    def report(self, trial: Trial, step: int, value: float) -> bool:
-        """Tells a value on the way, and returns whether the trial is to be pruned.
+    def report(self, number: int, step: int, value: float) -> bool:
+        """Records an intermediate value, and returns whether to prune the trial.
 
-        A step that was told before, by an attempt that was killed, says nothing new.
+        A step that an earlier attempt reported keeps its first value.
         """
         with self._thread:
-            told = self.trials()[trial.number].intermediate_values
-            if step not in told:
+            trial = self._taken[number]
+            if step not in self.trials()[number].intermediate_values:
                 trial.report(value, step)
             return trial.should_prune()
 
     def tell(self, number: int, state: str, value: float | None = None) -> None:
-        """Ends a trial: "complete" with its value, "pruned" or "failed"."""
-        states = {
-            "complete": TrialState.COMPLETE,
-            "pruned": TrialState.PRUNED,
-            "failed": TrialState.FAIL,
-        }
+        """Records the end of a trial: "complete" with its value, "pruned" or "failed"."""
         with self._thread:
-            self._study.tell(number, value, state=states[state], skip_if_finished=True)
+            self._study.tell(number, value, state=TRIAL_STATES[state], skip_if_finished=True)
 
-    def importance(self) -> dict[str, float]:
-        """Returns how much each binding matters for being among the best, in all 1 (PED-ANOVA).
-
-        None are told of fewer than four complete trials, or where nothing differs.
-        """
-        done = [t for t in self.trials() if t.state == TrialState.COMPLETE]
-        if len(done) < 4 or len({t.value for t in done}) < 2 or not self._distributions:
-            return {}
-        shares = optuna.importance.get_param_importances(self._study)
-        return {name: float(share) for name, share in shares.items()}
+    def value_of(self, number: int) -> float | None:
+        """Returns the value of a complete trial; None of another one."""
+        trial = self.trials()[number]
+        return trial.value if trial.state == TrialState.COMPLETE else None
 
     def best(self) -> FrozenTrial | None:
-        """Returns the best complete trial; None where there is none."""
+        """Returns the best complete trial; None if no trial is complete."""
         done = [t for t in self.trials() if t.state == TrialState.COMPLETE]
         sign = -1 if self._study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
         return min(done, key=lambda t: (sign * (t.value or 0.0), t.number)) if done else None
 
+    def _sample(self, number: int) -> dict[str, Any]:
+        """Returns the setting that TPE chooses for the next trial, one that no trial has yet."""
+        trials = self.trials()
+        seen = set() if self._allow_repeats else {setting_key(setting_of(t)) for t in trials}
+        for attempt in range(MAX_SAMPLES):
+            # Each trial has its own seed: with one seed every process would sample the same values.
+            entropy = [self._seed, number, *([attempt] if attempt else [])]
+            own = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+            study = optuna.create_study(
+                direction=self._study.direction,
+                # Running trials count as bad, so that trials that run together differ.
+                sampler=optuna.samplers.TPESampler(seed=own, constant_liar=True),
+            )
+            study.add_trials([t for t in trials if t.state != TrialState.WAITING])
+            setting = study.ask(self._distributions).params
+            if setting_key(setting) not in seen:
+                return setting
+        # Of the few settings that are left in a finite space.
+        for setting in unseen_settings(self._space, seen):
+            return setting
+        raise UserError(f"the search space is exhausted: it has {len(seen)} settings")
+
     @contextlib.contextmanager
     def _planning(self) -> Iterator[None]:
-        """One process at a time decides on trials."""
+        """Lets one process at a time decide on trials."""
         with self._lock.path.with_suffix(".plan.lock").open("w") as file:
             wait_for_lock(file)
             yield
 
 
-def planned(
-    method: str, space: Space, *, trials: int | None, listed: Sequence[dict[str, Any]], seed: int
-) -> list[dict[str, Any]]:
-    """Returns the parameters of all trials, or none for a method that learns from those before.
-
-    Raises:
-        UserError: where the number of trials is missing or does not fit.
-    """
-    if method == "list":
-        return list(listed)
-    if method == "grid":
-        rows = grid(space)
-        if trials not in (None, len(rows)):
-            raise UserError(f"--trials of this grid is {len(rows)}, got {trials}")
-        return rows
-    if trials is None:
-        raise UserError(f"--method={method} needs --trials, how many are drawn")
-    if method == "tpe":
-        return []
-    if method == "random":
-        points = np.random.default_rng(seed).random((trials, len(space)))
-    else:
-        # Late: it takes as long to import as all that looking at a launch does.
-        import scipy.stats
-
-        # As many as make the sequence even are drawn, and the first of them taken.
-        sequence = scipy.stats.qmc.Sobol(len(space), rng=seed)
-        points = sequence.random_base2(max(trials - 1, 1).bit_length())[:trials]
-    return [
-        {name: values.at(float(x)) for (name, values), x in zip(space.items(), row, strict=True)}
-        for row in points
-    ]
+def setting_of(trial: FrozenTrial) -> Mapping[str, Any]:
+    """Returns the parameters of a trial, also of one that is planned and not yet running."""
+    return trial.params or trial.system_attrs.get("fixed_params", {})
 
 
 def pruner_of(name: str | None, *, first_step: int, last_step: int) -> Any:
-    """Returns the pruner of that name; none before `first_step`."""
+    """Returns the pruner of a name, which prunes no trial before `first_step`."""
     if name is None:
         return None
     if name == "asha":
@@ -191,36 +188,9 @@ def pruner_of(name: str | None, *, first_step: int, last_step: int) -> Any:
     )
 
 
-def _distribution(values: Range | Choice) -> BaseDistribution:
-    if isinstance(values, Choice):
+def _distribution(values: Range | ValueList) -> BaseDistribution:
+    if isinstance(values, ValueList):
         return CategoricalDistribution(values.values)
-    if values.is_whole:
+    if values.is_integer:
         return IntDistribution(int(values.low), int(values.high), log=values.log)
     return FloatDistribution(float(values.low), float(values.high), log=values.log)
-
-
-class _Lock(JournalFileOpenLock):
-    """A lock that goes with its process: none is ever stale."""
-
-    def __init__(self, path: pathlib.Path) -> None:
-        super().__init__(str(path))
-        self.path = path
-        self._held = threading.local()
-
-    def acquire(self) -> bool:
-        """Waits for it, and takes away a line that was cut short, by a kill or a full disk."""
-        self._held.file = self.path.with_suffix(".lock").open("w")
-        wait_for_lock(self._held.file)
-        if self.path.exists():
-            with self.path.open("r+b") as journal:
-                size = journal.seek(0, os.SEEK_END)
-                end = size
-                while end and (journal.seek(end - 1), journal.read(1))[1] != b"\n":
-                    end -= 1
-                if end < size:
-                    journal.truncate(end)
-        return True
-
-    def release(self) -> None:
-        """Lets the next one go on."""
-        self._held.file.close()

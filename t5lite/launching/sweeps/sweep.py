@@ -1,24 +1,27 @@
-"""A sweep as a gin file says it."""
+"""A sweep as a gin file binds it."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from t5lite.core.errors import UserError
+from t5lite.core.fields import field_error, field_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What `t5lite launch --sweep_file=F` varies; the flags of the same names win.
+    """The sweep of `t5lite launch --sweep_file=F`; flags of the same names override its fields.
 
     Args:
-        values: for each binding a list of values, or a text such as "log(1e-4, 1e-2)".
-        listed: or the trials one by one, each a dict of bindings.
+        values: for each binding a list of values, or a string such as "log(1e-4, 1e-2)".
+        listed: alternatively the trials one by one, each a dict of bindings.
         method, trials, prune, minimize, maximize, seed: as the flags of `t5lite launch`.
 
     Raises:
-        UserError: where both or none of `values` and `listed` are there.
+        UserError: unless exactly one of `values` and `listed` is given.
     """
+
+    gin_name: ClassVar[str] = "sweep"
 
     values: Mapping[str, Any] | None = None
     listed: Sequence[Any] | None = None
@@ -31,12 +34,15 @@ class Sweep:
 
     def __post_init__(self) -> None:
         if bool(self.values) == bool(self.listed):
-            raise UserError("sweep needs either sweep.values or sweep.listed")
+            raise UserError(
+                f"a sweep file needs either {field_name(self, 'values')} or "
+                f"{field_name(self, 'listed')}"
+            )
         if any(not isinstance(row, Mapping) for row in self.listed or ()):
-            raise UserError("sweep.listed must be a list of dicts, as in [{'train.seed': 1}]")
+            raise field_error(self, "listed", "a list of dicts, as in [{'train.seed': 1}]")
 
     @property
     def space(self) -> dict[str, str]:
-        """What `space.parse_space` reads."""
+        """Returns the search space as `parse_space` reads it."""
         values = self.values or {}
         return {name: v if isinstance(v, str) else repr(list(v)) for name, v in values.items()}

@@ -1,1 +1,1 @@
-"""Trials on Cloud TPU queued resources."""
+"""Trials on Cloud TPU slices, a queued resource each."""

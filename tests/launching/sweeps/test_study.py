@@ -1,4 +1,4 @@
-"""Trials in their one store: planned once, taken up again, told once."""
+"""Trials in their one store: planned once, resumed, recorded once."""
 
 import multiprocessing
 
@@ -6,44 +6,23 @@ import pytest
 from optuna.trial import TrialState
 
 from t5lite.core.errors import UserError
+from t5lite.launching.sweeps.settings import count_distinct, planned_settings
 from t5lite.launching.sweeps.space import parse_space
-from t5lite.launching.sweeps.study import Study, planned, pruner_of
+from t5lite.launching.sweeps.study import Study, pruner_of
 
 SPACE = parse_space({"a": "[1, 2, 3]", "b": "log(0.1, 10.0)"})
+SETTINGS = planned_settings("random", SPACE, trials=8)
 
 
-def rows(method, trials=8, seed=0):
-    return planned(method, SPACE, trials=trials, listed=[], seed=seed)
-
-
-@pytest.mark.parametrize("method", ["random", "quasi"])
-def test_what_is_drawn_depends_on_the_seed_alone(method):
-    assert rows(method) == rows(method)
-    assert rows(method) != rows(method, seed=1)
-    # More of them begin alike.
-    assert rows(method, trials=12)[:8] == rows(method)
-    assert all(row["a"] in (1, 2, 3) and 0.1 <= row["b"] <= 10 for row in rows(method, 100))
-
-
-def test_quasi_random_values_are_spread_more_evenly():
-    values = sorted(row["b"] for row in rows("quasi", 16))
-    thirds = [
-        sum(0.1 * 10 ** (2 * i / 4) <= v < 0.1 * 10 ** (2 * (i + 1) / 4) for v in values)
-        for i in range(4)
-    ]
-    assert thirds == [4, 4, 4, 4]
-
-
-def test_a_plan_that_was_cut_off_is_made_whole(tmp_path):
-    plan = rows("random")
-    Study(tmp_path, SPACE).plan(plan[:3])
+def test_an_interrupted_plan_is_completed(tmp_path):
+    Study(tmp_path, SPACE).plan(SETTINGS[:3])
     study = Study(tmp_path, SPACE)
-    study.plan(plan)
-    study.plan(plan)
-    assert [study.take(n).params for n in range(8)] == plan
+    study.plan(SETTINGS)
+    study.plan(SETTINGS)
+    assert [study.take(n).params for n in range(8)] == SETTINGS
 
 
-def test_what_is_drawn_one_by_one_differs_whoever_draws(tmp_path):
+def test_samples_of_tpe_do_not_depend_on_the_process(tmp_path):
     for name in ("again", "other"):
         (tmp_path / name).mkdir()
     drawn = [Study(tmp_path, SPACE, seed=3).take(number).params for number in range(6)]
@@ -54,9 +33,21 @@ def test_what_is_drawn_one_by_one_differs_whoever_draws(tmp_path):
     assert other.take(0).params != drawn[0]
 
 
-def test_a_line_that_was_cut_short_is_taken_away(tmp_path):
+def test_tpe_samples_every_setting_once_and_then_the_space_is_exhausted(tmp_path):
+    space = parse_space({"a": "[1, 2, 3]", "train.seed": "range(4)"})
+    study = Study(tmp_path, space)
+    settings = []
+    for number in range(12):
+        settings.append(study.take(number).params)
+        study.tell(number, "complete", float(settings[-1]["a"]))
+    assert count_distinct(settings) == 12
+    with pytest.raises(UserError, match="the search space is exhausted: it has 12 settings"):
+        study.take(12)
+
+
+def test_a_line_that_was_cut_short_is_removed(tmp_path):
     study = Study(tmp_path, SPACE)
-    study.plan(rows("random"))
+    study.plan(SETTINGS)
     study.tell(study.take(0).number, "complete", 1.0)
     journal = tmp_path / "study.journal"
     whole = journal.read_bytes()
@@ -68,16 +59,16 @@ def test_a_line_that_was_cut_short_is_taken_away(tmp_path):
         assert len(Study(tmp_path, SPACE).trials()) == 8
 
 
-def test_a_trial_that_was_begun_is_taken_up_with_what_it_told(tmp_path):
+def test_a_trial_whose_process_was_killed_keeps_its_intermediate_values(tmp_path):
     study = Study(tmp_path, SPACE)
-    study.plan(rows("random"))
-    study.report(study.take(5), 10, 3.0)
-    # Whoever had it was killed.
+    study.plan(SETTINGS)
+    study.take(5)
+    study.report(5, 10, 3.0)
+    # The process was killed.
     study = Study(tmp_path, SPACE)
-    trial = study.take(5)
-    assert trial.params == rows("random")[5]
-    study.report(trial, 10, 99.0)
-    study.report(trial, 20, 2.0)
+    assert study.take(5).params == SETTINGS[5]
+    study.report(5, 10, 99.0)
+    study.report(5, 20, 2.0)
     study.tell(5, "complete", 2.0)
     study.tell(5, "failed")
     frozen = Study(tmp_path, SPACE).trials()[5]
@@ -87,13 +78,13 @@ def test_a_trial_that_was_begun_is_taken_up_with_what_it_told(tmp_path):
     assert [t.state for t in study.trials()].count(TrialState.WAITING) == 7
 
 
-def test_the_best_is_the_least_or_the_greatest_of_complete_ones(tmp_path):
+def test_the_best_is_the_lowest_or_the_highest_complete_trial(tmp_path):
     for maximize, best in ((False, 1), (True, 0)):
         folder = tmp_path / str(maximize)
         folder.mkdir()
         study = Study(folder, SPACE, maximize=maximize)
         assert study.best() is None
-        study.plan(rows("random"))
+        study.plan(SETTINGS)
         for number, value in enumerate([3.0, 1.0, 2.0]):
             study.take(number)
             study.tell(number, "complete", value)
@@ -123,18 +114,10 @@ def test_processes_that_take_trials_at_once_take_each_once(tmp_path):
 def test_bad_trials_are_pruned(tmp_path):
     pruner = pruner_of("asha", first_step=10, last_step=100)
     study = Study(tmp_path, SPACE, pruner=pruner)
-    study.plan(rows("random"))
-    pruned = [
-        any(study.report(study.take(n), step, n + 1 / step) for step in (10, 30, 90))
-        for n in range(6)
-    ]
+    study.plan(SETTINGS)
+    pruned = []
+    for number in range(6):
+        study.take(number)
+        pruned.append(any(study.report(number, step, number + 1 / step) for step in (10, 30, 90)))
     assert not pruned[0]
     assert all(pruned[1:])
-
-
-def test_numbers_of_trials_that_do_not_fit_are_refused():
-    with pytest.raises(UserError, match="--method=tpe needs --trials"):
-        planned("tpe", SPACE, trials=None, listed=[], seed=0)
-    grid = parse_space({"a": "[1, 2, 3]"})
-    with pytest.raises(UserError, match="--trials of this grid is 3, got 4"):
-        planned("grid", grid, trials=4, listed=[], seed=0)

@@ -1,4 +1,4 @@
-"""A JSON API on loopback, for clients that are real."""
+"""A JSON API on loopback, for real clients."""
 
 import http.server
 import json
@@ -10,7 +10,8 @@ def serve(answer):
     """Starts a server, and returns it.
 
     Args:
-        answer: from method, path, query and body to status and document; one call at a time.
+        answer: called with method, path, query and body, one call at a time; returns status and
+            document.
     """
     lock = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""Trials on TPU slices: the real gcloud and real ssh; Google's API and the machines are here."""
+"""Trials on TPU slices: the real gcloud and ssh, against a fake API and workers on loopback."""
 
 import json
 import os
@@ -11,15 +11,15 @@ import pytest
 
 from t5lite.core.run_directory import outcomes, read_metrics, read_records
 from t5lite.launching.engines.shipping import build_wheel
-from tests.launching.test_slurm import TRAIN
-from tests.launching.tpu_cloud import Cloud, free_port, missing, wait
+from tests.launching.engines.test_slurm import TRAIN
+from tests.launching.engines.tpu_cloud import Cloud, free_port, missing, wait
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent.parent
 needs_cloud = pytest.mark.skipif(
     bool(missing()) or os.geteuid() != 0, reason=f"needs root and {', '.join(missing()) or 'more'}"
 )
 OFTEN = "--gin.train.checkpoint_every_steps=10"
-# The wheel that was shipped goes before what this environment has.
+# The shipped wheel comes before the package of this environment.
 SETUP = """
 echo set up >> "$HOME/setups"
 if [ ! -e "$HOME/site/t5lite" ]; then
@@ -73,7 +73,7 @@ def t5lite(cloud, tmp_path, wheel):
 
 
 def latest(model_dir):
-    """Returns the last step that a run has told of."""
+    """Returns the last step that a run has recorded."""
     return max((m["step"] for m in read_metrics(model_dir)), default=0)
 
 
@@ -81,19 +81,19 @@ def latest(model_dir):
 def test_a_trial_is_preempted_its_watcher_killed_and_it_finishes(cloud, t5lite, tmp_path):
     steps = 250
     process = t5lite.start(
-        # Without --wheel it is made.
+        # Without --wheel one is built.
         *(*t5lite.new[:-1], "--name=one", "--spot"),
         command=[*TRAIN, f"--gin.STEPS={steps}", OFTEN],
     )
     folder = tmp_path / "one" / "trials" / "0000"
     log = folder / "log.txt"
 
-    def goes_on():
+    def is_running():
         assert process.poll() is None, process.communicate()
         return True
 
-    wait(lambda: goes_on() and latest(folder) > 15, 120)
-    # Both workers, by the wheel.
+    wait(lambda: is_running() and latest(folder) > 15, 120)
+    # Both workers were set up with the wheel.
     assert [
         path.read_text().count("set up") for path in sorted(tmp_path.glob("cloud/*/home/setups"))
     ] == [1, 1]
@@ -101,10 +101,10 @@ def test_a_trial_is_preempted_its_watcher_killed_and_it_finishes(cloud, t5lite, 
     held = dict(cloud.resources["one-0000"])
     cloud.outages = 2
     cloud.preempt("one-0000")
-    wait(lambda: goes_on() and outcomes(folder)["preempted"] == 1, 60)
-    wait(lambda: goes_on() and cloud.created == ["one-0000"] * 2, 60)
-    wait(lambda: goes_on() and latest(folder) > 50, 120)
-    # The run outlives who watches it, and whoever comes back watches it again.
+    wait(lambda: is_running() and outcomes(folder)["preempted"] == 1, 60)
+    wait(lambda: is_running() and cloud.created == ["one-0000"] * 2, 60)
+    wait(lambda: is_running() and latest(folder) > 50, 120)
+    # The run outlives its launcher, and `resume` watches it again.
     process.send_signal(signal.SIGKILL)
     process.communicate()
     done = latest(folder)
@@ -121,7 +121,7 @@ def test_a_trial_is_preempted_its_watcher_killed_and_it_finishes(cloud, t5lite, 
     told = [m["step"] for m in read_metrics(folder) if m["split"] == "train"]
     assert told == list(range(1, steps + 1))
     assert "the slice was preempted" in log.read_text()
-    # A slice whose watcher was killed just before it could give it back.
+    # A slice whose launcher was killed just before it could delete it.
     cloud.resources["one-0000"] = held
     assert "all 1 trials have ended" in t5lite("resume", "one")
     assert not cloud.resources
@@ -129,7 +129,7 @@ def test_a_trial_is_preempted_its_watcher_killed_and_it_finishes(cloud, t5lite, 
 
 @pytest.mark.slow
 @needs_cloud
-def test_what_is_cancelled_saves_and_gives_back_its_slice(cloud, t5lite, tmp_path):
+def test_a_cancelled_trial_saves_and_its_slice_is_deleted(cloud, t5lite, tmp_path):
     process = t5lite.start(*t5lite.new, "--name=two", command=[*TRAIN, "--gin.STEPS=5000"])
     folder = tmp_path / "two" / "trials" / "0000"
     wait(lambda: process.poll() is None and latest(folder) > 3, 120)
@@ -139,7 +139,7 @@ def test_what_is_cancelled_saves_and_gives_back_its_slice(cloud, t5lite, tmp_pat
     assert cloud.deleted == ["two-0000"]
     assert outcomes(folder)["preempted"] == 1
     assert (folder / "checkpoints").exists()
-    # Nobody watches: the slice of a killed watcher is given back too, behind a checkpoint.
+    # The slice of a killed launcher is deleted too, after its run has saved.
     process = t5lite.start("resume", "two")
     wait(lambda: process.poll() is None and len(read_records(folder / "attempts.jsonl")) == 3, 120)
     steps = latest(folder)
@@ -154,8 +154,8 @@ def test_what_is_cancelled_saves_and_gives_back_its_slice(cloud, t5lite, tmp_pat
 
 @pytest.mark.slow
 @needs_cloud
-def test_crashes_draw_on_the_budget(cloud, t5lite, tmp_path):
-    # Refused by every worker before there is an attempt.
+def test_crashes_count_against_the_budget(cloud, t5lite, tmp_path):
+    # Every worker fails before an attempt is recorded.
     broken = tmp_path / "broken.sh"
     broken.write_text("echo no disk >&2; false\n")
     words = ["--on=tpu:v5e-8", "--zone=z", f"--setup={broken}", t5lite.new[-1]]
@@ -170,7 +170,7 @@ def test_crashes_draw_on_the_budget(cloud, t5lite, tmp_path):
 
 
 @needs_cloud
-def test_refusals_are_one_line_and_nothing_is_left(cloud, t5lite, tmp_path):
+def test_rejections_are_one_line_and_leave_nothing_behind(cloud, t5lite, tmp_path):
     cloud.refused = {
         "code": 429,
         "message": "Quota limit 'TPUV5sLitepodPerProjectPerZone' has been exceeded. Limit: 0.",
@@ -178,14 +178,14 @@ def test_refusals_are_one_line_and_nothing_is_left(cloud, t5lite, tmp_path):
     }
     words = (*t5lite.new, "--name=four")
     err = t5lite(*words, "--max_failures=0", command=[*TRAIN, "--gin.STEPS=5"], code=69)
-    quota, lacking = err.splitlines()
+    quota, missing_resource = err.splitlines()
     assert quota.startswith(
         "t5lite: trial 0: gcloud: (gcloud.compute.tpus.queued-resources.create)"
     )
     assert "Quota limit 'TPUV5sLitepodPerProjectPerZone' has been exceeded" in quota
-    assert "trial 0 lacks something; see the logs, mend it and go on with: " in lacking
+    assert "a resource is missing for trial 0; see the logs, then resume with: " in missing_resource
     cloud.refused = None
-    # Another launch has that name.
+    # Another launch has the same name.
     out = t5lite(*words, "--dry_run", command=[*TRAIN, "--gin.STEPS=5"])
     assert "queued-resources create four-0000 --accelerator-type=v5litepod-8" in out
     assert "--runtime-version=v2-alpha-tpuv5-lite" in out
@@ -199,7 +199,7 @@ def test_refusals_are_one_line_and_nothing_is_left(cloud, t5lite, tmp_path):
     }
     words = (*t5lite.new, "--name=five")
     err = t5lite(*words, command=[*TRAIN, "--gin.STEPS=5"], code=2)
-    assert "five-0000 is there and belongs to another launch" in err
+    assert "five-0000 exists and belongs to another launch" in err
     words = ("--on=tpu:v5e-8", "--name=eight")
     err = t5lite(*words, command=[*TRAIN, "--gin.STEPS=5"], code=2)
     assert "--on=tpu needs --zone, such as us-east5-a" in err
@@ -210,7 +210,7 @@ def test_refusals_are_one_line_and_nothing_is_left(cloud, t5lite, tmp_path):
     assert f"workers would not find --gin_file={outside}: name a file below {ROOT}" in err
     words = (*t5lite.new, "--name=six", "--options=--spott")
     err = t5lite(*words, command=[*TRAIN, "--gin.STEPS=5"], code=2)
-    assert "gcloud would refuse gcloud compute tpus queued-resources create six-0000" in err
+    assert "gcloud would reject gcloud compute tpus queued-resources create six-0000" in err
     assert "unrecognized arguments: --spott (did you mean '--spot'?)" in err
     assert not (tmp_path / "six").exists()
     del cloud.environment["CLOUDSDK_AUTH_DISABLE_CREDENTIALS"]

@@ -1,4 +1,4 @@
-"""Sweeps on a real Slurm, with what happens there: preemption, crashes, dead nodes, cancelling."""
+"""Sweeps on a real Slurm: preemption, crashes, dead nodes, cancelling."""
 
 import json
 import os
@@ -11,9 +11,9 @@ import pytest
 
 from t5lite.core.run_directory import outcomes, read_metrics, read_records
 from tests import small
-from tests.launching.slurm_cluster import Cluster, missing
+from tests.launching.engines.slurm_cluster import Cluster, missing
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent.parent
 pytestmark = pytest.mark.skipif(
     bool(missing()) or os.geteuid() != 0,
     reason="needs root and Slurm's programs (apt-get install slurmctld slurmd slurm-client "
@@ -63,7 +63,7 @@ def has_steps(model_dir, steps):
 
 
 def is_second(model_dir):
-    """Whether a run is at its second attempt."""
+    """Whether a run is in its second attempt."""
     last = read_records(model_dir / "attempts.jsonl")[-1]
     return last["attempt"] == 2 and "began" in last
 
@@ -85,13 +85,13 @@ def test_a_sweep_is_preempted_and_finishes(cluster, t5lite, tmp_path):
         *("--sweep=Cosine.learning_rate=log(1e-4, 1e-2, 4)", "--sweep=train.seed=range(2)"),
         command=[*TRAIN, "--gin.STEPS=400"],
     )
-    job = out.split()[3].rstrip(";")
+    job = out.partition("submitted as job ")[2].partition(";")[0]
     folders = [tmp_path / "sweep" / "trials" / f"{number:04d}" for number in range(8)]
-    # They have been evaluated, and are about to begin.
+    # Some have been evaluated and are about to train.
     cluster.wait(lambda: any(read_metrics(folder) for folder in folders), 120)
     cluster.run("sbatch", "--partition=prod", "--nodes=4", "--exclusive", "--wrap=sleep 3")
-    # Launched again it is the same: Slurm has all of it.
-    assert "Slurm has all that is left" in t5lite("resume", "sweep")
+    # Resumed, nothing is submitted twice.
+    assert "all remaining trials are in Slurm" in t5lite("resume", "sweep")
     cluster.wait(lambda: len(list((tmp_path / "sweep").glob("trials/*/result.json"))) == 8, 400)
     cluster.wait(lambda: not cluster.run("squeue", "-h", "-j", job).strip(), 60)
     rows = trials(t5lite, "sweep")
@@ -109,7 +109,7 @@ def test_a_sweep_is_preempted_and_finishes(cluster, t5lite, tmp_path):
     assert set(states) == {"COMPLETED"}
 
 
-def test_crashes_draw_on_a_budget_and_dead_nodes_are_left(cluster, t5lite, tmp_path):
+def test_crashes_count_against_a_budget_and_dead_nodes_are_replaced(cluster, t5lite, tmp_path):
     t5lite(
         *("--on=slurm:spot", "--name=crash", "--options=--exclusive", "--max_failures=1"),
         "--sweep=train.seed=range(3)",
@@ -123,7 +123,7 @@ def test_crashes_draw_on_a_budget_and_dead_nodes_are_left(cluster, t5lite, tmp_p
     kill_trainer(folders[0])
     kill_trainer(folders[1])
     cluster.kill_node(int(nodes["2"].rpartition(".")[2]))
-    # The second one crashes once more.
+    # The second trial crashes once more.
     cluster.wait(lambda: is_second(folders[1]), 200)
     kill_trainer(folders[1])
 
@@ -136,15 +136,15 @@ def test_crashes_draw_on_a_budget_and_dead_nodes_are_left(cluster, t5lite, tmp_p
     assert second["failed"] == 2
     assert (third["step"], third["failed"]) == (400, 1)
     cluster.start_node(int(nodes["2"].rpartition(".")[2]))
-    # What failed is not begun again.
+    # A failed trial does not restart.
     assert "all 3 trials have ended" in t5lite("resume", "crash", code=1)
 
 
-def test_what_is_cancelled_goes_on_when_resumed(cluster, t5lite, tmp_path):
-    # A folder that shells take for two.
-    there = f"--dir={tmp_path}/my runs"
+def test_a_cancelled_trial_resumes(cluster, t5lite, tmp_path):
+    # A folder that shells and Slurm would expand.
+    there = f"--dir={tmp_path}/my 50%a $HOME runs"
     t5lite(there, "--on=slurm:spot", "--name=one", command=[*TRAIN, "--gin.STEPS=400"])
-    folder = tmp_path / "my runs" / "one" / "trials" / "0000"
+    folder = tmp_path / "my 50%a $HOME runs" / "one" / "trials" / "0000"
     cluster.wait(lambda: has_steps(folder, 3), 120)
     assert "cancelled" in t5lite(there, "cancel", "one")
     cluster.wait(lambda: trials(t5lite, "one", there)[0]["state"] == "interrupted", 60)

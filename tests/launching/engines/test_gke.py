@@ -1,4 +1,4 @@
-"""Trials as JobSets: the real kubectl and the published schemas; the cluster's API is here."""
+"""Trials as JobSets: the real kubectl and the published schemas, against a fake API."""
 
 import copy
 import json
@@ -14,14 +14,15 @@ import yaml
 
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import outcomes, read_metrics
-from t5lite.launching.engines import gke
+from t5lite.launching.engines.gke.jobset import EXCLUSIVE_TOPOLOGY
+from t5lite.launching.engines.table import engine_of
 from t5lite.launching.launch import Launch
-from tests.launching.gke_cluster import ApiServer, problems
-from tests.launching.test_slurm import TRAIN
-from tests.launching.test_tpu import SETUP
-from tests.launching.tpu_cloud import wait
+from tests.launching.engines.gke_cluster import ApiServer, problems
+from tests.launching.engines.test_slurm import TRAIN
+from tests.launching.engines.test_tpu import SETUP
+from tests.launching.engines.tpu_cloud import wait
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent.parent
 RESOURCES = {"image": "us-docker.pkg.dev/p/jax:1", "claim": "runs"}
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
 
@@ -49,11 +50,12 @@ def launch(engine="gke:v5e-16", resources=None, **options):
     ],
 )
 def test_manifests_fit_the_published_schemas(engine, more, hosts, chips, topology, label):
-    manifest = gke.jobset(launch(engine, {**RESOURCES, **more}), 0)
+    gke = engine_of(launch(engine, {**RESOURCES, **more}))
+    manifest = gke.manifest(0)
     assert problems(manifest) == []
-    exclusive = manifest["metadata"]["annotations"].keys() & {gke.EXCLUSIVE}
+    exclusive = manifest["metadata"]["annotations"].keys() & {EXCLUSIVE_TOPOLOGY}
     assert bool(exclusive) == (hosts > 1)
-    assert yaml.safe_load(gke.text(launch(engine, {**RESOURCES, **more}), [0])) == manifest
+    assert yaml.safe_load(gke.render([0])) == manifest
     (job,) = manifest["spec"]["replicatedJobs"]
     spec = job["template"]["spec"]
     pod = spec["template"]["spec"]
@@ -65,11 +67,15 @@ def test_manifests_fit_the_published_schemas(engine, more, hosts, chips, topolog
     assert ("cloud.google.com/gke-spot" in pod["nodeSelector"]) == bool(more.get("spot"))
     assert manifest["metadata"]["labels"].get("kueue.x-k8s.io/queue-name") == more.get("queue")
     assert manifest["spec"]["failurePolicy"]["maxRestarts"] == 3
-    # A slip in any of the nested documents would be told.
-    for place, key in ((manifest["spec"], "sucessPolicy"), (spec, "backofLimit"), (pod, "volume")):
-        place[key] = {}
+    # A misspelt key in any of the nested documents is found.
+    for document, key in (
+        (manifest["spec"], "sucessPolicy"),
+        (spec, "backofLimit"),
+        (pod, "volume"),
+    ):
+        document[key] = {}
         assert problems(manifest)
-        del place[key]
+        del document[key]
     wrong = copy.deepcopy(manifest)
     wrong["spec"]["failurePolicy"]["maxRestarts"] = "3"
     assert problems(wrong)
@@ -81,24 +87,24 @@ def test_manifests_fit_the_published_schemas(engine, more, hosts, chips, topolog
         ({"resources": {"claim": "runs"}}, "--on=gke needs --image"),
         ({"resources": {"image": "i"}}, "--on=gke needs --claim, a PersistentVolumeClaim"),
         ({"parallel": 2}, "--parallel is not for --on=gke"),
-        ({"name": "A_b"}, "must be up to 23 lower-case letters"),
-        ({"name": "a" * 24}, "must be up to 23 lower-case letters"),
-        ({"engine": "gke:v5e-17"}, "a slice of v5e is v5e-N with the number of its chips"),
-        ({"engine": "gke:v4-31"}, "a slice of v4 is v4-N with the number of its cores"),
+        ({"name": "A_b"}, "must be at most 23 lower-case letters"),
+        ({"name": "a" * 24}, "must be at most 23 lower-case letters"),
+        ({"engine": "gke:v5e-17"}, "a slice of v5e must be v5e-N with the number of its chips"),
+        ({"engine": "gke:v4-31"}, "a slice of v4 must be v4-N with the number of its cores"),
         ({"engine": "gke:v7-8"}, "the kind of TPU is unknown: got 'v7'"),
         (
             {"space": {"train.seed": "range(3)"}, "prune": "asha", "first_score": 1},
-            "known beforehand: grid, list, random or quasi, without --prune",
+            "known in advance: grid, list, random or quasi, without --prune",
         ),
         (
             {"space": {"A.b": "log(0.1, 1)"}, "method": "tpe", "trials": 3},
-            "known beforehand: grid, list, random or quasi, without --prune",
+            "known in advance: grid, list, random or quasi, without --prune",
         ),
     ],
 )
-def test_what_a_cluster_cannot_do_is_told(options, message):
+def test_launches_that_cannot_be_jobsets_are_rejected(options, message):
     with pytest.raises(UserError, match="^[^\n]*$") as error:
-        gke.jobset(launch(**options), 0)
+        engine_of(launch(**options)).manifest(0)
     assert message in str(error.value)
 
 
@@ -131,26 +137,25 @@ def t5lite(cluster, tmp_path):
 
 
 @needs_kubectl
-def test_jobsets_are_created_and_what_they_run_ends_and_is_told(
-    cluster, t5lite, tmp_path, one_device
-):
+def test_jobsets_are_created_and_their_ends_are_recorded(cluster, t5lite, tmp_path, one_device):
     words = (*t5lite.new, "--name=gke", "--sweep=train.seed=range(3)")
     train = [*TRAIN, "--gin.STEPS=60", "--gin.train.checkpoint_every_steps=10"]
     out = t5lite(*words, "--dry_run", command=train)
+    assert out.startswith("# gke: 3 trials, 3 distinct settings")
     assert [m["metadata"]["name"] for m in yaml.safe_load_all(out)] == [
         f"gke-000{number}" for number in range(3)
     ]
     assert not cluster.jobsets
     assert not (tmp_path / "gke").exists()
     assert "created 3 JobSets" in t5lite(*words, command=train)
-    assert "the cluster has all that is left" in t5lite("resume", "gke")
-    # What a pod does, with a home of its own.
+    assert "all remaining trials are on the cluster" in t5lite("resume", "gke")
+    # The command of a pod, with a home of its own.
     pod = cluster.jobsets["gke-0001"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
     environment = {**os.environ, **one_device, "HOME": str(tmp_path / "pod")}
     (tmp_path / "pod").mkdir()
 
     def start():
-        # Kubernetes takes two for one.
+        # Kubernetes turns two into one.
         command = [w.replace("$$", "$") for w in pod["spec"]["containers"][0]["command"]]
         return subprocess.Popen(command, env=environment)
 
@@ -169,14 +174,14 @@ def test_jobsets_are_created_and_what_they_run_ends_and_is_told(
     assert "deleted gke-0000" in t5lite("cancel", "gke")
     assert list(cluster.jobsets) == ["gke-0001", "gke-0002"]
     assert "created 1 JobSets" in t5lite("resume", "gke")
-    # Another launch of that name, in another folder.
+    # Another launch of the same name, in another folder.
     err = t5lite(*words, f"--dir={tmp_path}/other", command=train, code=2)
     assert "belongs to another launch" in err
     assert err.count("\n") == 1
 
 
 @needs_kubectl
-def test_without_a_cluster_a_line_says_so(cluster, t5lite, tmp_path):
+def test_a_missing_cluster_is_one_line(cluster, t5lite, tmp_path):
     cluster.environment["KUBECONFIG"] = str(tmp_path / "nothing")
     err = t5lite(*t5lite.new, "--name=gke", command=[*TRAIN, "--gin.STEPS=3"], code=2)
     assert err.startswith("t5lite: kubectl: ")

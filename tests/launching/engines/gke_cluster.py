@@ -1,16 +1,16 @@
-"""A Kubernetes API of JobSets on loopback, for the real kubectl: what is created is checked."""
+"""A Kubernetes API of JobSets on loopback, for the real kubectl; it validates new JobSets."""
 
 import json
 import re
 
-from tests.launching.json_api import serve
+from tests.launching.engines.json_api import serve
 
 GROUP = "jobset.x-k8s.io"
-PLACE = f"/apis/{GROUP}/v1alpha2/namespaces/default/jobsets"
+JOBSETS = f"/apis/{GROUP}/v1alpha2/namespaces/default/jobsets"
 
 
 def problems(manifest):
-    """Returns what the published schemas say of a JobSet; unknown keys are told too."""
+    """Returns the errors of a JobSet by the published schemas, unknown keys included."""
     import kubernetes_validate
     from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 
@@ -18,7 +18,7 @@ def problems(manifest):
         again = JobsetV1alpha2JobSet.from_dict(manifest).to_dict()
     except ValueError as error:
         return [str(error)]
-    found = [] if again == manifest else [f"keys that there are not: {_lost(manifest, again)}"]
+    found = [] if again == manifest else [f"unknown keys: {_lost(manifest, again)}"]
     for job in manifest["spec"]["replicatedJobs"]:
         document = {
             "apiVersion": "batch/v1",
@@ -73,11 +73,11 @@ class ApiServer:
         self.environment = {"KUBECONFIG": str(folder / "config"), "HOME": str(folder)}
 
     def end(self, name, state):
-        """Says that a JobSet has come to its end."""
+        """Ends a JobSet."""
         self.jobsets[name]["status"] = {"terminalState": state}
 
     def stop(self):
-        """Ends it."""
+        """Stops the server."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -112,9 +112,9 @@ class ApiServer:
         }
         if path in fixed:
             return 200, fixed[path]
-        if not path.startswith(PLACE):
-            return 404, _status(404, f"there is no {path}")
-        name = path[len(PLACE) + 1 :]
+        if not path.startswith(JOBSETS):
+            return 404, _status(404, f"{path} not found")
+        name = path[len(JOBSETS) + 1 :]
         if method == "GET" and not name:
             label, _, value = query.get("labelSelector", ["="])[0].partition("=")
             fitting = [
@@ -139,7 +139,7 @@ class ApiServer:
 
 
 def _plain(body):
-    """Without what kubectl adds."""
+    """Returns a JobSet without what kubectl adds."""
     text = json.dumps(body)
     copy = json.loads(text)
     copy["metadata"]["annotations"].pop("kubectl.kubernetes.io/last-applied-configuration", None)
@@ -160,7 +160,7 @@ def _status(code, message):
 
 
 def _openapi():
-    """Enough for kubectl to leave the checking of fields to the server."""
+    """Returns a schema with which kubectl leaves the validation of fields to the server."""
     kind = {"group": GROUP, "version": "v1alpha2", "kind": "JobSet"}
     operation = {
         "x-kubernetes-group-version-kind": kind,
@@ -170,10 +170,10 @@ def _openapi():
         ],
         "responses": {},
     }
-    place = re.sub("default", "{namespace}", PLACE)
+    path = re.sub("default", "{namespace}", JOBSETS)
     return {
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": "v1.32"},
-        "paths": {f"{place}/{{name}}": {"patch": operation}, place: {"post": operation}},
+        "paths": {f"{path}/{{name}}": {"patch": operation}, path: {"post": operation}},
         "components": {"schemas": {}},
     }

@@ -1,7 +1,7 @@
-"""A cloud of TPUs on this machine: Google's API, faked on loopback, and workers with a real sshd.
+"""A fake cloud of TPUs: Google's API on loopback, and workers with a real sshd.
 
-`gcloud` is the real one. A slice has two workers, at port 22 of addresses of loopback, each with a
-home of its own; it becomes active after it was looked at twice.
+`gcloud` is real. A slice has two workers, at port 22 of two loopback addresses, each with its own
+home; it becomes active after two queries.
 """
 
 import json
@@ -15,32 +15,32 @@ import socket
 import subprocess
 import time
 
-from tests.launching.json_api import serve
+from tests.launching.engines.json_api import serve
 
 STATES = ("WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
 PARENT = "projects/p/locations/z"
 
 
 def missing():
-    """Returns what this machine lacks for it."""
+    """Returns the requirements that this machine does not meet."""
     needed = ("gcloud", "/usr/sbin/sshd", "ssh-keygen", "ssh")
-    lacks = [name for name in needed if shutil.which(name) is None]
+    unmet = [name for name in needed if shutil.which(name) is None]
     with socket.socket() as probe:
         try:
             probe.bind(("127.1.2.3", 22))
         except OSError:
-            lacks.append("port 22 of loopback")
-    return lacks
+            unmet.append("port 22 of loopback")
+    return unmet
 
 
 class Cloud:
-    """Fake Cloud TPU and its workers, until stopped.
+    """A fake Cloud TPU and its workers, until stopped.
 
     Attributes:
-        environment: with which gcloud talks to it.
-        created, deleted: names of queued resources, in order, again where that is so.
-        outages: so many questions the API does not answer from now on.
-        refused: what the API says to a wish to create something, None to grant it.
+        environment: makes gcloud use this API.
+        created, deleted: names of queued resources, in order.
+        outages: number of further queries that the API does not answer.
+        refused: the error with which the API rejects new resources; None to accept them.
     """
 
     def __init__(self, folder, worker_environment):
@@ -64,7 +64,7 @@ class Cloud:
             "CLOUDSDK_CORE_PROJECT": "p",
             "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "true",
             "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",
-            # Every question is a gcloud, and a second of a processor.
+            # Each query starts gcloud, which takes a second of processor time.
             "T5LITE_POLL_SECONDS": "4",
         }
         self._daemons = [self._sshd(i, worker_environment) for i in range(2)]
@@ -73,25 +73,25 @@ class Cloud:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
 
     def _sshd(self, index, environment):
-        place = self.folder / f"worker{index}"
-        (place / "home").mkdir(parents=True)
-        self._keygen(place / "host_key")
+        own_folder = self.folder / f"worker{index}"
+        (own_folder / "home").mkdir(parents=True)
+        self._keygen(own_folder / "host_key")
         pathlib.Path("/run/sshd").mkdir(exist_ok=True)
-        own = {
+        variables = {
             **environment,
-            "HOME": str(place / "home"),
+            "HOME": str(own_folder / "home"),
             "JAX_PROCESS_ID": str(index),
             "JAX_NUM_PROCESSES": "2",
         }
-        words = " ".join(f'"{name}={value}"' for name, value in own.items())
-        (place / "config").write_text(
-            f"Port 22\nListenAddress {self.hosts[index]}\nHostKey {place}/host_key\n"
-            f"AuthorizedKeysFile {self._key}.pub\nPidFile {place}/pid\nStrictModes no\n"
+        words = " ".join(f'"{name}={value}"' for name, value in variables.items())
+        (own_folder / "config").write_text(
+            f"Port 22\nListenAddress {self.hosts[index]}\nHostKey {own_folder}/host_key\n"
+            f"AuthorizedKeysFile {self._key}.pub\nPidFile {own_folder}/pid\nStrictModes no\n"
             f"UsePAM no\nPermitRootLogin yes\nSetEnv {words}\n"
-            f"Subsystem sftp internal-sftp -d {place}/home\n"
+            f"Subsystem sftp internal-sftp -d {own_folder}/home\n"
         )
-        command = ["/usr/sbin/sshd", "-D", "-e", "-f", place / "config"]
-        with (place / "log").open("w") as log:
+        command = ["/usr/sbin/sshd", "-D", "-e", "-f", own_folder / "config"]
+        with (own_folder / "log").open("w") as log:
             return subprocess.Popen(command, stderr=log, stdout=log)
 
     def home(self, index):
@@ -99,7 +99,7 @@ class Cloud:
         return self.folder / f"worker{index}" / "home"
 
     def preempt(self, name):
-        """Takes the machines of a slice away: all that runs there is killed, all files are lost."""
+        """Removes the machines of a slice: all processes are killed, all files are lost."""
         self.resources[name]["state"] = {"state": "SUSPENDED"}
         self._kill_workers()
 
@@ -113,12 +113,12 @@ class Cloud:
             except OSError:
                 continue
         for home in homes:
-            # What was just killed may write a last file.
+            # A process that was just killed may write a last file.
             shutil.rmtree(home, ignore_errors=True)
             pathlib.Path(home).mkdir(exist_ok=True)
 
     def stop(self):
-        """Ends it."""
+        """Stops the cloud."""
         self._kill_workers()
         for daemon in self._daemons:
             daemon.kill()
@@ -131,7 +131,7 @@ class Cloud:
             file.write(f"{method} {path} {query} {json.dumps(body)}\n")
         path = re.sub("^/(v2[^/]*/)?", "", path)
         kind, name = [*path.removeprefix(f"{PARENT}/").split("/"), ""][:2]
-        # All is done at once; what for, its name says.
+        # Every operation succeeds at once; its name says what it is about.
         node = {"name": f"{PARENT}/nodes/{name}"}
         done = {"name": f"{PARENT}/operations/{name}", "done": True, "response": node}
         if path == "compute/v1/projects/p":
@@ -188,14 +188,14 @@ class Cloud:
 
 
 def free_port():
-    """Returns a port that nobody listens at."""
+    """Returns a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
 def wait(condition, seconds):
-    """Waits until something is so."""
+    """Waits until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"

@@ -1,60 +1,56 @@
-"""Programs of others that an engine talks to."""
+"""Programs of schedulers and clouds that engines call: Slurm's, gcloud and kubectl."""
 
 import subprocess
 from collections.abc import Sequence
 
 from t5lite.core.errors import UserError
 
-# What to do where a program is not there.
-MISSING = {
-    "sbatch": "this machine knows no Slurm; launch on a login node, or with --on=local",
-    "gcloud": "install Google Cloud's CLI and log in with gcloud auth login",
+SLURM_REMEDY = "this machine has no Slurm; launch on a login node, or with --on=local"
+# What to do about a missing program.
+REMEDIES = {
+    "gcloud": "install the Google Cloud CLI and log in with gcloud auth login",
     "kubectl": "install it and get the cluster's credentials with gcloud container clusters "
     "get-credentials",
 }
-SECONDS = 120
+CALL_SECONDS = 120
 
 
-def call(
-    command: Sequence[str],
-    text: str | None = None,
-    *,
-    seconds: float = SECONDS,
+def call_program(
+    command: Sequence[str], text: str | None = None, *, seconds: float = CALL_SECONDS
 ) -> str:
-    """Runs a program to its end and returns what it prints.
+    """Runs a program to its end and returns its output.
 
     Args:
-        text: what it reads.
-        seconds: how long it may take.
+        text: standard input.
+        seconds: timeout.
 
     Raises:
-        UserError: where it is not there, fails or does not answer, in a line of its own.
+        UserError: if it is missing, fails or times out, on one line.
     """
     program = command[0]
     try:
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=seconds)
     except FileNotFoundError as error:
-        hint = MISSING.get(program, MISSING["sbatch"])
-        raise UserError(f"{program} is not there: {hint}") from error
+        raise UserError(f"{program} not found: {REMEDIES.get(program, SLURM_REMEDY)}") from error
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{program} did not answer within {seconds:g} seconds") from error
     if done.returncode:
         raise UserError(f"{program}: {_reason(done.stderr or done.stdout, program)}")
-    # Where it would start a job sbatch --test-only tells of it as of an error.
+    # NOTE: sbatch --test-only reports a valid job on stderr.
     return done.stdout or done.stderr
 
 
-def _reason(said: str, program: str) -> str:
-    """The line that says why.
+def _reason(output: str, program: str) -> str:
+    """Returns the line of an output that gives the reason of a failure.
 
     >>> _reason("ERROR: (gcloud.x) You do not have an account.\\nPlease run:\\n  $ gcloud auth", "")
     '(gcloud.x) You do not have an account. Please run: $ gcloud auth'
     >>> _reason("sbatch: warning\\nsbatch: error: invalid partition", "sbatch")
     'error: invalid partition'
     """
-    lines = [" ".join(line.split()) for line in said.strip().splitlines() if line.strip()]
+    lines = [" ".join(line.split()) for line in output.strip().splitlines() if line.strip()]
     for index, line in enumerate(lines):
         if line.startswith("ERROR:"):
-            # What follows says what to do.
+            # The lines after it give the remedy.
             return " ".join(lines[index : index + 3]).removeprefix("ERROR: ")
-    return lines[-1].removeprefix(f"{program}: ") if lines else "it failed and said nothing"
+    return lines[-1].removeprefix(f"{program}: ") if lines else "it failed without a message"

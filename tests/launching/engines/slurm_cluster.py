@@ -1,4 +1,4 @@
-"""A Slurm of four nodes on this machine, thrown away afterwards."""
+"""A temporary Slurm of four nodes on this machine."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import time
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "srun")
 NODES = 4
-# Nodes are named by addresses, so that JAX finds the first of them without a name service.
+# Nodes are named by their addresses: JAX finds the first one without a name service.
 CONFIGURATION = """\
 ClusterName=t5lite
 SlurmctldHost=localhost
@@ -52,13 +52,13 @@ PartitionName=prod Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
 
 
 def missing() -> list[str]:
-    """Returns the programs that are not there."""
+    """Returns the programs that are missing."""
     paths = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     return [name for name in DAEMONS if shutil.which(name, path=paths) is None]
 
 
 class Cluster:
-    """Started when made; `environment` is what its commands need."""
+    """A running cluster; its commands need `environment`."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
@@ -88,21 +88,21 @@ class Cluster:
         self._run("slurmd", "-N", f"127.0.0.{number}")
 
     def kill_node(self, number: int) -> None:
-        """Takes a node away at once, with all that runs on it."""
+        """Kills a node and everything that runs on it."""
         daemon = int((self._folder / f"slurmd-127.0.0.{number}.pid").read_text())
         os.kill(daemon, signal.SIGKILL)
         for process in pathlib.Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 name = f"SLURMD_NODENAME=127.0.0.{number}\0"
                 if name.encode() in (process / "environ").read_bytes():
-                    # The daemon of its step first, which would tell of its end.
+                    # First the daemon of its step, which would report its end.
                     parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
                     if "slurmstepd" in pathlib.Path(f"/proc/{parent}/cmdline").read_text():
                         _kill(parent)
                     _kill(int(process.name))
 
     def run(self, *command: str) -> str:
-        """Runs one of Slurm's commands and returns what it prints."""
+        """Runs a command of Slurm and returns its output."""
         return self._run(*command)
 
     def _run(self, *command: str) -> str:
@@ -112,14 +112,14 @@ class Cluster:
 
     @staticmethod
     def wait(holds, seconds: float = 60) -> None:
-        """Waits until something holds."""
+        """Waits until a condition holds."""
         end = time.monotonic() + seconds
         while not holds():
-            assert time.monotonic() < end, "waited in vain"
+            assert time.monotonic() < end, "timed out"
             time.sleep(0.2)
 
     def stop(self) -> None:
-        """Ends all of it."""
+        """Stops the cluster."""
         subprocess.run(["scancel", "--user=root"], env=self.environment, capture_output=True)
         for path in self._folder.glob("*.pid"):
             _kill(int(path.read_text()))
@@ -131,7 +131,7 @@ def _kill(pid: int) -> None:
 
 
 def _free_ports(count: int) -> int:
-    """Returns the first of so many ports next to each other that nobody listens at."""
+    """Returns the first of `count` consecutive free ports."""
     for first in range(20000 + os.getpid() % 1000 * 10, 32000, count):
         sockets = [socket.socket() for _ in range(count)]
         try:

@@ -1,0 +1,59 @@
+"""Plain tables that fit the terminal: no cell is wrapped or cut."""
+
+import os
+import shutil
+import sys
+from collections.abc import Collection, Sequence
+
+GAP = "  "
+
+
+def terminal_width() -> int | None:
+    """Returns the columns of the terminal, or of COLUMNS; None if the output is no terminal."""
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        return None
+    return shutil.get_terminal_size().columns
+
+
+def columns_text(
+    titles: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    width: int | None,
+    left: Collection[str] = (),
+) -> str:
+    """Returns a table; one that is too wide continues in further blocks below.
+
+    Each block begins with the first column. Only a column that is wider than the terminal by
+    itself exceeds `width`.
+
+    Args:
+        width: columns of the terminal; None for any width.
+        left: titles of the columns that are aligned to the left; others are to the right.
+
+    >>> print(columns_text(["run", "loss", "step"], [["a", "0.5", "7"]], width=10))
+    run  loss
+      a   0.5
+    <BLANKLINE>
+    run  step
+      a     7
+    """
+    columns = list(zip(titles, *rows, strict=True))
+    cells = [_aligned(column, to_left=column[0] in left) for column in columns]
+    blocks: list[list[list[str]]] = []
+    room = 0
+    for column in cells[1:] or cells[:1]:
+        size = len(GAP) + len(column[0])
+        if not blocks or (width is not None and size > room):
+            blocks.append([cells[0]] if cells[1:] else [])
+            room = (width or sys.maxsize) - len(cells[0][0])
+        blocks[-1].append(column)
+        room -= size
+    return "\n\n".join(
+        "\n".join(GAP.join(line).rstrip() for line in zip(*block, strict=True)) for block in blocks
+    )
+
+
+def _aligned(column: Sequence[str], *, to_left: bool) -> list[str]:
+    width = max(map(len, column))
+    return [cell.ljust(width) if to_left else cell.rjust(width) for cell in column]

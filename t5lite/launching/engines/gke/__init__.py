@@ -1,0 +1,1 @@
+"""Trials as JobSets on TPU slices of a GKE cluster."""

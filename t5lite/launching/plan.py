@@ -1,0 +1,33 @@
+"""What a sweep is going to run, in numbers."""
+
+from t5lite.launching.launch import Launch
+from t5lite.launching.sweeps.settings import (
+    SEED_NAMES,
+    count_distinct,
+    num_settings,
+    without_seeds,
+)
+from t5lite.launching.sweeps.space import parse_space
+
+
+def plan_lines(launch: Launch) -> list[str]:
+    """Returns what a sweep is going to run, and whether it exhausts its space; [] of one trial."""
+    if not launch.is_sweep:
+        return []
+    count = launch.num_trials
+    planned = launch.planned
+    if planned:
+        line = f"{launch.name}: {count} trials, {count_distinct(planned)} distinct settings"
+        if any(name in SEED_NAMES for name in planned[0]):
+            settings = count_distinct(map(without_seeds, planned))
+            line += f" ({settings} apart from their seeds)"
+    else:
+        line = f"{launch.name}: {count} trials, whose settings {launch.method} chooses"
+    lines = [line]
+    size = num_settings(parse_space(launch.space_or_listed))
+    if launch.trials is not None and count < launch.trials:
+        lines.append(
+            f"{launch.name}: the search space is exhausted by its {size} settings, so --trials is "
+            f"{count} instead of {launch.trials}; --allow_repeats runs settings more than once"
+        )
+    return lines
