@@ -12,7 +12,7 @@ import gin
 
 from t5lite.core.errors import UserError
 from t5lite.inference.decoding import Decoding
-from t5lite.models.losses import CrossEntropy
+from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.parallel.mesh import Mesh
 
 # Classes whose instances are defaults of parameters: `Mesh.fsdp` can be bound although no file

@@ -10,6 +10,7 @@ from typing import Any
 
 from t5lite.core.errors import UserError, suggestion
 from t5lite.gin_text import decode_own_names
+from t5lite.public_names import REJECTED_NAMES
 
 # What gin raises for text that it cannot parse.
 _PARSE_ERRORS = (
@@ -77,6 +78,8 @@ def _known_error(
         return f"a gin file imports a module that cannot be imported: {_first_line(text)}"
     if match := re.match(r"No configurable matching (?:reference )?'(@?)(.*?)(?:\(\))?'", text):
         is_reference, name = match.groups()
+        if name in REJECTED_NAMES:
+            return f"{name} cannot train in t5lite: {REJECTED_NAMES[name]}{_location(text)}"
         hint = f"; {_QUOTE.format('@')}" if is_reference and not _location(text) else ""
         return (
             f"{name!r} is not a name that gin can bind; {suggestion(name, targets)}"

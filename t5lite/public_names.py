@@ -22,9 +22,9 @@ from t5lite.inference.evaluate import Evaluation
 from t5lite.inference.requests import Inference
 from t5lite.interop.conversion import Conversion
 from t5lite.launching.sweeps.sweep import Sweep
+from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.models.architectures import Classes, DecoderOnly, EncoderDecoder, EncoderOnly
 from t5lite.models.config import T5Config
-from t5lite.models.losses import CrossEntropy
 from t5lite.objectives.causal import Causal
 from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.masked_lm import MaskedLM
@@ -33,10 +33,20 @@ from t5lite.objectives.span_corruption import SpanCorruption
 from t5lite.objectives.supervised import Supervised
 from t5lite.objectives.ul2 import UL2
 from t5lite.optimizers.adafactor import adafactor
+from t5lite.optimizers.function_schedule import optax_schedules
+from t5lite.optimizers.optax_table import REJECTED, is_optax_factory, optax_factories
 from t5lite.optimizers.optimizer import Optimizer, make_optimizer
-from t5lite.optimizers.schedules import Constant, Cosine, InverseSquareRoot, Linear
+from t5lite.optimizers.schedules import (
+    ConstantSchedule,
+    CosineSchedule,
+    InverseSquareRootSchedule,
+    LinearSchedule,
+)
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.run import Run
+from t5lite.training.writers.json_lines import JsonLines
+from t5lite.training.writers.tensorboard import TensorBoard
+from t5lite.training.writers.weights_and_biases import WeightsAndBiases
 
 
 def encoder_decoder(config: T5Config) -> EncoderDecoder:
@@ -85,33 +95,7 @@ def optimizer(name: str, factory: Callable[..., Any]) -> Callable[..., Optimizer
 
 def as_configurable(name: str, target: Callable[..., Any]) -> Callable[..., Any]:
     """Returns what gin builds for a name from a user's own code: optax factories are optimizers."""
-    return optimizer(name, target) if _is_optax_factory(target) else target
-
-
-def _is_optax_factory(target: Any) -> bool:
-    if not inspect.isfunction(target):
-        return False
-    signature = inspect.signature(target)
-    returned = str(signature.return_annotation)
-    return "learning_rate" in signature.parameters and "GradientTransformation" in returned
-
-
-# One searches along a line and needs the loss as a function; the other is deprecated by optax.
-_OPTAX_EXCEPTIONS = ("lbfgs", "optimistic_adam")
-
-
-def _optax_aliases() -> dict[str, Callable[..., Any]]:
-    """Every optimizer that optax exports, by its name there."""
-    found: dict[str, Callable[..., Any]] = {}
-    for name in dir(optax):
-        factory = getattr(optax, name)
-        if (
-            not name.startswith(("_", "scale_by"))
-            and name not in _OPTAX_EXCEPTIONS
-            and _is_optax_factory(factory)
-        ):
-            found[name] = factory
-    return found
+    return optimizer(name, target) if is_optax_factory(target) else target
 
 
 ROOTS: Mapping[str, Callable[..., Any]] = {
@@ -122,6 +106,9 @@ ROOTS: Mapping[str, Callable[..., Any]] = {
     "sweep": Sweep,
     "convert": Conversion,
 }
+
+# Names of optax that cannot be bound, and why.
+REJECTED_NAMES: Mapping[str, str] = REJECTED
 
 TABLE: Mapping[str, Callable[..., Any]] = {
     **ROOTS,
@@ -150,10 +137,14 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "Adafactor": optimizer("Adafactor", adafactor),
     "AdamW": optimizer("AdamW", optax.adamw),
     "Lion": optimizer("Lion", optax.lion),
-    **{f"optax.{k}": optimizer(f"optax.{k}", v) for k, v in _optax_aliases().items()},
-    "Constant": Constant,
-    "InverseSquareRoot": InverseSquareRoot,
-    "Cosine": Cosine,
-    "Linear": Linear,
+    **{name: optimizer(name, factory) for name, factory in optax_factories().items()},
+    "Constant": ConstantSchedule,
+    "InverseSquareRoot": InverseSquareRootSchedule,
+    "Cosine": CosineSchedule,
+    "Linear": LinearSchedule,
+    **{f"optax.{name}": builder for name, builder in optax_schedules().items()},
     "Mesh": Mesh,
+    "JsonLines": JsonLines,
+    "TensorBoard": TensorBoard,
+    "WeightsAndBiases": WeightsAndBiases,
 }

@@ -282,7 +282,7 @@ def test_a_binding_that_no_include_used_is_an_error(tmp_path):
 OWN_CODE = """
 import dataclasses
 import optax
-from t5lite.models.losses import CrossEntropy
+from t5lite.losses.cross_entropy import CrossEntropy
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Half:
@@ -354,7 +354,7 @@ def test_the_resolved_text_imports_names_from_ones_own_code_again(own_code, tmp_
 def test_a_name_without_parentheses_is_the_function_itself(own_code):
     run = load(f"AdamW.learning_rate=@{own_code}:flat")
     assert run.optimizer.learning_rate(step=7) == 0.25
-    assert run.optimizer.learning_rate.__module__ == own_code
+    assert run.optimizer.learning_rate.function.__module__ == own_code
 
 
 @pytest.mark.parametrize(

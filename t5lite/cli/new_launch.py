@@ -139,7 +139,7 @@ def _run_facts(flags: Any, words: Sequence[str], options: dict[str, Any]) -> dic
         raise UserError("launch needs a run file after --, as in -- --gin_file=F")
     # Imported late, with JAX: status and results do without.
     from t5lite.cli.vectorized import ends
-    from t5lite.training.population import check_alike
+    from t5lite.training.one_program import check_one_program
 
     quiet_libraries()
     sys.path.append(os.getcwd())
@@ -150,7 +150,7 @@ def _run_facts(flags: Any, words: Sequence[str], options: dict[str, Any]) -> dic
     if flags.vectorized:
         dropout = any(r.model.config.dropout_rate > 0 for r in (run, *others))
         for other in others:
-            check_alike(run, other, dropout=dropout)
+            check_one_program(run, other, dropout=dropout)
     return {
         "first_score": run.eval_every_steps,
         "last_step": run.total_steps,

@@ -13,26 +13,28 @@ import rich.table
 from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.core.errors import UserError
+from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.models.flops import train_flops
 from t5lite.parallel.hardware import Device, device_of
 from t5lite.parallel.mesh import POPULATION
 from t5lite.planning.costs import Bound, Costs, bound_of, by_kind_and_axis, costs_of
-from t5lite.planning.gathers import held_whole
+from t5lite.planning.gathers import unsplit_arrays
 from t5lite.planning.remedies import remedies
-from t5lite.planning.suggest import Choice, choices, take
+from t5lite.planning.suggest import Candidate, candidates, take_candidate
 from t5lite.planning.topology import devices_of
 from t5lite.training.program import train_program
 from t5lite.training.run import Run
 from t5lite.training.state import state_shapes
+from t5lite.training.step import lower_train_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run on devices that need not be there, and what its step costs on them.
+    """The costs of a run's step on devices, which may be simulated.
 
     Args:
-        batch_shares: parts that the batch is split into.
-        whole: what every device holds whole though the mesh splits it; nothing, if all is well.
+        batch_shares: number of parts into which the batch is split.
+        whole: arrays that every device holds whole although the mesh splits them.
     """
 
     run: Run
@@ -47,14 +49,14 @@ class Plan:
 
     @property
     def bound(self) -> Bound | None:
-        """None where it does not fit, or what the devices can do is not known."""
+        """The minimum time of a step; None if it does not fit or device rates are unknown."""
         if self.device is None or self.costs.program is None:
             return None
         return bound_of(self.costs, self.device, self.mesh)
 
 
 def run(flags: Any, bindings: Sequence[str]) -> None:
-    """Compiles the step of a run for devices that are not there, and prints what it costs."""
+    """Compiles the step of a run for simulated devices and prints its costs."""
     quiet_libraries()
     if flags.topology is None:
         raise UserError("plan needs --topology, such as v5e:16x16, v5p:4x4x4 or cpu:8")
@@ -73,24 +75,26 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     if flags.hlo and made.costs.program is not None:
         pathlib.Path(flags.hlo).write_text(made.costs.program.text)
     if flags.json:
-        report = as_json(made)
+        report = plan_as_json(made)
         print(json.dumps(report if chosen is None else report | {"suggested": chosen.bindings}))
         return
-    show(console, made)
+    print_plan(console, made)
     if chosen is not None:
-        console.print("\nthe best that was tried:")
+        console.print("\nthe best candidate:")
         console.print("  " + " ".join(f"--gin.{b}" for b in chosen.bindings), markup=False)
 
 
 def plan(run: Run, devices: Sequence[Any], topology: str) -> Plan:
-    """Returns what the step of `run` costs on `devices`."""
+    """Returns the costs of the step of `run` on `devices`."""
     mesh = run.mesh.make(devices)
     if POPULATION in mesh.shape:
-        raise UserError("plan is of one run: bind Mesh.population=1 and the devices of a group")
+        raise UserError(
+            "plan compiles a single run: bind Mesh.population=1 and use the devices of one group"
+        )
     program = train_program(run, mesh)
     device = device_of(devices[0].device_kind)
     costs = costs_of(
-        program.lower(),
+        lower_train_step(program),
         program.state.params,
         program.state.opt_state,
         mesh.shape,
@@ -108,7 +112,7 @@ def plan(run: Run, devices: Sequence[Any], topology: str) -> Plan:
         costs=costs,
         whole=()
         if costs.program is None or mesh.shares("batch") == 1
-        else held_whole(
+        else unsplit_arrays(
             costs.program,
             program.state.params,
             rows=run.batch_size // run.microbatches,
@@ -120,25 +124,25 @@ def plan(run: Run, devices: Sequence[Any], topology: str) -> Plan:
 
 def suggest(
     run: Run, devices: Sequence[Any], topology: str, console: rich.console.Console, *, tries: int
-) -> tuple[Choice, Plan]:
-    """Compiles what looks best, one after another, and returns the one with the least bound.
+) -> tuple[Candidate, Plan]:
+    """Compiles the most promising candidates in turn, and returns the one with the lowest bound.
 
     Raises:
-        UserError: where none of those that were tried fits.
+        UserError: if none of the compiled candidates fits.
     """
     device = device_of(devices[0].device_kind)
     if device is None:
         raise UserError(
-            f"--suggest needs devices of which it is known what they can do, got {topology}"
+            f"--suggest needs devices with known rates, such as v5e:16x16, got {topology}"
         )
-    # What the run says of the axes that are to be found does not matter.
+    # The run's sizes of the axes that are searched do not matter.
     mesh = dataclasses.replace(run.mesh, data=-1, fsdp=1, tensor=1).make(devices)
-    shapes, _ = state_shapes(run.model, run.hyperparameters, run.param_dtype)
+    shapes, _ = state_shapes(run.model, run.hyperparameters, run.param_dtype, run.trainable)
     params, optimizer = (
         sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
         for tree in (shapes.params, shapes.opt_state)
     )
-    left = choices(
+    left = candidates(
         run.model,
         run.layout.lengths,
         batch_size=run.batch_size,
@@ -148,28 +152,28 @@ def suggest(
         device=device,
     )
     factor = 1.0
-    best: tuple[Choice, Plan] | None = None
+    best: tuple[Candidate, Plan] | None = None
     for _ in range(min(tries, len(left))):
-        choice = take(left, device, factor)
+        choice = take_candidate(left, device, factor)
         made = plan(_with(run, choice), devices, topology)
         bound = made.bound
         if bound is None or not made.costs.fits:
             factor = max(factor, made.costs.memory.total / choice.bytes)
-            told = f"does not fit, {made.costs.memory.missing / 1e9:.1f} GB missing"
+            result = f"does not fit, {made.costs.memory.missing / 1e9:.1f} GB missing"
         else:
-            told = f"{bound.seconds:.4g} s a step at least, MFU {bound.mfu_fraction:.1%} at most"
+            result = f"at least {bound.seconds:.4g} s a step, MFU at most {bound.mfu_fraction:.1%}"
             if best is None or best[1].bound is None or bound.seconds < best[1].bound.seconds:
                 best = choice, made
-        console.print(f"{' '.join(choice.bindings)}: {told}", markup=False)
+        console.print(f"{' '.join(choice.bindings)}: {result}", markup=False)
     if best is None:
         raise UserError(
-            f"--suggest: none of the {tries} most promising choices fits {topology}; take more "
+            f"--suggest: none of the {tries} most promising candidates fits {topology}; take more "
             "devices, a smaller batch, train.param_dtype=bfloat16 or more --tries"
         )
     return best
 
 
-def _with(run: Run, choice: Choice) -> Run:
+def _with(run: Run, choice: Candidate) -> Run:
     config = dataclasses.replace(run.model.config, remat=choice.remat)
     return dataclasses.replace(
         run,
@@ -179,8 +183,8 @@ def _with(run: Run, choice: Choice) -> Run:
     )
 
 
-def as_json(made: Plan) -> dict[str, Any]:
-    """Returns the plan as plain data, bytes and FLOPs of each device."""
+def plan_as_json(made: Plan) -> dict[str, Any]:
+    """Returns the plan as plain data for JSON; bytes and FLOPs are of each device."""
     costs, bound = made.costs, made.bound
     return {
         "topology": made.topology,
@@ -206,15 +210,17 @@ def as_json(made: Plan) -> dict[str, Any]:
 def _remedies(made: Plan) -> list[str]:
     run = made.run
     return remedies(
-        *(made.costs, run.model, made.mesh),
+        made.costs,
+        run.model,
+        made.mesh,
         rows=run.batch_size // made.batch_shares,
         microbatches=run.microbatches,
-        loss_chunks=run.loss.chunks,
+        loss_chunks=run.loss.chunks if isinstance(run.loss, CrossEntropy) else None,
         param_dtype=run.param_dtype,
     )
 
 
-def show(console: rich.console.Console, made: Plan) -> None:
+def print_plan(console: rich.console.Console, made: Plan) -> None:
     """Prints a plan."""
     costs, memory = made.costs, made.costs.memory
     split = ", ".join(f"{axis} {size}" for axis, size in made.mesh.items() if size > 1)
@@ -229,7 +235,7 @@ def show(console: rich.console.Console, made: Plan) -> None:
         "batch and padding of arguments": memory.inputs,
         "gradients, activations, temporary": memory.temporary,
         "program": memory.code,
-        "in all": memory.total,
+        "total": memory.total,
     }
     for name, size in names.items():
         table.add_row(name, f"{size / 1e6:,.1f}")
@@ -241,7 +247,7 @@ def show(console: rich.console.Console, made: Plan) -> None:
         short = f"does NOT fit: {memory.missing / 1e9:.1f} GB missing of {has:.1f} GB"
         console.print(f"fits in {has:.1f} GB\n" if costs.fits else f"{short}\n")
     if not costs.fits:
-        console.print("what to change:")
+        console.print("flags to try:")
         for line in _remedies(made):
             console.print(f"  {line}", markup=False)
     if costs.program_flops is None:
@@ -249,12 +255,12 @@ def show(console: rich.console.Console, made: Plan) -> None:
     extra = costs.program_flops / costs.model_flops - 1
     console.print(
         f"{costs.program_flops / 1e12:.4g} TFLOP a step on each device; by the formula "
-        f"{costs.model_flops / 1e12:.4g} ({extra:+.1%}: computed again, and the ways to experts)\n"
+        f"{costs.model_flops / 1e12:.4g} ({extra:+.1%}: rematerialization and routing)\n"
     )
     if costs.program is not None and costs.program.unread_loops:
         console.print(
-            f"of {len(costs.program.unread_loops)} loops it cannot be read how often they turn; "
-            "they count as one turn, so FLOPs and traffic are more than is said here\n"
+            f"{len(costs.program.unread_loops)} loops have an unknown number of iterations and "
+            "count as one, so that FLOPs and traffic are higher than printed here\n"
         )
     table = _table("each device sends in a step", "along", "times", "MB")
     for row in by_kind_and_axis(costs.collectives):
@@ -262,7 +268,7 @@ def show(console: rich.console.Console, made: Plan) -> None:
         table.add_row(row["kind"], along, f"{row['times']:,}", f"{row['sent_bytes'] / 1e6:,.1f}")
     console.print(table)
     for name in made.whole:
-        console.print(f"every device holds {name} whole, though the mesh splits it", markup=False)
+        console.print(f"every device holds {name} whole, although the mesh splits it", markup=False)
     if (bound := made.bound) is not None:
         console.print(
             f"\na step takes at least {bound.seconds:.4g} s ({bound.slowest}); compute "

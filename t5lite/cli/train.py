@@ -42,6 +42,6 @@ def run(flags: Any, bindings: Sequence[str]) -> None:
     config_text = configurables.resolved_text()
     command = ["t5lite", *sys.argv[1:]]
     with attempt(model_dir, command) if jax.process_index() == 0 else contextlib.nullcontext():
-        state = train(program, evaluate=evaluate, config_text=config_text)
+        state = train(program, evaluate=evaluate, config_text=config_text, command=command)
     if run.show_examples:
         show_examples(run, mesh, state.params)

@@ -14,8 +14,8 @@ from t5lite.launching.launch import LOG, Launch
 from t5lite.launching.sweeps.space import Scalar, parse_space
 from t5lite.launching.sweeps.study import Study
 from t5lite.launching.trial import complete_trial
-from t5lite.training.population import Entrant, train_population
 from t5lite.training.run import Run
+from t5lite.training.vectorized_loop import VectorizedTrial, train_vectorized
 
 
 def run_vectorized(
@@ -35,7 +35,7 @@ def run_vectorized(
     taken: dict[str, Any] = {}
     evaluations: dict[str, Evaluate] = {}
 
-    def entrants() -> Iterator[Entrant]:
+    def trials() -> Iterator[VectorizedTrial]:
         for number in numbers:
             trial = study.take(number)
             if trial is None:
@@ -49,7 +49,11 @@ def run_vectorized(
             run, evaluation = loaded(arguments[1:])
             taken[run.model_dir] = trial, evaluation
             tell(number, "started")
-            yield Entrant(run, configurables.resolved_text(), ["t5lite", *arguments])
+            yield VectorizedTrial(
+                run=run,
+                config_text=configurables.resolved_text(),
+                command=["t5lite", *arguments],
+            )
 
     def evaluate(run: Run) -> Evaluate:
         evaluation = taken[run.model_dir][1]
@@ -80,8 +84,8 @@ def run_vectorized(
 
     runs = [loaded(launch.arguments(0, row)[1:])[0] for row in ends(launch.space, launch.listed)]
     mesh = runs[0].mesh.make()
-    train_population(
-        entrants(),
+    train_vectorized(
+        trials(),
         min(launch.vectorized or 1, len(numbers)),
         mesh,
         evaluate=evaluate,

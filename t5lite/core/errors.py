@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class UserError(Exception):
@@ -38,7 +38,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return "known: " + (", ".join(names) or "none")
 
 
-def choose(owner: str, name: str, table: Mapping[str, T]) -> T:
+def choose(owner: str, name: str, table: Mapping[str, _T]) -> _T:
     """Returns `table[name]`.
 
     Raises:

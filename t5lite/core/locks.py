@@ -1,4 +1,4 @@
-"""Lock files: the one place that calls flock. A lock ends with the process that holds it."""
+"""Lock files; no other module calls flock. A lock ends with the process that holds it."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from t5lite.core.errors import Unavailable
 
-ATTEMPTS = 5
+LOCK_ATTEMPTS = 5
 
 
 def try_lock(file: IO[Any]) -> bool:
@@ -39,7 +39,7 @@ def hold_lock(path: pathlib.Path, conflict: Callable[[str], str]) -> Iterator[No
         Unavailable: if another process holds the lock.
     """
     with path.open("a+") as file:
-        for remaining in reversed(range(ATTEMPTS)):
+        for remaining in reversed(range(LOCK_ATTEMPTS)):
             if try_lock(file):
                 break
             # A process that only tests the lock holds it for a moment.

@@ -19,7 +19,7 @@ from t5lite.core.errors import UserError
 # array with one number per trial.
 Number = Any
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def static(**kwargs: Any) -> Any:
@@ -28,7 +28,7 @@ def static(**kwargs: Any) -> Any:
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(static,))
-def numeric(cls: type[T]) -> type[T]:
+def numeric(cls: type[_T]) -> type[_T]:
     """Makes `cls` a frozen keyword-only dataclass and a pytree whose leaves are its numbers."""
     made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     names: dict[bool, list[str]] = {True: [], False: []}
@@ -61,7 +61,7 @@ def _is_finite(value: float) -> bool:
         return False
 
 
-def as_inputs(tree: T) -> T:
+def as_inputs(tree: _T) -> _T:
     """Returns `tree` as inputs of the compiled step: Python numbers become float32 arrays.
 
     NumPy values keep their dtype.

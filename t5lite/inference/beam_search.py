@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from t5lite.core.batches import Batch
 from t5lite.inference.decoding import (
     Decoded,
     Decoding,
@@ -21,7 +22,6 @@ from t5lite.inference.decoding import (
     reordered,
 )
 from t5lite.inference.highest import top_k, top_k_of_rows
-from t5lite.models.architectures import Batch
 
 # Below every score there is, and finite, so that sums of it are no NaN.
 NEVER = -1e9

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from t5lite.core.batches import Batch, targets_of, writing_side
 from t5lite.core.errors import UserError
 from t5lite.core.examples import Example, Tokens
 from t5lite.core.numbers import as_inputs, check_number
@@ -20,9 +21,10 @@ from t5lite.data.task import Task
 from t5lite.inference.decoding import Decoding, check_target_lengths
 from t5lite.inference.predict import Prompt, make_predict
 from t5lite.inference.score import make_score
-from t5lite.models.architectures import Batch, EncoderOnly, Model, targets_of, writing_side
-from t5lite.models.batch_loss import batch_loss
-from t5lite.models.losses import CrossEntropy, means
+from t5lite.losses.evaluation import row_sums
+from t5lite.losses.loss import Loss, mean_metrics
+from t5lite.models.apply import ModelApply
+from t5lite.models.architectures import EncoderOnly, Model
 from t5lite.parallel.dispatch import settle
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, check_lengths, local_rows, make_global, on_mesh
@@ -58,7 +60,7 @@ def make_evaluate(
     model: Model,
     task: Task | Mixture,
     layout: Layout,
-    loss: CrossEntropy,
+    loss: Loss,
     mesh: DeviceMesh,
     *,
     split: str,
@@ -97,8 +99,8 @@ def make_evaluate(
     rows, place = local_rows(sharding, batch_size), make_global(sharding, batch_size)
 
     @functools.partial(jax.jit, out_shardings=jax.NamedSharding(mesh.devices, jax.P()))
-    def eval_step(params: Any, loss: CrossEntropy, batch: Batch) -> dict[str, jax.Array]:
-        return batch_loss(model, params, batch, loss, by_row=True)
+    def eval_step(params: Any, loss: Any, batch: Batch) -> dict[str, jax.Array]:
+        return row_sums(loss, ModelApply(model), params, batch)
 
     def sums_of(params: Any, examples: Sequence[Example]) -> dict[str, jax.Array]:
         some = [[examples[row]] if row < len(examples) else [] for row in rows]
@@ -155,7 +157,7 @@ def make_evaluate(
             among[f"{part.category}={name}/"] = np.flatnonzero(np.array(categories) == name)
         scores: dict[str, float] = {}
         for prefix, numbers in among.items():
-            made = _scores({name: values[numbers] for name, values in of_each.items()})
+            made = _scores(loss, {name: values[numbers] for name, values in of_each.items()})
             if predictions:
                 answers = [asked[number].answers for number in numbers]
                 made |= part.score(answers, [predictions[number] for number in numbers])
@@ -167,7 +169,9 @@ def make_evaluate(
         if len(parts) == 1:
             return parts[task.tasks[0].name][1]
         every = [sums for sums, _ in parts.values()]
-        scores = _scores({name: np.concatenate([s[name] for s in every]) for name in every[0]})
+        scores = _scores(
+            loss, {name: np.concatenate([s[name] for s in every]) for name in every[0]}
+        )
         for name, (_, of_task) in parts.items():
             scores |= {f"{name}/{score}": value for score, value in of_task.items()}
         return scores
@@ -232,13 +236,13 @@ def _make_predict_all(
     return predict_all
 
 
-def _scores(sums: Sums) -> dict[str, float]:
+def _scores(loss: Loss, sums: Sums) -> dict[str, float]:
     """Returns what numbers of some examples amount to."""
     has_targets = sums["tokens"] > 0
     examples = float(has_targets.sum())
     right = float((has_targets & (sums["correct"] == sums["tokens"])).sum())
     total = {name: math.fsum(values.tolist()) for name, values in sums.items()}
-    scores = means([total])
+    scores = mean_metrics(loss, [total])
     bits = total["cross_entropy"] / math.log(2)
     return {
         **scores,

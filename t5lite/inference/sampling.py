@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from t5lite.core.batches import Batch
 from t5lite.core.streams import stream
 from t5lite.inference.decoding import (
     Decoded,
@@ -22,7 +23,6 @@ from t5lite.inference.decoding import (
 )
 from t5lite.inference.filters import keep_top_k, keep_top_p
 from t5lite.inference.highest import top_k
-from t5lite.models.architectures import Batch
 
 # Samples of a row that are written together. They share one cache, of which each attends to all, so
 # that many would cost their square.

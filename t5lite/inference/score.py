@@ -12,9 +12,9 @@ from t5lite.core.numbers import as_inputs
 from t5lite.data.batching.features import DecoderLayout, EncoderDecoderLayout, Layout, batch_of
 from t5lite.inference.buckets import batches_by_length, bucket
 from t5lite.inference.decoding import GenerativeModel
+from t5lite.losses.cross_entropy import CrossEntropy
+from t5lite.models.apply import ModelApply
 from t5lite.models.architectures import Batch, EncoderDecoder
-from t5lite.models.batch_loss import batch_loss
-from t5lite.models.losses import CrossEntropy
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
 
@@ -54,7 +54,7 @@ def make_score(
 
     @functools.partial(jax.jit, out_shardings=jax.NamedSharding(mesh.devices, jax.P()))
     def sums_of(params: Any, loss: CrossEntropy, batch: Batch) -> Any:
-        sums = batch_loss(model, params, batch, loss, by_row=True)
+        sums = loss(ModelApply(model), params, batch, by_row=True)
         return sums["cross_entropy"], sums["tokens"]
 
     def score(

@@ -1,7 +1,6 @@
 """Whole models: from a batch to logits. What a batch holds is named in `data.features`."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from t5lite.core.batches import Batch
 from t5lite.core.errors import UserError
 from t5lite.core.lazy import by_name
 from t5lite.core.numbers import Number
@@ -19,9 +19,6 @@ from t5lite.models.encoder import Encoder
 from t5lite.models.initializers import Constant, Parameter, Scaled, parameter
 from t5lite.models.layers import Embedding, Linear
 from t5lite.models.masks import causal_mask, prefix_mask, segment_mask
-
-# Arrays by name; NumPy's and JAX's, and inside `jax.eval_shape` their shapes alone.
-Batch = Mapping[str, Any]
 
 
 class WithDecoder(nn.Module):
@@ -262,17 +259,6 @@ def mean_of_segments(
 
 
 Model = EncoderDecoder | DecoderOnly | EncoderOnly
-
-
-def writing_side(batch: Batch) -> str:
-    """Returns which stack writes the targets of a batch: the decoder, or an encoder alone."""
-    return "decoder" if "decoder_target_tokens" in batch else "encoder"
-
-
-def targets_of(batch: Batch) -> tuple[Any, Any]:
-    """Returns the targets of a batch and their weights."""
-    side = writing_side(batch)
-    return batch[f"{side}_target_tokens"], batch[f"{side}_loss_weights"]
 
 
 def init(model: Model, key: Key[Array, ""]) -> Any:

@@ -1,47 +1,54 @@
-"""Learning rates as functions of the step; all of their numbers are inputs of the program."""
+"""Learning rates as functions of the step. All numbers of these classes are inputs of the program.
+
+Schedules of optax and functions of one's own are in `function_schedule`.
+"""
 
 from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from t5lite.core.numbers import Number, check_number, numeric
+from t5lite.core.fields import check_fields
+from t5lite.core.numbers import Number, numeric
 
-Step = int | Int[Array, ""]
+StepNumber = int | Int[Array, ""]
 
 
 @runtime_checkable
 class Schedule(Protocol):
     """The learning rate at a step, counted from 0."""
 
-    def __call__(self, step: Step) -> Float[Array, ""]: ...
+    def __call__(self, step: StepNumber) -> Float[Array, ""]: ...
 
 
 @numeric
-class Constant:
+class ConstantSchedule:
     """One rate, after a linear warm-up from 0 over `warmup_steps`.
 
-    >>> [round(float(Constant(learning_rate=0.1, warmup_steps=2)(s)), 3) for s in range(4)]
+    >>> schedule = ConstantSchedule(learning_rate=0.1, warmup_steps=2)
+    >>> [round(float(schedule(s)), 3) for s in range(4)]
     [0.05, 0.1, 0.1, 0.1]
     """
+
+    gin_name = "Constant"
 
     learning_rate: Number
     warmup_steps: Number = 0
 
     def __post_init__(self) -> None:
-        _check("Constant", learning_rate=self.learning_rate, warmup_steps=self.warmup_steps)
+        check_fields(self, ("learning_rate", "warmup_steps"), "at least 0", lambda x: x >= 0)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: StepNumber) -> Float[Array, ""]:
         return self.learning_rate * _warmup(step, self.warmup_steps)
 
 
 @numeric
-class InverseSquareRoot:
+class InverseSquareRootSchedule:
     """T5's pre-training schedule: learning_rate / sqrt(max(step, warmup_steps)).
 
-    The rate is flat, not rising, over the first `warmup_steps`: with 1.0 and 10,000 it is 0.01.
+    The rate is constant over the first `warmup_steps`, not rising: with 1.0 and 10,000 it is 0.01.
 
-    >>> schedule = InverseSquareRoot(learning_rate=1.0, warmup_steps=10_000)
+    >>> schedule = InverseSquareRootSchedule(learning_rate=1.0, warmup_steps=10_000)
     >>> [round(float(schedule(s)), 4) for s in (0, 10_000, 40_000)]
     [0.01, 0.01, 0.005]
 
@@ -49,28 +56,30 @@ class InverseSquareRoot:
     `constant * rsqrt_decay`.
     """
 
+    gin_name = "InverseSquareRoot"
+
     learning_rate: Number = 1.0
     warmup_steps: Number = 10_000
 
     def __post_init__(self) -> None:
-        _check("InverseSquareRoot", learning_rate=self.learning_rate)
-        check_number(
-            "InverseSquareRoot.warmup_steps", self.warmup_steps, "at least 1", lambda n: n >= 1
-        )
+        check_fields(self, ("learning_rate",), "at least 0", lambda x: x >= 0)
+        check_fields(self, ("warmup_steps",), "at least 1", lambda n: n >= 1)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: StepNumber) -> Float[Array, ""]:
         steps = jnp.maximum(jnp.asarray(step, jnp.float32), self.warmup_steps)
         return self.learning_rate / jnp.sqrt(steps)
 
 
 @numeric
-class Cosine:
+class CosineSchedule:
     """Half a cosine from `learning_rate` to `final_rate` at `decay_steps`, after a warm-up.
 
-    >>> schedule = Cosine(learning_rate=1.0, final_rate=0.1, warmup_steps=2, decay_steps=12)
+    >>> schedule = CosineSchedule(learning_rate=1.0, final_rate=0.1, warmup_steps=2, decay_steps=12)
     >>> [round(float(schedule(s)), 3) for s in (0, 1, 2, 7, 12, 20)]
     [0.5, 1.0, 1.0, 0.55, 0.1, 0.1]
     """
+
+    gin_name = "Cosine"
 
     learning_rate: Number
     decay_steps: Number
@@ -78,22 +87,24 @@ class Cosine:
     warmup_steps: Number = 0
 
     def __post_init__(self) -> None:
-        _check_decay("Cosine", self)
+        _check_decay(self)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: StepNumber) -> Float[Array, ""]:
         share = 0.5 * (1.0 + jnp.cos(jnp.pi * _decayed_fraction(step, self)))
         rate = self.final_rate + (self.learning_rate - self.final_rate) * share
         return rate * _warmup(step, self.warmup_steps)
 
 
 @numeric
-class Linear:
+class LinearSchedule:
     """A straight line from `learning_rate` to `final_rate` at `decay_steps`, after a warm-up.
 
-    >>> schedule = Linear(learning_rate=1.0, warmup_steps=2, decay_steps=12)
+    >>> schedule = LinearSchedule(learning_rate=1.0, warmup_steps=2, decay_steps=12)
     >>> [round(float(schedule(s)), 3) for s in (0, 1, 2, 7, 12, 20)]
     [0.5, 1.0, 1.0, 0.5, 0.0, 0.0]
     """
+
+    gin_name = "Linear"
 
     learning_rate: Number
     decay_steps: Number
@@ -101,36 +112,29 @@ class Linear:
     warmup_steps: Number = 0
 
     def __post_init__(self) -> None:
-        _check_decay("Linear", self)
+        _check_decay(self)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: StepNumber) -> Float[Array, ""]:
         share = 1.0 - _decayed_fraction(step, self)
         rate = self.final_rate + (self.learning_rate - self.final_rate) * share
         return rate * _warmup(step, self.warmup_steps)
 
 
-def _warmup(step: Step, warmup_steps: Number) -> Float[Array, ""]:
-    """Rises in equal parts to 1 at step `warmup_steps` - 1: the first step does learn."""
+def _warmup(step: StepNumber, warmup_steps: Number) -> Float[Array, ""]:
+    """Rises linearly to 1 at step `warmup_steps` - 1, so that the first step has a rate over 0."""
     return jnp.minimum(1.0, (jnp.asarray(step, jnp.float32) + 1.0) / jnp.maximum(warmup_steps, 1))
 
 
-def _decayed_fraction(step: Step, schedule: Cosine | Linear) -> Float[Array, ""]:
+def _decayed_fraction(
+    step: StepNumber, schedule: CosineSchedule | LinearSchedule
+) -> Float[Array, ""]:
     past = jnp.asarray(step, jnp.float32) - schedule.warmup_steps
-    # A run cut shorter than its warm-up, to try something, has no decay and is no mistake.
+    # A trial run that is shorter than its warm-up has no decay; that is no mistake.
     length = jnp.maximum(schedule.decay_steps - schedule.warmup_steps, 1)
     return jnp.clip(past / length, 0.0, 1.0)
 
 
-def _check(owner: str, **numbers: Number) -> None:
-    for name, value in numbers.items():
-        check_number(f"{owner}.{name}", value, "at least 0", lambda x: x >= 0)
-
-
-def _check_decay(owner: str, schedule: Cosine | Linear) -> None:
-    _check(
-        owner,
-        learning_rate=schedule.learning_rate,
-        final_rate=schedule.final_rate,
-        warmup_steps=schedule.warmup_steps,
-    )
-    check_number(f"{owner}.decay_steps", schedule.decay_steps, "at least 1", lambda n: n >= 1)
+def _check_decay(schedule: CosineSchedule | LinearSchedule) -> None:
+    names = ("learning_rate", "final_rate", "warmup_steps")
+    check_fields(schedule, names, "at least 0", lambda x: x >= 0)
+    check_fields(schedule, ("decay_steps",), "at least 1", lambda n: n >= 1)

@@ -1,4 +1,4 @@
-"""What devices can do, by the kind that JAX calls them."""
+"""Rates and memory of devices, by the device kind that JAX reports."""
 
 import dataclasses
 
@@ -9,10 +9,10 @@ class Device:
 
     Args:
         flops: dense bfloat16 FLOP/s.
-        hbm_bytes: memory; None for GPUs, which come with more than one size.
-        ici_bytes_per_second: what all links to neighbours in its slice can send; None where there
-            are none, or it is not known.
-        dcn_bytes_per_second: what can be sent to other slices.
+        hbm_bytes: memory; None for GPUs, of which there are several sizes.
+        ici_bytes_per_second: send rate of all links to neighbours in the slice together; None if it
+            has none, or the rate is unknown.
+        dcn_bytes_per_second: send rate to other slices.
     """
 
     flops: float
@@ -23,8 +23,8 @@ class Device:
 
 GIB = 2.0**30
 
-# Rates are the makers': NVIDIA's data sheets and cloud.google.com/tpu/docs. Links of TPUs are
-# counted one way: 4 of 45 or 90 GB/s on a torus of two dimensions, 6 on one of three.
+# Rates are from NVIDIA's data sheets and cloud.google.com/tpu/docs. TPU links are counted in one
+# direction: 4 links of 45 or 90 GB/s on a torus of two dimensions, 6 on one of three.
 DEVICES = {
     "NVIDIA A100": Device(flops=312e12),
     "NVIDIA H100": Device(flops=989.4e12),
@@ -64,9 +64,9 @@ DEVICES = {
 
 
 def device_of(kind: str) -> Device | None:
-    """Returns what a device can do, or None where it is not known, as of CPUs.
+    """Returns rates and memory of a device kind; None if they are unknown, as for CPUs.
 
-    NVIDIA's kinds may go on with the form factor, and the longest fit is meant.
+    A kind of NVIDIA may end in a form factor; the longest matching name applies.
 
     >>> device_of("NVIDIA H100 80GB HBM3").flops, device_of("TPU v5 lite").flops, device_of("cpu")
     (989400000000000.0, 197000000000000.0, None)

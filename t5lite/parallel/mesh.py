@@ -1,4 +1,4 @@
-"""The mesh of devices: what its axes are for, and how devices are arranged along them."""
+"""The mesh of devices: the meaning of its axes, and the order of devices along them."""
 
 import dataclasses
 import math
@@ -11,27 +11,28 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType
 
 from t5lite.core.errors import UserError
+from t5lite.core.fields import field_error
 from t5lite.parallel.rules import MESH_AXES, Rules, with_rules
 
-# The outermost axis where `Mesh.population` is over 1; else there is none of that name.
+# The outermost axis if `Mesh.population` is over 1; otherwise the mesh has no such axis.
 POPULATION = "population"
 
 
 @dataclasses.dataclass(frozen=True)
 class DeviceMesh:
-    """Devices along named axes, and the rules by which arrays are split among them."""
+    """Devices along named axes, and the rules that split arrays among them."""
 
     devices: jax.sharding.Mesh
     rules: Rules
 
     @property
     def shape(self) -> dict[str, int]:
-        """Devices along each axis."""
+        """The number of devices along each axis."""
         return dict(self.devices.shape)
 
     @property
     def size(self) -> int:
-        """All devices."""
+        """The number of devices."""
         return self.devices.size
 
     @property
@@ -40,7 +41,7 @@ class DeviceMesh:
         return str(self.devices.devices.flat[0].platform)
 
     def without(self, axis: str) -> "DeviceMesh":
-        """Returns the same devices with a logical axis that nothing splits."""
+        """Returns the same devices with rules that do not split a logical axis."""
         return DeviceMesh(self.devices, {**self.rules, axis: ()})
 
     def shares(self, axis: str) -> int:
@@ -50,23 +51,23 @@ class DeviceMesh:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """Sizes of the mesh axes, in devices; one may be -1 and takes all that the others leave.
+    """Sizes of the mesh axes, in devices; one may be -1 and takes all remaining devices.
 
     Args:
-        dcn: copies of the parameters, one in each slice, with a slow network between them that only
-            gradients cross; None for as many as TPUs have slices, and 1 for all other devices.
+        dcn: copies of the parameters, one in each slice, with a slow network between slices that
+            only gradients cross; None for the number of TPU slices, and 1 for all other devices.
         data: copies of the parameters in a slice, each working on its share of the batch.
-        fsdp: shares of the batch among which parameters and optimizer state are split too.
-        expert: shares of the batch among which the experts of a mixture are split.
+        fsdp: shares of the batch; parameters and optimizer state are split among them too.
+        expert: shares of the batch; the experts of a mixture are split among them.
         sequence: shares of the tokens of a row.
         tensor: shares of heads, feed-forward width and vocabulary.
-        population: groups of devices among which the runs of a vectorized sweep are split; each
-            group has a mesh of all the others. What trains alone does the same in each.
+        population: groups of devices that share the trials of a vectorized sweep; each group has a
+            mesh of all other axes. A single run does the same in every group.
         rules: changes to `parallel.rules.RULES`, pairs of a logical axis and the mesh axes that
             split it, as in [('embed', ['fsdp', 'data']), ('vocab', None)].
 
     Raises:
-        UserError: for a size under 1, -1 for `dcn` or more than once, or rules that collide.
+        UserError: for a size under 1, -1 for `dcn` or more than once, or conflicting rules.
     """
 
     dcn: int | None = None
@@ -87,14 +88,14 @@ class Mesh:
                 f"dcn, got {sizes}"
             )
         if self.population < 1:
-            raise UserError(f"Mesh.population must be a number > 0, got {self.population}")
+            raise field_error(self, "population", "a number > 0")
         with_rules(self.rules)
 
     def make(self, devices: Sequence[Any] | None = None) -> DeviceMesh:
-        """Returns the mesh over `devices`, by default all that there are.
+        """Returns the mesh over `devices`, by default all devices.
 
         Raises:
-            UserError: where the sizes do not make up the number of devices, or `dcn` is not the
+            UserError: if the sizes do not multiply to the number of devices, or `dcn` is not the
                 number of slices.
         """
         devices = jax.devices() if devices is None else list(devices)
@@ -109,7 +110,7 @@ class Mesh:
                 "set one axis to -1 to let it take the rest"
             )
         shape = [count // given if size == -1 else size for size in sizes.values()]
-        # Neighbours on the network are neighbours on the last axes, which talk most.
+        # Neighbours on the network are neighbours along the last axes, which communicate most.
         arranged = [
             mesh_utils.create_device_mesh(shape[1:], part, allow_split_physical_axes=True)
             for part in slices
@@ -119,11 +120,9 @@ class Mesh:
         return DeviceMesh(mesh, with_rules(self.rules))
 
     def _groups(self, devices: Sequence[Any]) -> DeviceMesh:
-        """The same mesh over each of some equal parts of the devices."""
+        """Returns the same mesh over each of several equal groups of devices."""
         if len(devices) % self.population:
-            raise UserError(
-                f"Mesh.population must divide the {len(devices)} devices, got {self.population}"
-            )
+            raise field_error(self, "population", f"a divisor of the {len(devices)} devices")
         size, one = len(devices) // self.population, dataclasses.replace(self, population=1)
         parts = [one.make(devices[start : start + size]) for start in range(0, len(devices), size)]
         grid = np.stack([part.devices.devices for part in parts])
@@ -133,10 +132,10 @@ class Mesh:
 
 
 def _slices(devices: Sequence[Any], wanted: int | None) -> list[list[Any]]:
-    """Devices with a fast network between them; where none is told, equal parts in their order."""
+    """Returns devices by slice; if slices are unknown, equal groups in order."""
     by_slice: dict[Any, list[Any]] = {}
     for device in devices:
-        # GPUs have one too, but a node of them is no place that parameters must stay in.
+        # GPUs have this attribute too, but parameters may be split across their nodes.
         index = getattr(device, "slice_index", None) if device.platform == "tpu" else None
         by_slice.setdefault(index, []).append(device)
     if len(by_slice) > 1 and wanted != 1:

@@ -1,4 +1,4 @@
-"""Several processes as one program: who they are, and that all of them are there."""
+"""Several processes as one program: their indices, and a check that all of them have started."""
 
 import contextlib
 import os
@@ -13,33 +13,36 @@ from jax.experimental import multihost_utils
 
 from t5lite.core.errors import Unavailable, UserError
 
-# The names by which a process is told by hand who it is. JAX itself reads the first.
-ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+# Environment variables that set the process by hand. JAX itself reads the first.
+ADDRESS = "JAX_COORDINATOR_ADDRESS"
+COUNT = "JAX_NUM_PROCESSES"
+PROCESS_ID = "JAX_PROCESS_ID"
 # How long processes wait for each other at the start.
 TIMEOUT = "T5LITE_START_TIMEOUT_SECONDS"
-# A process that says nothing for so long is taken for dead, and all end.
+# A process without a heartbeat for this long counts as dead, and all others end.
 HEARTBEAT_SECONDS = 30
-# In which all end when one has: where it failed the others wait for it, and it for them.
+# The time in which all processes end after one has failed.
 SHUTDOWN_SECONDS = 60
-SAYS_WITHIN_SECONDS = 1.0
+# The time in which a process that connects must identify itself.
+IDENTIFY_SECONDS = 1.0
 
 
 def start_processes() -> None:
-    """Joins this process with the others of its job, if its environment tells of any.
+    """Connects this process with the others of its job, if the environment describes any.
 
-    Call it before JAX has seen a device. Who it is a process is told by what JAX can read: Slurm,
-    Cloud TPU, and with further packages Open MPI and Kubernetes; or by hand, which goes first, with
-    JAX_COORDINATOR_ADDRESS=HOST:PORT (of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID. Without
-    any of them the process is on its own, as it is with JAX_NUM_PROCESSES=1.
+    Call it before JAX initializes its devices. JAX reads the environments of Slurm and Cloud TPU,
+    and with further packages those of Open MPI and Kubernetes. Set by hand, the variables
+    JAX_COORDINATOR_ADDRESS=HOST:PORT (of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID take
+    precedence. Without any of them, or with JAX_NUM_PROCESSES=1, the process runs alone.
 
     Raises:
-        UserError: where one of the three is missing or out of range, what tells of the processes
-            cannot be read, or one does not come within T5LITE_START_TIMEOUT_SECONDS (300 if not
+        UserError: if one of the three variables is missing or out of range, the environment cannot
+            be read, or a process does not start within T5LITE_START_TIMEOUT_SECONDS (300 if not
             set).
     """
     seconds = _whole_number(TIMEOUT, os.environ.get(TIMEOUT) or "300", least=1)
     if not os.environ.get(ADDRESS):
-        # Set and empty it would pass for an address.
+        # JAX would use an empty value as an address.
         os.environ.pop(ADDRESS, None)
     if (os.environ.get(COUNT) or "") == "1":
         return
@@ -47,7 +50,7 @@ def start_processes() -> None:
     address, count, index, local_devices = found
     if count is None or index is None:
         if address is not None:
-            raise UserError(f"{COUNT} and {INDEX} are needed besides {ADDRESS}")
+            raise UserError(f"{COUNT} and {PROCESS_ID} are required with {ADDRESS}")
         return
     if count == 1:
         return
@@ -64,14 +67,14 @@ def start_processes() -> None:
 
 
 def everywhere(holds: bool) -> bool:
-    """Whether something holds in all processes, each of which has to ask."""
+    """Whether `holds` is true in all processes; all of them must call it."""
     return bool(np.all(multihost_utils.process_allgather(np.bool_(holds))))
 
 
 def _detected(seconds: int) -> Any:
-    """Address, count, index and local devices as JAX finds them, all None where it finds none."""
-    # NOTE: JAX tells who is where only while it connects, and ends the process with a stack trace
-    # where one is missing; this is what it asks.
+    """Returns address, count, index and local devices as JAX detects them; None if it cannot."""
+    # NOTE: JAX detects them only while it connects, and then aborts with a stack trace if a process
+    # is missing. This is the function that it calls.
     from jax._src.clusters import ClusterEnv
 
     given = os.environ.get(ADDRESS)
@@ -82,28 +85,28 @@ def _detected(seconds: int) -> Any:
     except (RuntimeError, ImportError, ValueError, KeyError, IndexError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"the processes of this job cannot be told: {reason}; set {ADDRESS}, {COUNT} and "
-            f"{INDEX}, or {COUNT}=1 to run alone"
+            f"the processes of this job cannot be detected: {reason}; set {ADDRESS}, {COUNT} and "
+            f"{PROCESS_ID}, or {COUNT}=1 to run alone"
         ) from error
 
 
 def _by_hand(environment: Mapping[str, str]) -> tuple[str, int, int, None] | None:
-    given = {name: environment.get(name) for name in (ADDRESS, COUNT, INDEX)}
+    given = {name: environment.get(name) for name in (ADDRESS, COUNT, PROCESS_ID)}
     address, count, index = given.values()
     if count is None and index is None:
         return None
     if address is None or count is None or index is None:
         missing = next(name for name, value in given.items() if value is None)
         raise UserError(
-            f"{missing} is needed besides {', '.join(n for n in given if n != missing)}: a process "
-            "is told of the others by all three"
+            f"{missing} is required with {', '.join(n for n in given if n != missing)}; set all "
+            "three"
         )
     number = _whole_number(COUNT, count, least=1)
-    place = _whole_number(INDEX, index, least=0)
-    if place >= number:
-        raise UserError(f"{INDEX} must be under {COUNT} ({number}), got {place}")
+    own_index = _whole_number(PROCESS_ID, index, least=0)
+    if own_index >= number:
+        raise UserError(f"{PROCESS_ID} must be under {COUNT} ({number}), got {own_index}")
     _host_and_port(address)
-    return address, number, place, None
+    return address, number, own_index, None
 
 
 def _whole_number(name: str, text: str, *, least: int) -> int:
@@ -120,19 +123,19 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def roll_call(address: str, count: int, index: int, seconds: float) -> None:
-    """Returns once all processes of a job have called it.
+    """Returns when all processes of a job have called it.
 
-    Process 0 listens at the address that it will need afterwards for JAX, the others tell it their
-    numbers, and when all have come, or time is up, it tells them.
+    Process 0 listens at the address that JAX uses afterwards. The other processes send their index,
+    and process 0 answers when all have connected, or at the deadline.
 
     Args:
         address: HOST:PORT of process 0.
-        count: of processes.
-        index: of this one.
-        seconds: how long it waits.
+        count: number of processes.
+        index: of this process.
+        seconds: until the deadline.
 
     Raises:
-        Unavailable: in every process that came, naming those that did not.
+        Unavailable: in every process that called it, naming those that did not.
     """
     deadline = time.monotonic() + seconds
     host, port = _host_and_port(address)
@@ -141,13 +144,13 @@ def roll_call(address: str, count: int, index: int, seconds: float) -> None:
     )
     if answer:
         raise Unavailable(
-            f"{answer} did not come within {seconds:g} seconds; look at what it says, or set "
-            f"{TIMEOUT} for slower ones"
+            f"{answer} did not start within {seconds:g} seconds; read its log, or set {TIMEOUT} "
+            "to wait longer"
         )
 
 
 def _call(port: int, count: int, deadline: float) -> str:
-    """Waits for processes 1 to count - 1; returns who is missing, "" for nobody."""
+    """Waits for processes 1 to count - 1; returns which are missing, "" if none is."""
     with contextlib.ExitStack() as stack:
         try:
             both = socket.has_dualstack_ipv6()
@@ -157,19 +160,19 @@ def _call(port: int, count: int, deadline: float) -> str:
             )
         except OSError as error:
             raise Unavailable(
-                f"process 0 cannot listen at port {port}: {error.strerror}; set another one in "
-                f"{ADDRESS}, or where that is not set in JAX_COORDINATOR_PORT"
+                f"process 0 cannot listen at port {port}: {error.strerror}; set another port in "
+                f"{ADDRESS}, or in JAX_COORDINATOR_PORT if the former is not set"
             ) from error
         present: dict[int, socket.socket] = {}
         while len(present) < count - 1 and (left := deadline - time.monotonic()) > 0:
             listener.settimeout(left)
-            with _until_too_late():
+            with _ignored_errors():
                 peer = stack.enter_context(listener.accept()[0])
-                # Who connects and says nothing is no process of the job, and must not hold up one.
-                peer.settimeout(SAYS_WITHIN_SECONDS)
-                said = peer.makefile("rb").readline(100).split()
-                if len(said) == 2 and said[0] == b"%d" % count and said[1].isdigit():
-                    present[int(said[1])] = peer
+                # A stranger that connects and sends nothing must not delay the job.
+                peer.settimeout(IDENTIFY_SECONDS)
+                words = peer.makefile("rb").readline(100).split()
+                if len(words) == 2 and words[0] == b"%d" % count and words[1].isdigit():
+                    present[int(words[1])] = peer
         missing = [str(i) for i in range(1, count) if i not in present]
         plural = "es" if len(missing) > 1 else ""
         answer = f"process{plural} {', '.join(missing)} of {count}" if missing else ""
@@ -180,9 +183,9 @@ def _call(port: int, count: int, deadline: float) -> str:
 
 
 def _present(host: str, port: int, count: int, index: int, deadline: float) -> str:
-    """Tells process 0 that process `index` is there; returns its answer."""
+    """Reports process `index` to process 0 and returns its answer."""
     while (left := deadline - time.monotonic()) > 0:
-        with _until_too_late(), socket.create_connection((host, port), timeout=left) as peer:
+        with _ignored_errors(), socket.create_connection((host, port), timeout=left) as peer:
             peer.sendall(f"{count} {index}\n".encode())
             # Process 0 answers at its own deadline, which may be a little later.
             peer.settimeout(left + 10)
@@ -193,7 +196,7 @@ def _present(host: str, port: int, count: int, index: int, deadline: float) -> s
 
 
 @contextlib.contextmanager
-def _until_too_late() -> Iterator[None]:
-    """A process that is not there yet, or hangs up, is waited for on."""
+def _ignored_errors() -> Iterator[None]:
+    """Ignores network errors, because a process that has not started yet may start later."""
     with contextlib.suppress(OSError):
         yield

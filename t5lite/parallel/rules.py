@@ -1,6 +1,6 @@
-"""Rules, as data: which axes of the mesh split which logical axes of arrays.
+"""Sharding rules as data: which mesh axes split which logical axes of arrays.
 
-Parameters and activations name their dimensions; only here is said where each of them lives.
+Parameters and activations name their dimensions; only these rules map names to devices.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,17 @@ from t5lite.core.errors import UserError, check_choice
 Axes = tuple[str | None, ...]
 Rules = Mapping[str, tuple[str, ...]]
 
-# What a mesh axis splits is told in `mesh.Mesh`. The slowest network comes first.
+# `mesh.Mesh` documents what each axis splits. The axis on the slowest network comes first.
 MESH_AXES = ("dcn", "data", "fsdp", "expert", "sequence", "tensor")
 
 # Logical axis -> the mesh axes that split it.
 RULES: Rules = {
     "batch": ("dcn", "data", "fsdp", "expert"),
     "length": ("sequence",),
-    # Of keys and values: every query needs all of them.
+    # Keys and values are not split: every query needs all of them.
     "key_length": (),
     "activation_embed": (),
-    # Rows of the batch where tokens are with their experts.
+    # Rows of the batch after tokens are sent to their experts.
     "expert_batch": ("dcn", "data", "fsdp"),
     "vocab": ("tensor",),
     "heads": ("tensor",),
@@ -37,11 +37,11 @@ RULES: Rules = {
     "classes": (),
 }
 
-# The logical axes of which all is done for each row apart.
+# Logical axes along which every row is computed independently.
 ROWS = {"batch", "expert_batch"}
 
-# The axes of activations that the networks place. Those of parameters are known with each model.
-ACTIVATIONS: tuple[Axes, ...] = (
+# The axes of activations that models constrain. The axes of parameters depend on the model.
+ACTIVATION_AXES: tuple[Axes, ...] = (
     ("batch", "length", "activation_embed"),
     ("batch", "length", "heads", "kv"),
     ("batch", "key_length", "heads", "kv"),
@@ -53,11 +53,11 @@ ACTIVATIONS: tuple[Axes, ...] = (
 
 
 def with_rules(changes: Sequence[Any]) -> Rules:
-    """Returns `RULES` with the pairs (logical axis, mesh axis, or several, or None) of `changes`.
+    """Returns `RULES` changed by pairs of a logical axis and a mesh axis, several of them, or None.
 
     Raises:
-        UserError: for a name that is unknown, or where one mesh axis would split two dimensions of
-            an activation.
+        UserError: for an unknown name, or if one mesh axis would split two dimensions of an
+            activation.
 
     >>> with_rules([("embed", ["fsdp", "data"]), ("mlp", None)])["embed"]
     ('fsdp', 'data')
@@ -79,7 +79,7 @@ def with_rules(changes: Sequence[Any]) -> Rules:
         for axis in axes:
             check_choice(f"Mesh.rules: mesh axis of {name!r}", axis, MESH_AXES)
         rules[name] = axes
-    for activation in ACTIVATIONS:
+    for activation in ACTIVATION_AXES:
         spec_of(activation, rules, owner="Mesh.rules")
     return rules
 
@@ -88,7 +88,7 @@ def spec_of(axes: Axes, rules: Rules, *, owner: str) -> PartitionSpec:
     """Returns the mesh axes that split each dimension of an array, given their logical names.
 
     Raises:
-        UserError: where one mesh axis would split two of them.
+        UserError: if one mesh axis would split two of them.
     """
     seen: dict[str, str | None] = {}
     for name in axes:

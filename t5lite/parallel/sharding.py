@@ -1,4 +1,4 @@
-"""From names of axes to shardings, and from a process's rows to global arrays."""
+"""Shardings from the names of axes, and global arrays from the rows of each process."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,7 @@ from t5lite.parallel.rules import ROWS, Axes, spec_of
 
 @contextlib.contextmanager
 def on_mesh(mesh: DeviceMesh) -> Iterator[None]:
-    """What is traced inside puts its arrays where the rules say."""
+    """Traces inside the context with the mesh and its rules."""
     with jax.set_mesh(mesh.devices), nn.logical_axis_rules(list(mesh.rules.items())):
         yield
 
@@ -28,7 +28,7 @@ def sharding_of(
     """Returns the sharding of an array whose dimensions have the logical names `axes`.
 
     Raises:
-        UserError: where mesh axes do not divide the dimension that they split, or one would split
+        UserError: if mesh axes do not divide the dimension that they split, or one axis would split
             two dimensions.
     """
     assert len(axes) == len(shape), (owner, axes, shape)
@@ -36,16 +36,16 @@ def sharding_of(
     for name, size in zip(axes, shape, strict=True):
         if name is not None and size % mesh.shares(name):
             sizes = {axis: mesh.shape[axis] for axis in mesh.rules[name] if mesh.shape[axis] > 1}
-            told = " * ".join(f"{axis} {count}" for axis, count in sizes.items())
+            product = " * ".join(f"{axis} {count}" for axis, count in sizes.items())
             raise UserError(
                 f"{owner}: its axis {name!r} must be divisible by the mesh axes that split it "
-                f"({told}), got {size}; choose another size, another Mesh, or other Mesh.rules"
+                f"({product}), got {size}; choose another size, another Mesh, or other Mesh.rules"
             )
     return NamedSharding(mesh.devices, spec)
 
 
 def logical_axes(boxed: Any) -> Any:
-    """Returns for each parameter of a tree of `nn.LogicallyPartitioned` the names of its axes."""
+    """Returns the names of the axes of each parameter in a tree of `nn.LogicallyPartitioned`."""
     return jax.tree.map(
         lambda box: box.names, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
     )
@@ -63,12 +63,11 @@ def tree_shardings(tree: Any, axes: Any, mesh: DeviceMesh) -> Any:
 
 
 def state_axes(state: Any, params: Any, axes: Any) -> Any:
-    """Returns names of axes for a state that holds trees like the parameters, and other leaves.
+    """Returns names of axes for an optimizer state, whatever the optimizer.
 
-    A leaf belongs to a parameter where the parameter's path is part of its own. It has that
-    parameter's axes where it has its sizes; if it lacks some dimensions, or they have length 1,
-    as in factored moments, it has the axes of those that are left. All other leaves have none.
-    No optimizer has to be known for this.
+    A leaf belongs to a parameter if its path contains the path of the parameter. It has the axes of
+    the parameter's dimensions that it has; dimensions that are missing or of length 1, as in
+    factored moments, have none. Leaves that belong to no parameter have no axes.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     names = jax.tree.leaves(axes, is_leaf=lambda x: isinstance(x, tuple))
@@ -93,7 +92,7 @@ def _keys(path: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def _remaining_axes(shape: tuple[int, ...], full: tuple[int, ...], axes: Axes) -> Axes:
-    """Names each dimension of `shape` by its first match, in order, in `full`; else all None."""
+    """Returns the axis of the first matching size in `full` for each of `shape`, or only None."""
     if len(shape) == len(full):
         if any(size not in (1, whole) for size, whole in zip(shape, full, strict=True)):
             return (None,) * len(shape)
@@ -117,30 +116,30 @@ def batch_sharding(
     """Returns the sharding of [batch, ...] arrays.
 
     Raises:
-        UserError: where the mesh does not divide the batch.
+        UserError: if the mesh does not divide the batch.
     """
     return sharding_of(("batch",), (batch_size,), mesh, owner=owner)
 
 
 def by_rows(function: Callable[..., Any], mesh: DeviceMesh) -> Callable[..., Any]:
-    """Returns `function` of parameters and trees of rows, done by each device for its own rows
-    alone where devices share nothing but the batch; elsewhere it is `function` itself.
+    """Returns `function` of parameters and trees of rows, computed by each device for its own rows.
 
-    So a device leaves a loop when its own rows are done, and waits for no other in between.
+    A device then leaves a loop as soon as its own rows are done. If the mesh splits more than the
+    batch, `function` itself is returned.
     """
     shared = {axis for name in mesh.rules.keys() - ROWS for axis in mesh.rules[name]}
     if mesh.shares("batch") == 1 or any(mesh.shape[axis] > 1 for axis in shared):
         return function
 
     def alone(params: Any, *rows: Any) -> Any:
-        # A device on its own has nothing to split.
+        # Each device has all of its arrays, so nothing is split.
         with nn.logical_axis_rules([]):
             return function(params, *rows)
 
     def split(params: Any, *rows: Any) -> Any:
         of_rows = jax.P(mesh.rules["batch"])
         in_specs = (jax.P(), *(of_rows for _ in rows))
-        # Unchecked: what a loop begins with is the same on all devices, what it ends with is not.
+        # Unchecked: the initial values of a loop are equal on all devices, later values are not.
         return jax.shard_map(alone, in_specs=in_specs, out_specs=of_rows, check_vma=False)(
             params, *rows
         )
@@ -149,14 +148,14 @@ def by_rows(function: Callable[..., Any], mesh: DeviceMesh) -> Callable[..., Any
 
 
 def on_host(tree: Any) -> Any:
-    """Returns the whole of global arrays; all processes have to ask."""
-    # First here: XLA on CPUs ends a program whose devices wait long for each other.
+    """Returns global arrays as NumPy arrays; all processes must call it."""
+    # Waits first: XLA on CPUs aborts a program whose devices wait long for each other.
     jax.block_until_ready(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def check_lengths(mesh: DeviceMesh, lengths: Mapping[str, int]) -> None:
-    """Raises a UserError where the mesh does not divide the length of a row, in tokens."""
+    """Raises a UserError if the mesh does not divide the length of a row, in tokens."""
     shares = mesh.shares("length")
     for name, length in lengths.items():
         if length % shares:
@@ -167,23 +166,23 @@ def check_lengths(mesh: DeviceMesh, lengths: Mapping[str, int]) -> None:
 
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> list[int]:
-    """Returns the rows of the global batch that this process's devices hold."""
-    held = sharding.addressable_devices_indices_map((batch_size,)).values()
-    rows = {row for index in held if index for row in range(*index[0].indices(batch_size))}
+    """Returns the indices of the rows of the global batch on the devices of this process."""
+    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    rows = {row for index in indices if index for row in range(*index[0].indices(batch_size))}
     return sorted(rows)
 
 
 def make_global(
     sharding: NamedSharding, batch_size: int
 ) -> Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]:
-    """Returns a function from this process's rows to the global arrays of all processes."""
+    """Returns a function from the rows of this process to the global arrays of all processes."""
     rows = np.asarray(local_rows(sharding, batch_size))
 
-    def place(local: np.ndarray) -> jax.Array:
+    def to_global(local: np.ndarray) -> jax.Array:
         def part(index: Any) -> np.ndarray:
             first, end, _ = index[0].indices(batch_size)
             return local[np.searchsorted(rows, first) : np.searchsorted(rows, end)]
 
         return jax.make_array_from_callback((batch_size, *local.shape[1:]), sharding, part)
 
-    return lambda batch: {name: place(array) for name, array in batch.items()}
+    return lambda batch: {name: to_global(array) for name, array in batch.items()}

@@ -1,1 +1,1 @@
-"""What a compiled program costs on devices that are not there: memory, FLOPs, network, time."""
+"""Costs of a compiled program on simulated devices: memory, FLOPs, network and time."""

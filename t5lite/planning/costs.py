@@ -1,4 +1,4 @@
-"""Memory, FLOPs, network and the least time of a step, from its program and its devices."""
+"""Memory, FLOPs, network traffic and the minimum time of a step, from its program and devices."""
 
 import dataclasses
 import math
@@ -18,13 +18,13 @@ class Memory:
     """Bytes on one device while the step runs.
 
     Args:
-        params, optimizer: what is kept between steps.
-        host_optimizer: of the optimizer what is in the host's memory, for each device.
-        inputs: the batch and the run's numbers, and what padding to tiles adds to all arguments.
-        temporary: gradients, activations and all else that lives within a step.
+        params, optimizer: parameters and optimizer state.
+        host_optimizer: optimizer state in the host's memory, for each device.
+        inputs: the batch, the run's numbers, and padding of all arguments to tiles.
+        temporary: gradients, activations and everything else that lives within a step.
         code: the program itself.
-        missing: what the device has too little; then `temporary` is all that the compiler says is
-            needed besides parameters and optimizer.
+        missing: bytes by which the memory is too small; if over 0, `temporary` is all that the
+            compiler needs besides parameters and optimizer state.
     """
 
     params: int
@@ -37,18 +37,18 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All that is on the device."""
+        """Bytes on the device."""
         return self.params + self.optimizer + self.inputs + self.temporary + self.code
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What one step costs each device.
+    """Costs of one step on each device.
 
     Args:
-        model_flops: by the formula, nothing that is computed again counted.
-        program_flops: of all matrix products in the program; None where it does not fit.
-        program: None where it does not fit.
+        model_flops: by the formula, without rematerialization.
+        program_flops: of all matrix products in the program; None if it does not fit.
+        program: None if it does not fit.
     """
 
     memory: Memory
@@ -59,16 +59,16 @@ class Costs:
 
     @property
     def fits(self) -> bool:
-        """Whether the memory suffices."""
+        """Whether the step fits into memory."""
         return self.memory.missing == 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bound:
-    """The least seconds that a step can take, were all else hidden behind the slowest part.
+    """The minimum seconds of a step, if everything overlaps with the slowest part.
 
-    Traffic between a device and its own memory is not part of it, nor is the way that messages take
-    through the network: a real step takes longer.
+    It ignores traffic between a device and its own memory and the routes of messages through the
+    network: a real step takes longer.
     """
 
     compute_seconds: float
@@ -78,7 +78,7 @@ class Bound:
 
     @property
     def seconds(self) -> float:
-        """Of the slowest part."""
+        """Seconds of the slowest part."""
         return max(self.compute_seconds, self.ici_seconds, self.dcn_seconds)
 
     @property
@@ -101,19 +101,19 @@ def costs_of(
     model_flops: float,
     device: Device | None,
 ) -> Costs:
-    """Compiles a step and returns what it costs.
+    """Compiles a step and returns its costs.
 
     Args:
         params, opt_state: shapes and shardings.
         mesh: sizes of the mesh axes, in the order of the devices.
         model_flops: of one step on one device, by the formula.
-        device: what one can do; None where that is not known.
+        device: rates and memory of each device; None if they are unknown.
 
     Raises:
-        UserError: where the compiler fails for another reason than memory.
+        UserError: if the compiler fails for another reason than memory.
     """
-    kept = {"params": held(params)[0]}
-    kept["optimizer"], kept["host_optimizer"] = held(opt_state)
+    kept = {"params": bytes_per_device(params)[0]}
+    kept["optimizer"], kept["host_optimizer"] = bytes_per_device(opt_state)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -125,7 +125,7 @@ def costs_of(
             memory=memory, model_flops=model_flops, program_flops=None, collectives=(), program=None
         )
     sizes: Any = compiled.memory_analysis()
-    # Simulated devices have no memory but the host's.
+    # Simulated devices have no memory other than the host's.
     on_host = 0 if sizes.host_argument_size_in_bytes else kept["host_optimizer"]
     known = kept["params"] + kept["optimizer"] + on_host
     memory = Memory(
@@ -147,7 +147,7 @@ def costs_of(
     )
 
 
-def held(tree: Any) -> tuple[int, int]:
+def bytes_per_device(tree: Any) -> tuple[int, int]:
     """Returns the bytes of a tree of shapes on each device, and on the host for each device."""
     sizes = {True: 0, False: 0}
     for leaf in jax.tree.leaves(tree):
@@ -165,7 +165,7 @@ _TOO_LARGE = (
 
 
 def _out_of_memory(error: Exception) -> tuple[int, int]:
-    """Returns the bytes that the compiler says are needed, and those that there are."""
+    """Returns the bytes that the compiler needs, and those available, from its error."""
     for pattern in _TOO_LARGE:
         if found := pattern.search(str(error)):
             numbers = found.groups()
@@ -179,10 +179,11 @@ def _out_of_memory(error: Exception) -> tuple[int, int]:
 
 
 def bound_of(costs: Costs, device: Device, mesh: Mapping[str, int]) -> Bound:
-    """Returns the least time of a step that compiled, on devices of this kind."""
+    """Returns the minimum time of a compiled step on devices of this kind."""
     assert costs.program_flops is not None
-    parts = [_networks(made, mesh) for made in costs.collectives]
-    within, between = (sum(part[place] for part in parts) for place in (0, 1))
+    sent = [_sent_bytes(collective, mesh) for collective in costs.collectives]
+    within = sum(to_slice for to_slice, _ in sent)
+    between = sum(to_others for _, to_others in sent)
     compute = costs.program_flops / device.flops
     ici = within / device.ici_bytes_per_second if device.ici_bytes_per_second else 0.0
     dcn = between / device.dcn_bytes_per_second if device.dcn_bytes_per_second else 0.0
@@ -195,20 +196,19 @@ def bound_of(costs: Costs, device: Device, mesh: Mapping[str, int]) -> Bound:
     )
 
 
-def _networks(made: Collective, mesh: Mapping[str, int]) -> tuple[float, float]:
-    """Returns the least bytes that each device sends in its slice, and to other slices.
+def _sent_bytes(collective: Collective, mesh: Mapping[str, int]) -> tuple[float, float]:
+    """Returns the minimum bytes that each device sends within its slice, and to other slices.
 
-    Among several slices the devices of each first share out the work, so that every device sends
-    only its part of what leaves the slice.
+    Between slices every device sends only its share of the data that leaves its slice.
     """
-    if "dcn" not in made.axes:
-        return made.sent_bytes, 0.0
-    if made.kind == "collective-permute":
-        return 0.0, made.sent_bytes
-    slices, rounds = mesh["dcn"], 2 if made.kind == "all-reduce" else 1
-    local = math.prod(mesh[axis] for axis in made.axes if axis != "dcn")
-    moved = rounds * made.payload_bytes * made.times
-    if made.kind == "all-to-all":
+    if "dcn" not in collective.axes:
+        return collective.sent_bytes, 0.0
+    if collective.kind == "collective-permute":
+        return 0.0, collective.sent_bytes
+    slices, rounds = mesh["dcn"], 2 if collective.kind == "all-reduce" else 1
+    local = math.prod(mesh[axis] for axis in collective.axes if axis != "dcn")
+    moved = rounds * collective.payload_bytes * collective.times
+    if collective.kind == "all-to-all":
         return moved * (local - 1) / local / slices, moved * (slices - 1) / slices
     return moved * (local - 1) / local, moved * (slices - 1) / slices / local
 
@@ -216,11 +216,11 @@ def _networks(made: Collective, mesh: Mapping[str, int]) -> tuple[float, float]:
 def by_kind_and_axis(collectives: tuple[Collective, ...]) -> list[dict[str, Any]]:
     """Returns the bytes that each device sends in a step, by kind and mesh axes, most first."""
     rows: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
-    for made in collectives:
+    for collective in collectives:
         row = rows.setdefault(
-            (made.kind, made.axes),
-            {"kind": made.kind, "axes": list(made.axes), "times": 0, "sent_bytes": 0.0},
+            (collective.kind, collective.axes),
+            {"kind": collective.kind, "axes": list(collective.axes), "times": 0, "sent_bytes": 0.0},
         )
-        row["times"] += made.times
-        row["sent_bytes"] += made.sent_bytes
+        row["times"] += collective.times
+        row["sent_bytes"] += collective.sent_bytes
     return sorted(rows.values(), key=lambda row: -row["sent_bytes"])

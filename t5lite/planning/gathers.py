@@ -1,4 +1,4 @@
-"""What a program gathers that nobody asked for."""
+"""Arrays that a program gathers although the mesh splits them."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ from t5lite.core.lazy import by_name
 from t5lite.planning.program_text import COLLECTIVES, Program
 
 
-def held_whole(
+def unsplit_arrays(
     program: Program,
     params: Any,
     *,
@@ -17,18 +17,18 @@ def held_whole(
     lengths: Mapping[str, int],
     embed_dim: int,
 ) -> tuple[str, ...]:
-    """Returns what is split between devices, but stands whole in the program of one.
+    """Returns descriptions of arrays that the mesh splits but that every device holds whole.
 
-    These are the parameters of all layers at once (those of one layer at a time are gathered on
-    purpose, as are embedding and logits), where devices exchange them in that shape, and
-    activations of all rows, of one layer or of all, as [rows, length, ...] or [rows * length, ...].
-    Embeddings of all rows that are split by their width are not whole.
+    These are parameters of all layers at once, if devices exchange them in that shape; parameters
+    of one layer, the embedding and the logits are gathered on purpose. They are also activations of
+    all rows, of one layer or of all, as [rows, length, ...] or [rows * length, ...]; activations of
+    all rows that are split by their width are not whole.
 
     Args:
-        params: shapes and shardings; those with a "layers" folder are stacked.
-        rows: that all devices together work on at once, more than one device.
+        params: shapes and shardings; parameters below "layers" are stacked.
+        rows: rows that all devices together process at once, on more than one device.
         lengths: of rows, in tokens, by the name of the feature.
-        embed_dim: the model's width.
+        embed_dim: width of the model.
     """
     gathered = {
         tuple(sorted(shape))
@@ -49,6 +49,6 @@ def held_whole(
 
 
 def _holds(shape: tuple[int, ...], rows: int, length: int, embed_dim: int) -> bool:
-    """Whether an array has all rows of all tokens, with all that there is of each."""
-    is_there = (rows, length) in itertools.pairwise(shape) or rows * length in shape
-    return is_there and math.prod(shape) >= rows * length * embed_dim
+    """Whether an array has the whole width of all tokens of all rows."""
+    has_all_tokens = (rows, length) in itertools.pairwise(shape) or rows * length in shape
+    return has_all_tokens and math.prod(shape) >= rows * length * embed_dim

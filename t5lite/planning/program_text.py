@@ -1,7 +1,7 @@
-"""What a compiled program says of itself: its text, taken apart.
+"""A parser of the text of compiled programs.
 
-XLA's own cost analysis counts the body of a loop once, and a network's layers are one; here every
-instruction counts as often as it runs.
+XLA's own cost analysis counts the body of a loop once, although the layers of a network are a loop;
+here every instruction counts as often as it runs.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One instruction: its name, type, operation, operands and all that stands behind those."""
+    """One instruction: name, type, operation, operands, and the text after the operands."""
 
     name: str
     type: str
@@ -33,26 +33,26 @@ class Instruction:
 
     @property
     def shapes(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Dtype and sizes of the array, or of those of the tuple, that it gives."""
+        """Dtype and sizes of the result, or of each element if it is a tuple."""
         return list(map(_dtype_and_sizes, _ARRAY.findall(self.type)))
 
     def attribute(self, name: str) -> str:
-        """Returns `name=VALUE` of what stands behind the operands, "" if it is not there."""
+        """Returns the value of the attribute `name`, "" if there is none."""
         found = re.search(rf"\b{name}=(\{{[^}}]*\}}|[^ ,]+)", self.rest)
         return found.group(1) if found else ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Data that devices exchange.
+    """An exchange of data between devices.
 
     Args:
         kind: one of `COLLECTIVES`.
-        axes: the mesh axes along which.
-        shape: the largest of what it gives on each device.
-        payload_bytes: of the whole that is gathered, added up or exchanged, each time.
-        sent_bytes: by each device in one step, in all the times that it runs.
-        times: how often it runs in a step.
+        axes: the mesh axes along which devices exchange.
+        shape: the largest result on each device.
+        payload_bytes: size of the whole that is gathered, reduced or exchanged in one run.
+        sent_bytes: bytes that each device sends in a step, in all runs.
+        times: number of runs in a step.
     """
 
     kind: str
@@ -70,9 +70,9 @@ class Program:
     def __init__(self, text: str) -> None:
         self.text = text
         self.computations: dict[str, dict[str, Instruction]] = {}
-        # Loops of which it cannot be read how often they turn; they count as one turn.
+        # Loops whose number of iterations is unknown; they count as one iteration.
         self.unread_loops: set[str] = set()
-        # What each computation gives.
+        # The root instruction of each computation.
         self._roots: dict[str, Instruction] = {}
         computation, entry, instructions = "", "", {}
         for line in text.splitlines():
@@ -100,7 +100,7 @@ class Program:
                     inner = count * self._trips(instruction, self.computations[name])
                 branches = re.findall(r"[\w.\-]+", "".join(_BRANCHES.findall(instruction.rest)))
                 for called in (*_CALLED.findall(instruction.rest), *branches):
-                    # What a reduction applies to pairs of numbers costs nothing to speak of.
+                    # The function that a reduction applies to pairs of numbers costs little.
                     if called in self.computations and instruction.operation != "reduce":
                         visit(called, inner)
 
@@ -108,7 +108,7 @@ class Program:
         return times
 
     def _trips(self, loop: Instruction, around: Mapping[str, Instruction]) -> int:
-        """How often the body of a loop runs: as XLA says, or from its bounds."""
+        """Returns the number of iterations of a loop: from XLA's annotation, or from its bounds."""
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
             return int(known.group(1))
         condition = self.computations[loop.attribute("condition").lstrip("%")]
@@ -124,11 +124,11 @@ class Program:
         counter = next((i for i in condition.values() if i.operation == "get-tuple-element"), None)
         if counter is None:
             return max(bounds)
-        place = int(counter.attribute("index"))
-        start = _constant(_element(around.get(loop.operands[0]), place, around)) or 0
+        index = int(counter.attribute("index"))
+        start = _constant(_element(around.get(loop.operands[0]), index, around)) or 0
         body = loop.attribute("body").lstrip("%")
         inside = self.computations[body]
-        moved = _element(self._roots.get(body), place, inside)
+        moved = _element(self._roots.get(body), index, inside)
         steps = [_constant(inside.get(name)) for name in moved.operands] if moved else []
         step = next((n for n in steps if n is not None), 1)
         return max((max(bounds) - start + step - 1) // step, 1)
@@ -143,12 +143,12 @@ class Program:
         return total
 
     def collectives(self, mesh: Mapping[str, int]) -> list[Collective]:
-        """Returns what one run exchanges, on a mesh with these sizes.
+        """Returns the exchanges of one run, on a mesh with these sizes.
 
-        NOTE: TPU programs spread one collective over fusions, and turns of a loop, that have other
-        work to do; each repeats it, all have its channel in common, and the one that runs least
-        tells how often it is done. They also say all-reduce where a reduce-scatter is meant: in a
-        computation by that name, which keeps its share only. Between slices they send to the
+        NOTE: TPU programs spread one collective over several fusions and loop iterations that do
+        other work too. Each repeats it with the same channel, and the one that runs least often has
+        the true count. A reduce-scatter appears as an all-reduce in a computation named
+        "all-reduce-scatter", which keeps only its share. Between slices, programs send to the
         hosts, which do the rest.
         """
         seen: dict[object, Collective] = {}
@@ -168,7 +168,7 @@ class Program:
         return list(seen.values())
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Yields dtype and sizes of every array that the program speaks of."""
+        """Yields dtype and sizes of every array in the program."""
         yield from map(_dtype_and_sizes, set(_ARRAY.findall(self.text)))
 
 
@@ -177,7 +177,7 @@ def _dtype_and_sizes(found: tuple[str, str]) -> tuple[str, tuple[int, ...]]:
 
 
 def _parsed(name: str, text: str) -> Instruction:
-    """Takes `TYPE operation(operands), rest` apart; a tuple's type has spaces and brackets."""
+    """Parses `TYPE operation(operands), rest`; the type of a tuple has spaces and brackets."""
     end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
     kind, text = text[:end], text[end:].strip()
     open_at = text.find("(")
@@ -191,10 +191,10 @@ def _parsed(name: str, text: str) -> Instruction:
 
 def _closing(text: str, start: int) -> int:
     depth = 0
-    for place in range(start, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
+    for position in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[position], 0)
         if depth == 0:
-            return place
+            return position
     return len(text)
 
 
@@ -206,12 +206,12 @@ def _constant(instruction: Instruction | None) -> int | None:
 
 
 def _element(
-    made: Instruction | None, place: int, around: Mapping[str, Instruction]
+    instruction: Instruction | None, index: int, around: Mapping[str, Instruction]
 ) -> Instruction | None:
-    """What stands at `place` of a tuple, where that can be seen."""
-    if made is None or made.operation != "tuple":
+    """Returns the instruction of an element of a tuple; None if it is unknown."""
+    if instruction is None or instruction.operation != "tuple":
         return None
-    return around.get(made.operands[place])
+    return around.get(instruction.operands[index])
 
 
 def byte_size(dtype: str, shape: tuple[int, ...]) -> float:
@@ -221,7 +221,7 @@ def byte_size(dtype: str, shape: tuple[int, ...]) -> float:
     (12.0, 4.0, 8.0)
     """
     digits = re.search(r"\d+", dtype)
-    # Only truth values have none, and take a byte.
+    # Only booleans have no digits, and take one byte.
     return math.prod(shape) * (int(digits.group()) if digits else 8) / 8
 
 
@@ -239,7 +239,7 @@ def _product_flops(instruction: Instruction, around: Mapping[str, Instruction]) 
     total *= right[of_right.index("i")]
     window = _window(instruction.attribute("window"))
     for digit in filter(str.isdigit, of_out):
-        total *= _valid_places(
+        total *= _valid_pairs(
             left[of_left.index(digit)],
             right[of_right.index(digit)],
             out_shape[of_out.index(digit)],
@@ -253,7 +253,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _window(text: str) -> dict[str, list[list[int]]]:
-    """`{size=1x6 pad=0_0x5_5 ...}` by name, for each dimension the numbers it has."""
+    """Returns the numbers of each dimension in `{size=1x6 pad=0_0x5_5 ...}`, by name."""
     pairs = re.findall(r"(\w+)=([\w\-]+)", text)
     return {
         name: [[int(n) for n in part.split("_")] for part in value.split("x")]
@@ -261,13 +261,15 @@ def _window(text: str) -> dict[str, list[list[int]]]:
     }
 
 
-def _valid_places(size: int, kernel: int, out: int, window: Mapping[str, list[int]]) -> int:
-    """Pairs of a place of the output and one of the window that meet at a place of the input."""
+def _valid_pairs(size: int, kernel: int, out: int, window: Mapping[str, list[int]]) -> int:
+    """Counts the pairs of an output and a window position that meet at an input position."""
     stride = window.get("stride", [1])[0]
     low = window.get("pad", [0, 0])[0]
-    dilated, spread = window.get("lhs_dilate", [1])[0], window.get("rhs_dilate", [1])[0]
-    place = np.arange(out)[:, None] * stride + np.arange(kernel)[None] * spread - low
-    inside = (place >= 0) & (place < (size - 1) * dilated + 1) & (place % dilated == 0)
+    dilated = window.get("lhs_dilate", [1])[0]
+    spread = window.get("rhs_dilate", [1])[0]
+    position = np.arange(out)[:, None] * stride + np.arange(kernel)[None] * spread - low
+    is_inside = (position >= 0) & (position < (size - 1) * dilated + 1)
+    inside = is_inside & (position % dilated == 0)
     return int(inside.sum())
 
 
@@ -282,25 +284,25 @@ def _collective(
     group = _group(instruction)
     axes = _axes_of(group, mesh)
     count = len(group) or math.prod(mesh.values())
-    given = instruction.shapes
-    taken = [
+    results = instruction.shapes
+    operands = [
         shape for name in instruction.operands if name in around for shape in around[name].shapes
     ]
-    # The start of an asynchronous one gives what it takes too, but for that of an all-reduce.
-    if instruction.operation.endswith("-start") and kind != "all-reduce" and len(given) > 1:
-        given = given[len(taken) : len(taken) * 2] or given[1:2]
-    size = sum(byte_size(*shape) for shape in given)
+    # The start of an asynchronous collective also returns its operands, except for an all-reduce.
+    if instruction.operation.endswith("-start") and kind != "all-reduce" and len(results) > 1:
+        results = results[len(operands) : len(operands) * 2] or results[1:2]
+    size = sum(byte_size(*shape) for shape in results)
     if kind == "reduce-scatter":
-        size = sum(byte_size(*shape) for shape in taken)
+        size = sum(byte_size(*shape) for shape in operands)
     share = 1.0 if kind == "collective-permute" else (count - 1) / max(count, 1)
     rounds = 2 if kind == "all-reduce" and not scattered else 1
     kind = "reduce-scatter" if scattered else kind
-    largest = max(given, key=lambda shape: byte_size(*shape))
+    largest = max(results, key=lambda shape: byte_size(*shape))
     return Collective(kind, axes, *largest, size, rounds * size * share * times, times)
 
 
 def _between_slices(instruction: Instruction) -> str:
-    """Which collective a send to the host is a part of, "" for none; such as "ALL_REDUCE"."""
+    """Returns the collective of a send to the host, such as "ALL_REDUCE"; "" for none."""
     found = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.rest)
     return found.group(1) if found else ""
 
@@ -309,16 +311,16 @@ def _exchange_of_slices(
     instruction: Instruction, mesh: Mapping[str, int], times: int
 ) -> Collective:
     kind = _between_slices(instruction).lower().replace("_", "-")
-    # What is sent, and a number and a token that belong to the sending.
+    # The data; the other two are a number and a token of the send operation.
     dtype, shape = instruction.shapes[0]
     size, slices = byte_size(dtype, shape), mesh["dcn"]
-    # Added up in two rounds, in each of which a slice sends all but its own share.
+    # A reduction has two rounds; in each a slice sends all but its own share.
     sent = 2 * size * (slices - 1) / slices if kind == "all-reduce" else size * (slices - 1)
     return Collective(kind, ("dcn",), dtype, shape, size, sent * times, times)
 
 
 def _group(instruction: Instruction) -> list[int]:
-    """Devices that exchange with each other: the first group that is more than one."""
+    """Returns the first group of several devices that exchange with each other."""
     rest = instruction.rest
     if named := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest):
         sizes = {n: int(s) for n, s in re.findall(r"'(\w+)'=(\d+)", named.group(1))}
@@ -326,10 +328,10 @@ def _group(instruction: Instruction) -> list[int]:
         ids = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
         index: list[int | slice] = [0] * len(sizes)
         for name, before, size in wanted:
-            place = list(sizes).index(name)
-            # A part of an axis: steps of what is behind it.
+            axis = list(sizes).index(name)
+            # A part of an axis: the stride is the size of the parts after it.
             step = sizes[name] // (int(before) * int(size)) if before else 1
-            index[place] = slice(0, step * int(size) if size else None, step)
+            index[axis] = slice(0, step * int(size) if size else None, step)
         return [int(i) for i in ids[tuple(index)].ravel()]
     if listed := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
         groups, dims, order = (_numbers(part or "") for part in listed.groups())
@@ -345,10 +347,10 @@ def _group(instruction: Instruction) -> list[int]:
 
 
 def _axes_of(group: list[int], mesh: Mapping[str, int]) -> tuple[str, ...]:
-    """The mesh axes along which the devices of a group differ; all of them where it names none."""
+    """Returns the mesh axes along which the devices of a group differ; all for an empty group."""
     if not group:
         return tuple(axis for axis, size in mesh.items() if size > 1)
-    places = np.stack(np.unravel_index(group, tuple(mesh.values())))
+    coordinates = np.stack(np.unravel_index(group, tuple(mesh.values())))
     return tuple(
-        axis for axis, along in zip(mesh, places, strict=True) if len(set(along.tolist())) > 1
+        axis for axis, along in zip(mesh, coordinates, strict=True) if len(set(along.tolist())) > 1
     )

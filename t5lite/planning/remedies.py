@@ -1,4 +1,4 @@
-"""What to change where a step does not fit."""
+"""Changes to try if a step does not fit into memory."""
 
 from collections.abc import Mapping
 
@@ -14,13 +14,14 @@ def remedies(
     *,
     rows: int,
     microbatches: int,
-    loss_chunks: int,
+    loss_chunks: int | None,
     param_dtype: str,
 ) -> list[str]:
-    """Returns flags to try, each with what it does, those that save most first.
+    """Returns flags to try, each with its effect, those that save most first.
 
     Args:
-        rows: of the batch on each device.
+        rows: rows of the batch on each device.
+        loss_chunks: `CrossEntropy.chunks`; None for another loss.
     """
     config, memory = model.config, costs.memory
     state = memory.params + memory.optimizer
@@ -39,12 +40,12 @@ def remedies(
         )
     if not memory.host_optimizer:
         for_state.append(
-            "--gin.train.offload_optimizer=True keeps the optimizer's state "
+            "--gin.train.offload_optimizer=True keeps the optimizer state "
             f"({memory.optimizer / 1e9:.1f} GB) in the host's memory between updates"
         )
     if param_dtype == "float32":
         for_state.append(
-            "--gin.train.param_dtype=bfloat16 halves what is kept of the parameters "
+            "--gin.train.param_dtype=bfloat16 halves the stored parameters "
             f"({memory.params / 1e9:.1f} GB)"
         )
     policies = list(REMAT_POLICIES)
@@ -54,10 +55,10 @@ def remedies(
     if rows % (2 * microbatches) == 0:
         for_rest.append(
             f"--gin.train.microbatches={2 * microbatches} halves activations "
-            f"({memory.temporary / 1e9:.1f} GB with all else that is temporary)"
+            f"({memory.temporary / 1e9:.1f} GB with all other temporary arrays)"
         )
-    if loss_chunks < 8:
+    if loss_chunks is not None and loss_chunks < 8:
         for_rest.append(
-            "--gin.CrossEntropy.chunks=8 makes the logits of an eighth of a row at a time"
+            "--gin.CrossEntropy.chunks=8 computes the logits of an eighth of a row at a time"
         )
     return for_state + for_rest if state > memory.temporary else for_rest + for_state

@@ -1,6 +1,6 @@
-"""Which meshes, remat policies and microbatches are worth compiling, cheapest first by estimate.
+"""Meshes, remat policies and microbatches that are worth compiling, fastest first by estimate.
 
-The estimates only order what is tried; what is reported of a choice is what its program says.
+Estimates only order the candidates; reported costs are those of compiled programs.
 """
 
 import dataclasses
@@ -13,9 +13,10 @@ from t5lite.models.architectures import Model
 from t5lite.models.flops import train_flops
 from t5lite.parallel.hardware import Device
 
-# For each policy: forward passes done again, and numbers kept of each token and layer, in units
-# of (model width, inner width of attention, feed-forward width, attention weights).
-REMAT = {
+# For each policy: forward passes that are recomputed, and activations that are stored for each
+# token and layer, in units of (model width, inner width of attention, feed-forward width,
+# attention weights).
+REMAT_COSTS = {
     "none": (0.0, (8, 5, 4, 3)),
     "attention": (0.15, (8, 5, 4, 0)),
     "minimal": (0.2, (3, 4, 2, 0)),
@@ -24,12 +25,12 @@ REMAT = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What `plan --suggest` varies, and its estimates.
+class Candidate:
+    """A choice of all that `plan --suggest` varies, with its estimates.
 
     Args:
-        mesh: sizes of all axes but `dcn`; `data` takes the rest.
-        seconds, bytes: of a step, on a device, as estimated.
+        mesh: sizes of all axes but `dcn`; `data` takes the remaining devices.
+        seconds, bytes: estimates of a step, on one device.
     """
 
     mesh: Mapping[str, int]
@@ -40,15 +41,16 @@ class Choice:
 
     @property
     def bindings(self) -> list[str]:
-        """Flags without `--gin.`, which make it the run's."""
+        """Bindings of the choice, without `--gin.`."""
         sizes = [f"Mesh.{axis}={size}" for axis, size in self.mesh.items()]
         return [
-            *(*sizes, f"T5Config.remat={self.remat}"),
+            *sizes,
+            f"T5Config.remat={self.remat}",
             f"train.microbatches={self.microbatches}",
         ]
 
 
-def choices(
+def candidates(
     model: Model,
     lengths: Mapping[str, int],
     *,
@@ -57,15 +59,15 @@ def choices(
     params_bytes: float,
     optimizer_bytes: float,
     device: Device,
-) -> list[Choice]:
-    """Returns choices that divide what they split, powers of two, the fastest by estimate first.
+) -> list[Candidate]:
+    """Returns candidates of powers of two that divide all sizes, the fastest by estimate first.
 
     Args:
-        mesh: sizes of the run's own axes, of which `dcn`, `expert` and `sequence` stay.
-        params_bytes, optimizer_bytes: in all.
+        mesh: sizes of the run's axes; `dcn`, `expert` and `sequence` are kept.
+        params_bytes, optimizer_bytes: total sizes.
 
     Raises:
-        UserError: where there is none.
+        UserError: if there is none.
     """
     config, fixed = model.config, mesh["expert"] * mesh["sequence"]
     num_devices = math.prod(mesh.values())
@@ -78,11 +80,17 @@ def choices(
         if tensor > 16 or any(size % tensor for size in shares):
             continue
         rows = batch_size * tensor * mesh["sequence"] / num_devices
-        for microbatches, remat in itertools.product(_powers_that_divide(batch_size), REMAT):
+        for microbatches, remat in itertools.product(_powers_that_divide(batch_size), REMAT_COSTS):
             if (rows / microbatches) % 1:
                 continue
             seconds, memory = _estimated(
-                *(model, lengths, rows, tensor, fsdp, microbatches, remat),
+                model,
+                lengths,
+                rows,
+                tensor,
+                fsdp,
+                microbatches,
+                remat,
                 params_bytes=params_bytes,
                 optimizer_bytes=optimizer_bytes,
                 device=device,
@@ -90,7 +98,7 @@ def choices(
             sizes = {"data": -1, "fsdp": fsdp, "tensor": tensor}
             kept = {axis: mesh[axis] for axis in ("expert", "sequence")}
             found.append(
-                Choice(
+                Candidate(
                     mesh=sizes | kept,
                     remat=remat,
                     microbatches=microbatches,
@@ -103,7 +111,7 @@ def choices(
             f"--suggest: no mesh of {num_devices} devices divides a batch of {batch_size} rows and "
             "the model; choose another batch size"
         )
-    return sorted(found, key=lambda choice: (choice.seconds, choice.bytes))
+    return sorted(found, key=lambda candidate: (candidate.seconds, candidate.bytes))
 
 
 def _estimated(
@@ -119,9 +127,9 @@ def _estimated(
     optimizer_bytes: float,
     device: Device,
 ) -> tuple[float, float]:
-    """Returns seconds of a step and bytes on a device."""
+    """Estimates the seconds of a step and the bytes on a device."""
     config = model.config
-    again, kept = REMAT[remat]
+    recomputed, stored = REMAT_COSTS[remat]
     inputs, targets = (lengths.get(f"{side}_input_tokens", 0) for side in ("encoder", "decoder"))
     at_once = rows / microbatches
     widths = (
@@ -134,16 +142,16 @@ def _estimated(
         (config.num_encoder_layers, inputs),
         (config.num_decoder_layers, targets),
     ):
-        of_token = sum(n * width for n, width in zip(kept, widths, strict=False))
-        of_token += kept[3] * 2 * config.num_heads / tensor * (tokens + 0.5 * inputs)
+        of_token = sum(n * width for n, width in zip(stored, widths, strict=False))
+        of_token += stored[3] * 2 * config.num_heads / tensor * (tokens + 0.5 * inputs)
         numbers += layers * tokens * at_once * of_token
     logits = 3 * 4 * at_once * (targets or inputs) * config.vocab_size / tensor
     # Gradients are as large as the parameters.
     kept_bytes = (2 * params_bytes + optimizer_bytes) / (fsdp * tensor)
     memory = kept_bytes + 2 * numbers + logits
 
-    flops = rows * train_flops(model, lengths) * (1 + again / 3) / tensor
-    # Small products fill a device less well; a guess that keeps microbatches from being split on.
+    flops = rows * train_flops(model, lengths) * (1 + recomputed / 3) / tensor
+    # A guess: small products use a device less well, which limits the number of microbatches.
     compute = flops / device.flops * (1 + 0.02 * math.log2(microbatches) + 1 / max(at_once, 1) / 8)
     gathered = (3 * params_bytes / 2 * microbatches if fsdp > 1 else 0) / tensor
     reduced = params_bytes / tensor * (2 if fsdp == 1 else 1)
@@ -153,13 +161,16 @@ def _estimated(
     return max(compute, (gathered + reduced + across) / ici) + 0.1 * across / ici, memory
 
 
-def take(left: list[Choice], device: Device, factor: float) -> Choice:
-    """Removes and returns the fastest choice that fits if all need `factor` times what is
-    estimated, or where none does the one that needs least."""
+def take_candidate(left: list[Candidate], device: Device, factor: float) -> Candidate:
+    """Removes and returns the fastest candidate that fits, or the smallest if none does.
+
+    Args:
+        factor: ratio of needed and estimated memory.
+    """
     fitting = [c for c in left if c.bytes * factor <= (device.hbm_bytes or math.inf)]
-    choice = fitting[0] if fitting else min(left, key=lambda c: c.bytes)
-    left.remove(choice)
-    return choice
+    candidate = fitting[0] if fitting else min(left, key=lambda c: c.bytes)
+    left.remove(candidate)
+    return candidate
 
 
 def _powers_that_divide(number: int) -> list[int]:

@@ -1,6 +1,6 @@
-"""Checkpoints by Orbax: written behind the training, read onto any mesh.
+"""Orbax checkpoints: written while training continues, restored onto any mesh.
 
-`checkpoints/STEP/` holds `state` (a `TrainState`) and `about` (what the state was made with).
+`checkpoints/STEP/` contains `state` (a `TrainState`) and `about` (a description of the run).
 """
 
 import pathlib
@@ -24,19 +24,19 @@ FOLDER = "checkpoints"
 
 
 class Damaged(UserError):
-    """A checkpoint that cannot be read: broken, or being deleted."""
+    """A checkpoint that cannot be read: damaged, or being deleted."""
 
 
 class Checkpoints:
-    """The checkpoints of one folder. Close it, or what is being written is lost.
+    """The checkpoints of one directory. Close it, or a checkpoint being written is lost.
 
     Args:
-        directory: the folder; created unless `read_only`.
-        keep: how many of the latest are kept; None for all.
-        keep_every_steps: those at multiples of it are kept for ever.
-        keep_best: whether the one with the highest `rank` is kept too.
-        handlers: Orbax's, for the items of a checkpoint; None for its usual ones.
-        asynchronous: whether training goes on while a checkpoint is written.
+        directory: created unless `read_only`.
+        keep: number of latest checkpoints to keep; None for all.
+        keep_every_steps: checkpoints at multiples of it are never deleted.
+        keep_best: whether the checkpoint with the highest `rank` is kept too.
+        handlers: Orbax's handlers of the items of a checkpoint; None for the default ones.
+        asynchronous: whether training continues while a checkpoint is written.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def reload(self) -> list[int]:
-        """Looks again which there are, and returns their steps."""
+        """Reads the directory again and returns the steps of all complete checkpoints."""
         self._manager.reload()
         return self.steps()
 
     def best(self) -> int | None:
-        """Returns the step with the highest rank, the latest of several; None where none has any.
+        """Returns the step with the highest rank, the latest among equals; None if none has one.
 
-        A checkpoint's rank is what was saved as `rank` with it.
+        The rank of a checkpoint is the `rank` saved in its `about`.
         """
         ranks = {step: self._rank(step) for step in self.steps()}
         ranked = [(rank, step) for step, rank in ranks.items() if rank is not None]
@@ -92,67 +92,67 @@ class Checkpoints:
         return self._ranks[step]
 
     def path(self, step: int) -> str:
-        """Returns the folder of one checkpoint."""
+        """Returns the directory of one checkpoint."""
         return str(self.directory / str(step))
 
     def save(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
-        """Copies the state and writes it while training goes on.
+        """Copies the state and writes the copy while training continues.
 
         Raises:
-            Unavailable: where this checkpoint, or the one before it, cannot be written.
+            Unavailable: if this checkpoint, or the previous one, cannot be written.
         """
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state), about=ocp.args.JsonSave(dict(about))
         )
         self._ranks[step] = about.get("rank")
-        # Asked beforehand, because a write that fails half-way prints pages of tracebacks.
+        # Checked first, because a write that fails halfway prints pages of tracebacks.
         self.check_room(state)
         with self._write_errors():
             self._manager.save(step, args=args)
 
     def check_room(self, state: Any) -> None:
-        """Raises an Unavailable where the disk has no room for one checkpoint of `state`."""
+        """Raises an Unavailable error if the disk has no room for a checkpoint of `state`."""
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.directory).free
         if free < size:
             raise Unavailable(
                 f"a checkpoint needs {size:,} bytes, but {self.directory} has {free:,} left; "
-                "those that are there are whole: make room and start again to go on"
+                "existing checkpoints are complete: free some space and restart to resume"
             )
 
     def about(self, step: int) -> dict[str, Any]:
-        """Returns what was saved with the state."""
+        """Returns the description that was saved with the state."""
         args = ocp.args.Composite(about=ocp.args.JsonRestore())
         with self._read_errors(step):
             return dict(self._manager.restore(step, args=args).about)
 
     def saved_at(self, step: int) -> int:
-        """Returns when it was saved, in nanoseconds: another one of the same step has another."""
+        """Returns the time of saving in nanoseconds, which identifies a checkpoint of a step."""
         with self._read_errors(step):
             return int(self._manager.metadata(step).init_timestamp_nsecs or 0)
 
     def restore(self, step: int, state: TrainState) -> TrainState:
-        """Returns the state of `step`, placed as the abstract `state` says.
+        """Returns the state of `step` with the shardings of the abstract `state`.
 
         Raises:
-            UserError: where a shape is not that of `state`, with both printed.
+            UserError: if a shape differs from that of `state`; both are printed.
         """
         self._check_shapes(step, {"params": state.params, "opt_state": state.opt_state})
         return self.restore_part(step, state)
 
     def restore_params(self, step: int, params: Any) -> Any:
-        """Returns the parameters alone of `step`, placed as the abstract `params` say.
+        """Returns only the parameters of `step`, with the shardings of the abstract `params`.
 
         Raises:
-            UserError: where a shape is not that of `params`, with both printed.
+            UserError: if a shape differs from that of `params`; both are printed.
         """
         self._check_shapes(step, {"params": params})
         return self.restore_part(step, {"params": params})["params"]
 
     def restore_average(self, steps: Sequence[int], params: Any) -> Any:
-        """Returns the mean of the parameters of some steps, placed as the abstract `params` say.
+        """Returns the mean of the parameters of some steps, with the shardings of `params`.
 
-        Two sets of parameters are in memory at a time.
+        At most two sets of parameters are in memory.
         """
         if len(steps) == 1:
             return self.restore_params(steps[0], params)
@@ -164,7 +164,7 @@ class Checkpoints:
         return divide(total, np.float32(len(steps)))
 
     def restore_part(self, step: int, item: Any) -> Any:
-        """Returns the arrays of `step` that the abstract `item` has, and no others."""
+        """Returns only the arrays of `step` that the abstract `item` contains."""
         args = ocp.args.PyTreeRestore(
             item=item,
             restore_args=ocp.checkpoint_utils.construct_restore_args(item),
@@ -186,15 +186,15 @@ class Checkpoints:
         return np.asarray(by_name(tree)[name])
 
     def metadata(self, step: int) -> Any:
-        """Returns the tree of `step` with shapes and dtypes in the place of arrays.
+        """Returns the tree of `step` with shapes and dtypes instead of arrays.
 
         Raises:
-            Damaged: where it holds no state.
+            Damaged: if the checkpoint contains no state.
         """
         with self._read_errors(step):
             metadata = self._manager.item_metadata(step)["state"]
         if metadata is None:
-            raise Damaged(f"{self.path(step)} is no checkpoint of t5lite")
+            raise Damaged(f"{self.path(step)} is not a checkpoint of t5lite")
         return metadata.tree
 
     def _check_shapes(self, step: int, wanted: Any) -> None:
@@ -209,14 +209,14 @@ class Checkpoints:
         if extra := sorted(saved.keys() - mine.keys()):
             raise UserError(
                 f"checkpoint {self.path(step)} does not fit the model: "
-                f"it holds {extra[0]} {saved[extra[0]]}, which the model has not"
+                f"it contains {extra[0]} {saved[extra[0]]}, which the model does not have"
             )
 
     def close(self) -> None:
-        """Waits for what is being written.
+        """Waits until the latest checkpoint is written.
 
         Raises:
-            Unavailable: where it cannot be written.
+            Unavailable: if it cannot be written.
         """
         with self._write_errors():
             self._manager.wait_until_finished()
@@ -224,27 +224,27 @@ class Checkpoints:
 
     @contextmanager
     def _read_errors(self, step: int) -> Iterator[None]:
-        """Says on one line that a checkpoint is damaged."""
+        """Turns errors of reading into one line that names the checkpoint."""
         try:
             yield
         except (ValueError, OSError, KeyError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise Damaged(
                 f"checkpoint {self.path(step)} is damaged and cannot be read: {reason[:200]}; use "
-                "another one"
+                "another checkpoint"
             ) from error
 
     @contextmanager
     def _write_errors(self) -> Iterator[None]:
-        """Says on one line why a checkpoint cannot be written; TensorStore raises ValueErrors."""
+        """Turns errors of writing into one line; TensorStore raises ValueErrors."""
         try:
             yield
         except (ValueError, OSError) as error:
             full = "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
             reason = "the disk is full" if full else str(error).splitlines()[0]
             raise Unavailable(
-                f"a checkpoint could not be written in {self.directory}: {reason}; those before "
-                "it are whole; make room and start again to go on from the latest"
+                f"a checkpoint could not be written in {self.directory}: {reason}; earlier ones "
+                "are complete; free some space and restart to resume from the latest"
             ) from error
 
 
@@ -255,14 +255,14 @@ class _Best:
         self._checkpoints = checkpoints
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Says of each checkpoint, among all there are, whether it is to be kept."""
+        """Returns for each of all checkpoints whether to keep it."""
         del context
         best = self._checkpoints.best()
         return [each.step == best for each in checkpoints]
 
 
 def _shapes(tree: Any, roots: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of every array below `roots`, however the tree's nodes are typed."""
+    """Returns path -> shape of every array below `roots`, whatever the types of tree nodes."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     return {
@@ -273,7 +273,7 @@ def _shapes(tree: Any, roots: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
 
 
 def find_checkpoint(path: pathlib.Path) -> str | None:
-    """Returns the folder of a checkpoint: `path` itself, or the latest below a MODEL_DIR."""
+    """Returns the directory of a checkpoint: `path` itself, or the latest of a MODEL_DIR."""
     if (path / FOLDER).is_dir():
         steps = [p for p in (path / FOLDER).iterdir() if p.name.isdigit()]
         return str(max(steps, key=lambda p: int(p.name))) if steps else None
@@ -283,15 +283,15 @@ def find_checkpoint(path: pathlib.Path) -> str | None:
 
 @contextmanager
 def open_checkpoint(folder: str) -> Iterator[tuple[Checkpoints, int]]:
-    """Opens one checkpoint by its own folder, `.../checkpoints/STEP`, for reading.
+    """Opens one checkpoint for reading by its own directory, `.../checkpoints/STEP`.
 
     Raises:
-        UserError: where there is none.
+        UserError: if there is none.
     """
     path = pathlib.Path(folder)
     if not (path.name.isdigit() and path.is_dir()):
         raise UserError(
-            f"checkpoint {folder!r} is not there; name a folder such as MODEL_DIR/checkpoints/1000"
+            f"checkpoint {folder!r} not found; name a directory such as MODEL_DIR/checkpoints/1000"
         )
     checkpoints = Checkpoints(path.parent, read_only=True)
     try:

@@ -1,4 +1,4 @@
-"""A run's batches, from where its checkpoint stands, and where they stand for the next one."""
+"""The batches of a run from the position that a checkpoint saved, and the position to save next."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,20 +12,22 @@ from t5lite.core.errors import UserError
 from t5lite.data.batching.features import Features
 from t5lite.data.batching.row_stream import Cursor
 from t5lite.data.batching.stream import STREAM_VERSION, Batches
+from t5lite.parallel.sharding import batch_sharding, local_rows
+from t5lite.training.program import TrainProgram
 from t5lite.training.run import Run
 
 
 class Feed:
-    """Gives this process's rows of one batch after another. Close it.
+    """Iterates over batches, of each the rows that this process needs. Close it.
 
     Args:
-        rows: those of the global batch that this process reads.
-        saved: what `state` returned for the checkpoint that the run goes on from; None for the
-            beginning.
-        say: is told where the data begins anew or batches are left out.
+        rows: indices of the rows of the global batch that this process needs.
+        saved: the result of `state` in the checkpoint that the run resumes from; None starts from
+            the first batch.
+        log: prints a line if the data restarts or batches are skipped.
 
     Raises:
-        UserError: where the data is not what it was when `saved` was made.
+        UserError: if the data differs from the data for which `saved` was made.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class Feed:
         rows: Sequence[int],
         saved: dict[str, Any] | None,
         *,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
         seed = run.stream_seed
         self._about: dict[str, Any] = {
@@ -45,10 +47,11 @@ class Feed:
             "layout": repr(run.layout),
             **run.task.identity(run.train_split),
         }
-        self._rows, self._say = rows, say
+        self._rows = rows
+        self._log = log
         self._skip = [tuple(pair) for pair in run.skip_batches]
         if saved is not None and saved["about"]["data_seed"] != seed and run.data_seed is not None:
-            say(f"the data begins anew with train.data_seed {seed}")
+            log(f"the data restarts with train.data_seed {seed}")
             saved = None
         cursors = None
         if saved is not None:
@@ -57,9 +60,9 @@ class Feed:
         self.number = 0 if saved is None else int(saved["batches"])
         known = [] if saved is None else [tuple(pair) for pair in saved["skip_batches"]]
         if late := [p for p in self._skip if p[0] <= self.number and p not in known]:
-            say(
-                f"batches up to {self.number} were taken before {late} of train.skip_batches was "
-                "asked for; what is left of it will be left out"
+            log(
+                f"batches up to {self.number} were used before {late} of train.skip_batches was "
+                "set; only later batches of it are skipped"
             )
         self._cursors: Sequence[Cursor] | None = cursors
         self._batches = Batches(
@@ -84,13 +87,13 @@ class Feed:
             if not any(first <= self.number <= last for first, last in self._skip):
                 return features
             if any(self.number == last for _, last in self._skip):
-                self._say(f"left out the batches up to {self.number}: train.skip_batches")
+                self._log(f"skipped the batches up to {self.number}: train.skip_batches")
 
     def state(self) -> dict[str, Any]:
-        """Returns where the data stands behind the latest batch, for JSON; the same everywhere.
+        """Returns the position after the latest batch as JSON data, the same in all processes.
 
-        `about` is what it depends on, `batches` how many were taken or left out as `skip_batches`
-        says, `rows` the cursor of each row of the global batch. Called by all processes at once.
+        `about` describes the data, `batches` counts used and skipped batches, `rows` has the cursor
+        of each row of the global batch. All processes must call it together.
         """
         assert self._cursors is not None
         cursors = {row: c.to_json() for row, c in zip(self._rows, self._cursors, strict=True)}
@@ -105,12 +108,29 @@ class Feed:
         }
 
     def close(self) -> None:
-        """Ends what makes batches ahead."""
+        """Stops the workers that prepare batches."""
         self._batches.close()
 
 
+def open_feed(
+    program: TrainProgram, saved: dict[str, Any] | None, *, log: Callable[[str], None]
+) -> Feed:
+    """Returns the batches of a run for this process, after those of a checkpoint.
+
+    Args:
+        saved: the position in the data that the checkpoint holds; None for the beginning.
+        log: prints one line.
+
+    Raises:
+        UserError: if the data differs from that of the checkpoint.
+    """
+    run = program.run
+    rows = local_rows(batch_sharding(program.mesh, run.batch_size), run.batch_size)
+    return Feed(run, rows, saved, log=log)
+
+
 def _of_all_processes(value: dict[int, Any]) -> list[dict[str, Any]]:
-    """Returns what every process has, as JSON gives it back."""
+    """Returns the values of all processes after a round trip through JSON."""
     text = json.dumps(value).encode()
     if jax.process_count() == 1:
         return [json.loads(text)]
@@ -126,6 +146,6 @@ def _check_same(saved: dict[str, Any], mine: dict[str, Any], model_dir: str) -> 
         if saved.get(name) != mine.get(name):
             raise UserError(
                 f"{model_dir} was trained with {name} {saved.get(name)}, got {mine.get(name)}: "
-                "its place in the data would mean nothing; use the former, another MODEL_DIR, or a "
-                "train.data_seed with which the data begins anew"
+                "the saved position in the data would be wrong; use the former, another MODEL_DIR, "
+                "or another train.data_seed, which restarts the data"
             )

@@ -1,4 +1,4 @@
-"""Checkpoints written and read array by array, for those that do not fit into memory."""
+"""Checkpoints written and read array by array, for models that do not fit into memory."""
 
 import asyncio
 import dataclasses
@@ -19,7 +19,7 @@ CHUNK_BYTES = 1 << 26
 
 
 class _LazyHandler(ocp.type_handlers.ArrayHandler):
-    """Makes, places and writes one array after another."""
+    """Loads, shards and writes one array at a time."""
 
     async def serialize(
         self, values: Sequence[LazyArray], infos: Sequence[Any], args: Any = None
@@ -30,30 +30,30 @@ class _LazyHandler(ocp.type_handlers.ArrayHandler):
             jax.block_until_ready(array)
             del host
             given = ocp.SaveArgs() if args is None else args[index]
-            # Arrays are compressed chunk by chunk; a whole one would be held once more for it.
+            # Arrays are compressed by chunks; one large chunk would need a second copy in memory.
             part = [dataclasses.replace(given, chunk_byte_size=CHUNK_BYTES)]
             for future in await super().serialize([array], [info], part):
                 await asyncio.to_thread(future.result)
             array.delete()
-            # Orbax's futures refer to each other and to the array's copy on the host.
+            # Orbax's futures form reference cycles that keep the array's copy on the host.
             del array
             gc.collect()
         return []
 
     def memory_size(self, values: Sequence[LazyArray]) -> list[tuple[int, int]]:
-        # Nothing is held: the limits on what is written at once have nothing to count.
+        # Nothing is in memory yet, so limits on concurrent writes do not apply.
         return [(0, 0)] * len(values)
 
 
 def write_lazily(model_dir: pathlib.Path, step: int, state: Any, about: Mapping[str, Any]) -> str:
-    """Writes `model_dir/checkpoints/STEP` from a tree of `LazyArray`s, and returns its folder.
+    """Writes `model_dir/checkpoints/STEP` from a tree of `LazyArray`s, and returns its directory.
 
     Raises:
-        UserError: where it is there already, or cannot be written.
+        UserError: if it exists, or cannot be written.
     """
     folder = (model_dir / FOLDER).absolute()
     if (folder / str(step)).exists():
-        raise UserError(f"{folder / str(step)} is there already; name another folder")
+        raise UserError(f"{folder / str(step)} exists; name another directory")
     registry = ocp.type_handlers.create_type_handler_registry((LazyArray, _LazyHandler()))
     handlers = {
         "state": ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
@@ -68,7 +68,7 @@ def write_lazily(model_dir: pathlib.Path, step: int, state: Any, about: Mapping[
 
 
 def stored_params(checkpoints: Checkpoints, step: int) -> dict[str, LazyArray]:
-    """Returns the parameters of a checkpoint by name, none of them read."""
+    """Returns the parameters of a checkpoint by name; each is read when it is loaded."""
 
     def lazy(name: str, metadata: Any) -> LazyArray:
         def load() -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Parameters from a checkpoint of another model: which come from where, and which begin anew."""
+"""Parameters from a checkpoint of another model: which are restored, and from what."""
 
 import dataclasses
 import re
@@ -13,26 +13,26 @@ from t5lite.core.errors import UserError, check_choice, suggestion
 from t5lite.core.lazy import by_name
 from t5lite.training.checkpoints import Checkpoints
 
-Shape = tuple[int, ...]
+_Shape = tuple[int, ...]
 
-# What each rule is followed by.
-KINDS = {
-    "map": "a pattern of the model's parameters and the name in the checkpoint, as re.sub has it",
-    "fresh": "a pattern of the model's parameters that begin anew",
-    "grow": "a pattern of the model's parameters, of which the checkpoint holds a part",
+# The arguments of each kind of rule.
+RULE_ARGUMENTS = {
+    "map": "a pattern of the model's parameters and a name in the checkpoint, as in re.sub",
+    "fresh": "a pattern of the model's parameters that keep their initial values",
+    "grow": "a pattern of the model's parameters, of which the checkpoint contains the first part",
     "layers": "a pattern of the model's parameters, and the checkpoint's layer for each of theirs",
-    "skip": "a pattern of the checkpoint's parameters that are left out",
+    "skip": "a pattern of the checkpoint's parameters that are ignored",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a parameter comes from.
+    """The source of a parameter.
 
     Args:
-        source: its name in the checkpoint; None where it begins anew.
-        grown: the checkpoint's is the first part of it, the rest begins anew.
-        layers: the checkpoint's layer for each of its own; None for the same.
+        source: its name in the checkpoint; None for its initial value.
+        grown: whether the checkpoint has only the first part of it; the rest is initialized.
+        layers: the layer of the checkpoint for each of its own; None for the same layers.
     """
 
     source: str | None
@@ -41,21 +41,21 @@ class Origin:
 
     def __str__(self) -> str:
         if self.source is None:
-            return "begins anew"
+            return "initialized"
         if self.layers is not None:
             return f"{self.source}, layers {', '.join(map(str, self.layers))}"
-        return f"{self.source}, the rest begins anew" if self.grown else self.source
+        return f"{self.source}, the rest initialized" if self.grown else self.source
 
 
 def check_rules(rules: Sequence[Any]) -> None:
-    """Raises a UserError where a rule is not of its form."""
+    """Raises a UserError if a rule has the wrong form."""
     for rule in rules:
         if not (isinstance(rule, tuple | list) and rule and isinstance(rule[0], str)):
             raise UserError(
                 f"train.restore_rules must be tuples such as ('fresh', 'decoder/.*'), got {rule!r}"
             )
         kind, *rest = rule
-        check_choice("train.restore_rules", kind, KINDS)
+        check_choice("train.restore_rules", kind, RULE_ARGUMENTS)
         types: dict[str, Sequence[type]] = {"map": (str, str), "layers": (str, Sequence)}
         wanted = types.get(kind, (str,))
         fits = len(rest) == len(wanted) and all(map(isinstance, rest, wanted))
@@ -63,10 +63,10 @@ def check_rules(rules: Sequence[Any]) -> None:
             fits = not isinstance(rest[1], str) and all(type(n) is int and n >= 0 for n in rest[1])
         if not fits:
             raise UserError(
-                f"train.restore_rules: {kind!r} takes {KINDS[kind]}, got {tuple(rest)!r}"
+                f"train.restore_rules: {kind!r} takes {RULE_ARGUMENTS[kind]}, got {tuple(rest)!r}"
             )
         try:
-            # Groups that the name refers to are looked up even where nothing matches.
+            # Finds references to missing groups even if nothing matches.
             re.compile(rest[0]).sub(rest[1] if kind == "map" else "", "")
         except (re.error, IndexError) as error:
             raise UserError(
@@ -76,21 +76,24 @@ def check_rules(rules: Sequence[Any]) -> None:
 
 
 def plan_restore(
-    rules: Sequence[Any], source: Mapping[str, Shape], wanted: Mapping[str, Shape], owner: str
+    rules: Sequence[Any],
+    source: Mapping[str, _Shape],
+    wanted: Mapping[str, _Shape],
+    owner: str,
 ) -> dict[str, Origin]:
-    """Returns where each of the model's parameters comes from.
+    """Returns the source of each of the model's parameters.
 
-    A pattern has to match a whole name; of rules of one kind the first that matches counts. What
-    no rule is about comes from the parameter of the same name.
+    A pattern must match a whole name; among rules of one kind the first match applies. A parameter
+    without a rule comes from the parameter of the same name.
 
     Args:
         source: shapes of the checkpoint's parameters.
-        wanted: shapes of the model's.
+        wanted: shapes of the model's parameters.
         owner: the checkpoint, for messages.
 
     Raises:
-        UserError: where a rule matches nothing, a shape does not fit, or a parameter on either
-            side is left over.
+        UserError: if a rule matches nothing, a shape does not fit, or a parameter on either side
+            has no counterpart.
 
     >>> plan_restore(
     ...     [("map", "encoder/(.*)", r"old/\\1"), ("skip", "head")],
@@ -116,13 +119,13 @@ def plan_restore(
         origin = Origin(theirs, grown is not None, tuple(layers[0][2]) if layers else None)
         _check_fits(owner, name, shape, origin, source)
         origins[name] = origin
-    # What begins anew leaves the checkpoint's parameter of its name out.
+    # An initialized parameter replaces the checkpoint's parameter of the same name.
     taken = {origin.source or name for name, origin in origins.items()}
     left = sorted(set(source) - taken)
     if left := [name for name in left if not first("skip", name)]:
         raise UserError(
-            f"{owner} holds {left[0]}, which no parameter of the model comes from; add "
-            f"('skip', {left[0]!r}) to train.restore_rules to leave it out"
+            f"{owner} contains {left[0]}, which no parameter of the model uses; add "
+            f"('skip', {left[0]!r}) to train.restore_rules to ignore it"
         )
     for index, rule in enumerate(rules):
         if index not in used:
@@ -130,33 +133,37 @@ def plan_restore(
             matched = next((name for name in side if re.fullmatch(rule[1], name)), None)
             why = f"matches nothing; {suggestion(rule[1], side)}"
             if matched is not None and rule[0] == "skip":
-                why = f"matches {matched}, which the model takes"
+                why = f"matches {matched}, which the model uses"
             elif matched is not None:
-                why = f"matches {matched}, of which a rule before it says where it comes from"
+                why = f"matches {matched}, for which an earlier rule applies"
             raise UserError(f"train.restore_rules: {tuple(rule)!r} {why}")
     return origins
 
 
 def _check_fits(
-    owner: str, name: str, shape: Shape, origin: Origin, source: Mapping[str, Shape]
+    owner: str,
+    name: str,
+    shape: _Shape,
+    origin: Origin,
+    source: Mapping[str, _Shape],
 ) -> None:
     theirs = source.get(origin.source or "")
     if theirs is None:
         raise UserError(
-            f"{owner} holds no {origin.source}, where {name} is to come from; add ('fresh', "
+            f"{owner} does not contain {origin.source}, the source of {name}; add ('fresh', "
             f"{name!r}) or ('map', {name!r}, NAME) to train.restore_rules"
         )
     if origin.layers is not None:
         if "/layers/" not in name:
             raise UserError(
-                f"train.restore_rules: ('layers', ...) matches {name}, which is not of stacked "
-                "layers; write a pattern such as 'encoder/layers/.*'"
+                f"train.restore_rules: ('layers', ...) matches {name}, which has no stacked "
+                "layers; use a pattern such as 'encoder/layers/.*'"
             )
         fits = (len(origin.layers), *theirs[1:]) == shape and max(origin.layers) < theirs[0]
         if origin.grown or not fits:
             raise UserError(
-                f"{name} has shape {shape} and {origin.source} in {owner} {theirs}: 'layers' "
-                f"needs a layer there for each of {shape[0]}, got {list(origin.layers)}"
+                f"{name} has shape {shape} and {origin.source} in {owner} {theirs}: 'layers' must "
+                f"name one of its layers for each of {shape[0]}, got {list(origin.layers)}"
             )
     elif origin.grown:
         if len(theirs) != len(shape) or any(a > b for a, b in zip(theirs, shape, strict=True)):
@@ -175,10 +182,10 @@ def _check_fits(
 def restore_by_rules(
     checkpoints: Checkpoints, step: int, fresh: Any, rules: Sequence[Any]
 ) -> tuple[Any, dict[str, Origin]]:
-    """Returns the parameters that `plan_restore` says, each placed like its `fresh` one.
+    """Returns the parameters according to `plan_restore`, with the shardings of `fresh`.
 
     Args:
-        fresh: new parameters of the model.
+        fresh: the initial parameters of the model.
     """
     new = by_name(fresh)
     stored = by_name(checkpoints.metadata(step)["params"], is_leaf=lambda x: hasattr(x, "shape"))
@@ -199,7 +206,7 @@ def restore_by_rules(
         )
         for name, source in whole.items()
     }
-    # At once, as Orbax reads in parallel; what two take the same from is read once.
+    # All at once, because Orbax reads in parallel; a source of several parameters is read once.
     item = flax.traverse_util.unflatten_dict(wanted, sep="/")
     read = by_name(checkpoints.restore_part(step, item)) if wanted else {}
     made: dict[str, jax.Array] = {}
@@ -214,7 +221,7 @@ def restore_by_rules(
 
 
 def _changed(checkpoints: Checkpoints, step: int, fresh: jax.Array, origin: Origin) -> jax.Array:
-    """Returns a parameter of other layers or size; every process reads the whole of it."""
+    """Returns a parameter with other layers or another size; every process reads all of it."""
     theirs = checkpoints.restore_array(step, f"params/{origin.source}").astype(fresh.dtype)
     if origin.layers is not None:
         picked = theirs[list(origin.layers)]
@@ -227,6 +234,6 @@ def _changed(checkpoints: Checkpoints, step: int, fresh: jax.Array, origin: Orig
 
 
 def as_table(origins: Mapping[str, Origin]) -> list[str]:
-    """Returns a line for each parameter and where it comes from."""
+    """Returns a line for each parameter and its source."""
     width = max(map(len, origins), default=0)
     return [f"  {name.ljust(width)}  {origin}" for name, origin in origins.items()]

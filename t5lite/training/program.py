@@ -1,4 +1,4 @@
-"""The program of a run: the shapes of what its step takes, where they live, and the step itself."""
+"""The program of a run: shapes, dtypes and shardings of its inputs, and its first state."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,21 +7,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from t5lite.core.lazy import by_name
 from t5lite.core.numbers import as_inputs
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, check_lengths, on_mesh
 from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.run import Run
 from t5lite.training.state import TrainState, abstract_state, initial_state
-from t5lite.training.step import make_train_step
+from t5lite.training.trainable import trainable_names
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainProgram:
-    """The one program of a run, for devices that need not be there.
+    """All that the step of a run is compiled from; the devices may be simulated.
 
     Args:
-        hyper: the run's numbers, which enter the step as inputs.
+        hyper: the run's numbers, which are inputs of the step.
         state, batch: shapes, dtypes and shardings.
         param_axes: names of the axes of each parameter.
         init: from the run's numbers to its first state, compiled.
@@ -35,32 +36,22 @@ class TrainProgram:
     param_axes: Any
     init: Callable[[Hyperparameters], TrainState]
 
+    @property
+    def trainable(self) -> list[str]:
+        """The names of the parameters that train."""
+        return trainable_names("train.trainable", self.run.trainable, by_name(self.state.params))
+
     def of(self, run: Run) -> "TrainProgram":
-        """Returns the program of a run that differs in numbers only, without tracing it again."""
+        """Returns the program of a run that differs in numbers only, without another trace."""
         return dataclasses.replace(self, run=run, hyper=as_inputs(run.hyperparameters))
-
-    def lower(self) -> jax.stages.Lowered:
-        """Returns the step, traced; compiled it takes (hyper, state, batch) of just these shapes.
-
-        The state is donated, and comes back where it was.
-        """
-        shardings = jax.tree.map(lambda x: x.sharding, self.state)
-        step = make_train_step(
-            self.run.model,
-            self.param_axes,
-            microbatches=self.run.microbatches,
-            offloaded=shardings.opt_state if self.run.offload_optimizer else None,
-        )
-        jitted = jax.jit(step, donate_argnums=1, out_shardings=(shardings, None))
-        with on_mesh(self.mesh):
-            return jitted.lower(self.hyper, self.state, self.batch)
 
 
 def train_program(run: Run, mesh: DeviceMesh) -> TrainProgram:
     """Returns the program of `run` on `mesh`.
 
     Raises:
-        UserError: where the mesh does not divide the batch, a microbatch, a row or a parameter.
+        UserError: if the mesh does not divide the batch, a microbatch, a row or a parameter, or a
+            pattern of `train.trainable` matches no parameter.
     """
     sharding = batch_sharding(mesh, run.batch_size)
     batch_sharding(
@@ -74,15 +65,16 @@ def train_program(run: Run, mesh: DeviceMesh) -> TrainProgram:
             mesh,
             param_dtype=run.param_dtype,
             offload_optimizer=run.offload_optimizer,
+            trainable=run.trainable,
         )
     batch = {
         name: jax.ShapeDtypeStruct((run.batch_size, length), jnp.int32, sharding=sharding)
         for name, length in run.layout.lengths.items()
     }
-    # Run once: on a CPU most of the time of compiling it would go into making it fast.
+    # It runs once, so optimizing it for a CPU would take longer than it saves.
     on_cpu = mesh.platform == "cpu"
     init = jax.jit(
-        lambda hyper: initial_state(run.model, hyper, axes, run.param_dtype),
+        lambda hyper: initial_state(run.model, hyper, axes, run.param_dtype, run.trainable),
         out_shardings=jax.tree.map(lambda x: x.sharding, state),
         compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
     )

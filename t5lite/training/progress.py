@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a run on the console: a bar on a terminal, plain lines elsewhere."""
 
 import datetime
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from types import TracebackType
 import rich.console
 import rich.progress
 
-# Scores that every evaluation has.
-COMMON = (
+# Scores of every evaluation, which `score` prints on one line.
+COMMON_SCORES = (
     "loss_nats_per_token",
     "cross_entropy_nats_per_token",
     "z_loss_nats_per_token",
@@ -22,7 +22,11 @@ COMMON = (
 
 
 class Progress:
-    """Shows steps, and the latest metrics beside them; silent unless this is the first process."""
+    """Shows the step and the latest metrics.
+
+    Args:
+        shown: whether to print at all; False except in the first process.
+    """
 
     def __init__(self, *, first_step: int, total_steps: int, shown: bool) -> None:
         self._console = rich.console.Console(quiet=not shown, highlight=False, soft_wrap=True)
@@ -46,13 +50,13 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Prints a line above the bar."""
         self._console.print(text, markup=False)
 
     def score(self, step: int, split: str, scores: Mapping[str, float]) -> None:
         """Prints the scores of a split."""
-        self.say(
+        self.log(
             f"{split} at step {step}: loss {scores['loss_nats_per_token']:.4f}  cross-entropy "
             f"{scores['cross_entropy_nats_per_token']:.4f} nats per token  perplexity "
             f"{scores['perplexity']:.2f}  accuracy {scores['accuracy_fraction']:.1%}  "
@@ -62,13 +66,13 @@ class Progress:
             name: value
             for name, value in scores.items()
             if name.endswith("/cross_entropy_nats_per_token")
-            or name.rpartition("/")[2] not in COMMON
+            or name.rpartition("/")[2] not in COMMON_SCORES
         }
         for name, value in others.items():
-            self.say(f"  {name} {value:.4f}")
+            self.log(f"  {name} {value:.4f}")
 
     def advance(self, step: int) -> None:
-        """Moves the bar."""
+        """Moves the bar to `step`."""
         self._bar.update(self._task, completed=step)
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -85,6 +89,6 @@ class Progress:
         )
         if self._bar.disable:
             remaining = datetime.timedelta(seconds=round(left))
-            self.say(f"step {step}/{self._total_steps}  {text}  {remaining} left")
+            self.log(f"step {step}/{self._total_steps}  {text}  {remaining} left")
         else:
             self._bar.update(self._task, completed=step, description=text)

@@ -1,4 +1,4 @@
-"""A training run as the user describes it: every choice, checked before anything starts."""
+"""A training run as the user describes it: all choices, checked before anything starts."""
 
 import dataclasses
 import math
@@ -8,68 +8,79 @@ from typing import Any
 import numpy as np
 
 from t5lite.core.errors import UserError, check_choice, suggestion
+from t5lite.core.fields import field_name
 from t5lite.core.files import local_folder
 from t5lite.core.numbers import Number, check_number
 from t5lite.data.batching.features import DecoderLayout, EncoderDecoderLayout, EncoderLayout, Layout
 from t5lite.data.mixture import Mixture
 from t5lite.data.task import Task
+from t5lite.losses.cross_entropy import CrossEntropy
+from t5lite.losses.loss import Loss, check_loss
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly, Model
 from t5lite.models.config import DTYPES
-from t5lite.models.losses import CrossEntropy
 from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.optimizers.optimizer import Optimizer
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.partial_restore import check_rules
+from t5lite.training.trainable import EVERYTHING, check_patterns
+from t5lite.training.writers.json_lines import JsonLines
+from t5lite.training.writers.tensorboard import TensorBoard
+from t5lite.training.writers.writer import Writer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What `t5lite train` does; the other commands take from it what they need.
+    """All choices of `t5lite train`. Other commands use a part of them.
 
     Args:
         model, optimizer, loss, mesh: see their own classes.
         task: a task, or a mixture of several.
-        model_dir: a local folder, where everything that the run writes goes.
-        total_steps: the run ends after this many steps, those before a restart included.
+        model_dir: a local directory for everything that the run writes.
+        total_steps: number of steps, including those before a restart.
         batch_size: rows of the global batch.
         seed: of parameters, dropout and data.
-        data_seed: of the data alone; None for `seed`. A run that is resumed with another one
-            begins its data anew, in another order.
-        skip_batches: pairs (first, last) of batches that are left out; a batch is numbered from 1
-            as the step that would take it if none was left out.
-        packed: several examples share a row, as many as fit.
-        data_workers: processes that make batches; 0 for a thread.
+        data_seed: of the data only; None for `seed`. A run that is resumed with another one
+            restarts its data in another order.
+        skip_batches: pairs (first, last) of batches that are skipped; batches are numbered from 1,
+            as the steps that would use them if none were skipped.
+        packed: whether several examples share a row, as many as fit.
+        data_workers: processes that prepare batches; 0 for a thread.
         microbatches: parts of the batch whose gradients are accumulated.
-        length_multiple: rows are as long as the longest example needs, and on to a multiple of this
-            many tokens, as meshes that split rows and some kernels need.
-        param_dtype: what parameters are kept in between steps, "float32", or "bfloat16" rounded
-            stochastically, so that no update is lost on average. Within a step there is a float32
-            copy of each device's share.
-        offload_optimizer: whether the optimizer's state is in the hosts' memory between updates.
+        length_multiple: the length of rows is that of the longest example, rounded up to a multiple
+            of this many tokens, which meshes that split rows and some kernels need.
+        param_dtype: dtype of parameters between steps, "float32", or "bfloat16" with stochastic
+            rounding, so that updates are kept on average. Within a step each device has a float32
+            copy of its share.
+        offload_optimizer: whether the optimizer state is in the hosts' memory between updates.
+        trainable: regular expressions; the parameters whose whole name one of them matches train,
+            the others are constants without gradients and optimizer state.
         max_gradient_norm: gradients of a larger global norm are scaled down; None for no limit.
         train_split, eval_split: of the task's source.
-        eval_every_steps: how often the whole `eval_split` is scored during training; None for
-            before and after only.
+        eval_every_steps: how often the whole `eval_split` is evaluated; None for only before and
+            after training.
         log_every_steps: how often metrics are written.
         checkpoint_every_steps: how often a checkpoint is saved; the last step always is.
-        keep_checkpoints: how many of the latest are kept.
-        keep_every_steps: checkpoints at multiples of this are kept for ever; None for none.
-        keep_highest, keep_lowest: a score such as "exact_match_fraction", of which the checkpoint
-            with the best value is kept too; one is saved with every evaluation. At most one of
-            both.
-        initial_checkpoint: a `checkpoints/STEP` folder whose parameters a new run starts from.
-        restore_rules: where the model is not the checkpoint's, which parameters come from where:
-            a list of ('map', PATTERN, NAME), ('fresh', PATTERN), ('grow', PATTERN), ('layers',
+        keep_checkpoints: number of latest checkpoints that are kept.
+        keep_every_steps: checkpoints at multiples of this are never deleted; None for none.
+        keep_highest, keep_lowest: a score such as "exact_match_fraction"; the checkpoint with the
+            best value is kept too, and one is saved with every evaluation. Set at most one of them.
+        initial_checkpoint: a `checkpoints/STEP` directory with the parameters that a new run starts
+            from.
+        restore_rules: the sources of parameters, if the model differs from the checkpoint's: a list
+            of ('map', PATTERN, NAME), ('fresh', PATTERN), ('grow', PATTERN), ('layers',
             PATTERN, LAYERS) and ('skip', PATTERN); see `training.partial_restore`.
-        restore_optimizer: whether a new run goes on with the checkpoint's step and optimizer
-            state too, on the data from its beginning.
-        show_examples: examples of `eval_split` to fill in and show at the end.
+        restore_optimizer: whether a new run also continues from the step and the optimizer state of
+            the initial checkpoint; its data starts from the first batch.
+        writers: where metrics are written; `JsonLines` is the record and always among them.
+        show_examples: number of examples of `eval_split` to fill in and print at the end.
 
     Raises:
-        UserError: where choices are out of range or do not fit together.
+        UserError: if a choice is out of range or conflicts with another.
     """
+
+    gin_name = "train"
 
     model: Model
     task: Task | Mixture
@@ -82,12 +93,13 @@ class Run:
     skip_batches: Sequence[Any] = ()
     packed: bool = False
     data_workers: int = 0
-    loss: CrossEntropy = CrossEntropy()
+    loss: Loss = CrossEntropy()
     mesh: Mesh = Mesh()
     microbatches: int = 1
     length_multiple: int = 1
     param_dtype: str = "float32"
     offload_optimizer: bool = False
+    trainable: Sequence[Any] = EVERYTHING
     max_gradient_norm: Number | None = None
     train_split: str = "train"
     eval_split: str = "validation"
@@ -101,6 +113,7 @@ class Run:
     initial_checkpoint: str | None = None
     restore_rules: Sequence[Any] = ()
     restore_optimizer: bool = False
+    writers: Sequence[Any] = (JsonLines(), TensorBoard())
     show_examples: int = 0
 
     def __post_init__(self) -> None:
@@ -134,26 +147,42 @@ class Run:
             )
         if self.keep_highest is not None and self.keep_lowest is not None:
             raise UserError(
-                "train.keep_highest and train.keep_lowest cannot both be there, got "
+                "train.keep_highest and train.keep_lowest are mutually exclusive, got "
                 f"{self.keep_highest!r} and {self.keep_lowest!r}"
             )
         check_choice("train.param_dtype", self.param_dtype, DTYPES)
+        check_loss(self.loss)
+        check_patterns(field_name(self, "trainable"), self.trainable)
+        self._check_writers()
         check_rules(self.restore_rules)
         if self.initial_checkpoint is None and (self.restore_rules or self.restore_optimizer):
             name = "restore_rules" if self.restore_rules else "restore_optimizer"
             raise UserError(f"train.{name} needs train.initial_checkpoint, got none")
         if self.restore_rules and self.restore_optimizer:
             raise UserError(
-                "train.restore_optimizer needs the checkpoint's own model, got train.restore_rules"
+                "train.restore_optimizer needs the model of the checkpoint, got train.restore_rules"
             )
         self._check_fit()
+
+    def _check_writers(self) -> None:
+        for writer in self.writers:
+            if not isinstance(writer, Writer) or isinstance(writer, type):
+                raise UserError(
+                    f"{field_name(self, 'writers')} must be objects with a method open, such as "
+                    f"@TensorBoard(), got {writer!r}"
+                )
+        if sum(isinstance(writer, JsonLines) for writer in self.writers) != 1:
+            raise UserError(
+                f"{field_name(self, 'writers')} must list @JsonLines() once: metrics.jsonl is the "
+                f"record that other commands read, got {list(self.writers)!r}"
+            )
 
     def _check_fit(self) -> None:
         config, vocabulary = self.model.config, self.task.vocabulary
         if self.packed and config.encoder_attention == "transient_global":
             raise UserError(
                 "train.packed must be False with T5Config.encoder_attention 'transient_global', "
-                "whose global tokens would sum up several examples"
+                "whose global tokens would mix several examples"
             )
         if vocabulary.size > config.vocab_size:
             raise UserError(
@@ -162,11 +191,11 @@ class Run:
             )
         for task in self.task.tasks:
             model, objective = type(self.model).__name__, type(task.objective).__name__
-            _check_place_by_place(self.model, task.objective)
+            _check_positions_have_targets(self.model, task.objective)
             if task.metrics and isinstance(self.model, EncoderOnly):
                 raise UserError(
                     f"Task.metrics of {task.name!r} need a model with a decoder to write, got "
-                    f"{model}; its accuracy is told without"
+                    f"{model}; its accuracy is reported without metrics"
                 )
             if task.metrics and task.objective.inputs_length == 0:
                 raise UserError(
@@ -178,11 +207,16 @@ class Run:
                     "another objective"
                 )
 
+    @property
+    def ranks_checkpoints(self) -> bool:
+        """Whether the checkpoint with the best score is kept."""
+        return bool(self.keep_highest or self.keep_lowest)
+
     def rank(self, scores: Mapping[str, float]) -> float | None:
-        """Returns what a checkpoint with these scores is ranked by, if at all.
+        """Returns the rank of a checkpoint with these scores; None if checkpoints have none.
 
         Raises:
-            UserError: where the score that `keep_highest` or `keep_lowest` names is not there.
+            UserError: if the score that `keep_highest` or `keep_lowest` names does not exist.
         """
         name = self.keep_highest or self.keep_lowest
         if name is None:
@@ -203,7 +237,7 @@ class Run:
 
     @property
     def layout(self) -> Layout:
-        """Where the tokens of examples go in a row, which is as long as the longest example."""
+        """The layout of rows, which are as long as the longest example."""
         objectives = [task.objective for task in self.task.tasks]
 
         def longest(name: str) -> int:
@@ -221,7 +255,7 @@ class Run:
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        """The numbers of the run. A dropout rate of 0 is part of the program: it has none."""
+        """The numbers of the run. With a dropout rate of 0 the program has no dropout."""
         return Hyperparameters(
             optimizer=self.optimizer,
             loss=self.loss,
@@ -231,8 +265,8 @@ class Run:
         )
 
 
-def _check_place_by_place(model: Model, objective: Any) -> None:
-    """An encoder alone takes the objectives whose targets lie place by place, and no other."""
+def _check_positions_have_targets(model: Model, objective: Any) -> None:
+    """Checks that an encoder alone gets objectives with one target for each position."""
     kind, name = type(model).__name__, type(objective).__name__
     needed: type | None = None
     if isinstance(model, EncoderOnly):

@@ -1,31 +1,34 @@
-"""All that training carries from one step to the next, and how it begins."""
+"""The state that training carries from one step to the next, and its initial value."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5lite.core.lazy import by_name
 from t5lite.core.numbers import as_inputs
 from t5lite.core.streams import stream
 from t5lite.models.architectures import Model, init
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import logical_axes, state_axes, tree_shardings
 from t5lite.training.hyperparameters import Hyperparameters
+from t5lite.training.trainable import EVERYTHING, split_params, trainable_names
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """The whole of it: saved with every checkpoint, donated to every step.
+    """All state of a run: saved with every checkpoint, donated to every step.
 
-    The same tree holds shapes, axes or shardings in the place of arrays, so no type is one.
+    The same tree may hold shapes, axes or shardings instead of arrays, so no field has a type.
 
     Args:
-        step: steps taken, int32 [].
-        params: the parameters, float32 or bfloat16.
-        opt_state: of the optax transformation.
+        step: number of completed steps, int32 [].
+        params: all parameters, float32 or bfloat16.
+        opt_state: state of the optax transformation, for the parameters that train.
     """
 
     step: Any
@@ -34,7 +37,7 @@ class TrainState:
 
 
 def params_and_axes(model: Model) -> tuple[Any, Any]:
-    """Returns the tree of parameters with shapes in their place, and with names of axes."""
+    """Returns the shapes of the parameters, and the names of their axes, as two trees."""
 
     def make() -> tuple[Any, Any]:
         boxed = init(model, jax.random.key(0))
@@ -48,7 +51,7 @@ def abstract_params(model: Model, mesh: DeviceMesh) -> Any:
     """Returns shapes, dtypes and shardings of the parameters.
 
     Raises:
-        UserError: where the mesh does not divide an axis that it splits.
+        UserError: if the mesh does not divide an axis that it splits.
     """
     shapes, axes = params_and_axes(model)
     return jax.tree.map(
@@ -58,38 +61,49 @@ def abstract_params(model: Model, mesh: DeviceMesh) -> Any:
 
 
 def initial_state(
-    model: Model, hyper: Hyperparameters, axes: Any, param_dtype: str = "float32"
+    model: Model,
+    hyper: Hyperparameters,
+    axes: Any,
+    param_dtype: str = "float32",
+    trainable: Sequence[str] = EVERYTHING,
 ) -> TrainState:
     """Returns the state before the first step, a function of the seed; meant to be compiled.
 
     Args:
         axes: from `params_and_axes`.
         param_dtype: "float32" or "bfloat16"; the optimizer's state is float32 with both.
+        trainable: patterns of the parameters that train.
     """
     params = nn.unbox(init(model, stream(jax.random.key(hyper.seed), "init")))
-    return _state_of(params, hyper, axes, param_dtype)
+    return _state_of(params, hyper, axes, param_dtype, trainable)
 
 
-def _state_of(params: Any, hyper: Hyperparameters, axes: Any, param_dtype: str) -> TrainState:
+def _state_of(
+    params: Any, hyper: Hyperparameters, axes: Any, param_dtype: str, trainable: Sequence[str]
+) -> TrainState:
     return TrainState(
         step=jnp.zeros([], jnp.int32),
         params=jax.tree.map(lambda p: p.astype(param_dtype), params),
-        opt_state=initial_opt_state(hyper, params, axes),
+        opt_state=initial_opt_state(hyper, params, axes, trainable),
     )
 
 
-def initial_opt_state(hyper: Hyperparameters, params: Any, axes: Any) -> Any:
-    """Returns the optimizer's state before the first step from `params`."""
+def initial_opt_state(
+    hyper: Hyperparameters, params: Any, axes: Any, trainable: Sequence[str] = EVERYTHING
+) -> Any:
+    """Returns the optimizer's state before the first step from `params`, for those that train."""
     learning_rate = hyper.optimizer.learning_rate(0)
     params = jax.tree.map(lambda p: p.astype(jnp.float32), params)
-    return hyper.optimizer.transformation(learning_rate, axes).init(params)
+    trained, _ = split_params(params, trainable)
+    trained_axes, _ = split_params(axes, trainable)
+    return hyper.optimizer.transformation(learning_rate, trained_axes).init(trained)
 
 
 def state_shardings(state: TrainState, axes: Any, mesh: DeviceMesh) -> TrainState:
-    """Returns where each array of an abstract state lives: the optimizer's with its parameter.
+    """Returns the sharding of each array of an abstract state; optimizer state follows parameters.
 
     Raises:
-        UserError: where the mesh does not divide an axis that it splits.
+        UserError: if the mesh does not divide an axis that it splits.
     """
     names = TrainState(
         step=(),
@@ -100,13 +114,24 @@ def state_shardings(state: TrainState, axes: Any, mesh: DeviceMesh) -> TrainStat
 
 
 def state_shapes(
-    model: Model, hyper: Hyperparameters, param_dtype: str = "float32"
+    model: Model,
+    hyper: Hyperparameters,
+    param_dtype: str = "float32",
+    trainable: Sequence[str] = EVERYTHING,
 ) -> tuple[TrainState, Any]:
-    """Returns shapes and dtypes of the state, and the parameters' axes."""
-    # Not of `initial_state`: tracing the model once more would take longer than all the rest.
+    """Returns shapes and dtypes of the state, and the parameters' axes.
+
+    Raises:
+        UserError: if a pattern of `trainable` matches no parameter.
+    """
+    # Not from `initial_state`: tracing the model again would take longer than all the rest.
     params, axes = params_and_axes(model)
+    trainable_names("train.trainable", trainable, by_name(params))
     inputs = as_inputs(hyper)
-    return jax.eval_shape(lambda p, h: _state_of(p, h, axes, param_dtype), params, inputs), axes
+    shapes = jax.eval_shape(
+        lambda p, h: _state_of(p, h, axes, param_dtype, trainable), params, inputs
+    )
+    return shapes, axes
 
 
 def abstract_state(
@@ -116,14 +141,19 @@ def abstract_state(
     *,
     param_dtype: str = "float32",
     offload_optimizer: bool = False,
+    trainable: Sequence[str] = EVERYTHING,
 ) -> tuple[TrainState, Any]:
     """Returns shapes, dtypes and shardings of the state, and the parameters' axes.
 
     Args:
         offload_optimizer: whether the optimizer's state lives in the hosts' memory; its scalars
             stay on the devices.
+        trainable: patterns of the parameters that train.
+
+    Raises:
+        UserError: if a pattern matches no parameter, or the mesh does not divide an axis.
     """
-    state, axes = state_shapes(model, hyper, param_dtype)
+    state, axes = state_shapes(model, hyper, param_dtype, trainable)
     shardings = state_shardings(state, axes, mesh)
     if offload_optimizer:
         kept = jax.tree.map(

@@ -37,7 +37,7 @@ def test_a_run_goes_to_hugging_face_and_back_and_scores_the_same(t5lite, tmp_pat
     # It is where a run may start, and no run.
     code, _, err = t5lite("train", *SMALL, f"--gin.MODEL_DIR={back}")
     assert code == 2
-    assert "holds a converted checkpoint and no run; use another MODEL_DIR" in err
+    assert "contains a converted checkpoint and no run; use another MODEL_DIR" in err
 
 
 def test_inspect_says_what_a_run_and_a_checkpoint_are(t5lite, tmp_path):

@@ -11,8 +11,8 @@ from t5lite.data.batching.features import (
 from t5lite.data.batching.packing import choose_row
 from t5lite.data.batching.readers import TextPosition
 from t5lite.data.batching.row_stream import Cursor, RowStream
+from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
-from t5lite.models.losses import CrossEntropy
 from t5lite.models.masks import segment_mask
 from tests import small
 from tests.data import streams

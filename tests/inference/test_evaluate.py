@@ -11,8 +11,8 @@ from t5lite.data.task import Task
 from t5lite.inference.decoding import Decoding
 from t5lite.inference.evaluate import make_evaluate
 from t5lite.inference.predict import Prompt, make_predict
+from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
-from t5lite.models.losses import CrossEntropy
 from t5lite.objectives.supervised import Supervised
 from t5lite.parallel.mesh import Mesh
 from tests import small

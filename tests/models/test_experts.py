@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from t5lite.core.errors import UserError
+from t5lite.losses.cross_entropy import CrossEntropy
+from t5lite.losses.loss import mean_metrics
+from t5lite.models.apply import ModelApply
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
-from t5lite.models.batch_loss import batch_loss
 from t5lite.models.experts import Experts, route
 from t5lite.models.flops import train_flops
-from t5lite.models.losses import CrossEntropy, means
 from tests import small
 
 EXPERTS = {"num_experts": 4, "capacity_factor": 4.0}
@@ -92,8 +93,8 @@ def test_the_loss_has_what_routers_tell_of_all_layers(architecture):
     model = architecture((small.config if is_both else small.decoder_config)(**EXPERTS))
     batch = jax.tree.map(jnp.asarray, small.batch(0))
     loss = CrossEntropy(z_loss=0.0, load_balance=0.5, router_z=0.25, chunks=2)
-    sums = jax.jit(lambda p: batch_loss(model, p, batch, loss))(small.params(model))
-    told = means([jax.device_get(sums)])
+    sums = jax.jit(lambda p: loss(ModelApply(model), p, batch))(small.params(model))
+    told = mean_metrics(loss, [jax.device_get(sums)])
     layers = 4 if is_both else 2
     assert layers <= told["load_balance_loss"] <= 4 * layers
     assert told["dropped_tokens_fraction"] == 0.0
@@ -148,10 +149,10 @@ def test_sums_of_rows_add_up_to_those_of_the_batch(chunks):
     model = EncoderDecoder(small.config(**EXPERTS))
     loss, params = CrossEntropy(chunks=chunks), small.params(model)
     batch = jax.tree.map(jnp.asarray, small.batch(1))
-    whole = jax.jit(lambda p: batch_loss(model, p, batch, loss))(params)
-    rows = jax.jit(lambda p: batch_loss(model, p, batch, loss, by_row=True))(params)
+    whole = jax.jit(lambda p: loss(ModelApply(model), p, batch))(params)
+    rows = jax.jit(lambda p: loss(ModelApply(model), p, batch, by_row=True))(params)
     alone = {name: x[:1] for name, x in batch.items()}
-    first = jax.jit(lambda p: batch_loss(model, p, alone, loss))(params)
+    first = jax.jit(lambda p: loss(ModelApply(model), p, alone))(params)
     assert rows.keys() == whole.keys()
     for name, values in rows.items():
         assert values.shape == (4,)

@@ -20,30 +20,30 @@ def address():
 
 
 def call(address, count, indices, seconds):
-    """What each of the processes `indices` is told."""
+    """The error of each of the processes `indices`, or None."""
     with concurrent.futures.ThreadPoolExecutor(len(indices)) as pool:
         made = [pool.submit(roll_call, address, count, index, seconds) for index in indices]
         return [future.exception() for future in made]
 
 
-def test_all_go_on_where_all_have_come(address):
+def test_all_processes_continue_once_all_have_started(address):
     assert call(address, 4, [3, 1, 0, 2], 20.0) == [None] * 4
 
 
-def test_all_that_came_are_told_who_did_not(address):
+def test_missing_processes_are_named_in_all_others(address):
     errors = call(address, 5, [0, 2, 3], 1.0)
     assert {str(error).split(";")[0] for error in errors} == {
-        "processes 1, 4 of 5 did not come within 1 seconds"
+        "processes 1, 4 of 5 did not start within 1 seconds"
     }
     assert all(isinstance(error, UserError) for error in errors)
 
 
-def test_a_first_process_that_does_not_come_is_named(address):
+def test_a_missing_first_process_is_named(address):
     (error,) = call(address, 2, [1], 1.0)
-    assert str(error).startswith(f"process 0 of 2 at {address} did not come within 1 seconds")
+    assert str(error).startswith(f"process 0 of 2 at {address} did not start within 1 seconds")
 
 
-def test_what_is_no_process_of_the_job_is_not_counted(address):
+def test_a_stranger_is_not_counted(address):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         first = pool.submit(roll_call, address, 2, 0, 3.0)
         host, port = address.split(":")
@@ -58,7 +58,7 @@ def test_what_is_no_process_of_the_job_is_not_counted(address):
         assert "process 1 of 2" in str(first.exception())
 
 
-def test_who_connects_and_says_nothing_holds_up_no_job(address):
+def test_a_silent_stranger_does_not_delay_the_job(address):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         first = pool.submit(roll_call, address, 2, 0, 8.0)
         host, port = address.split(":")
@@ -73,19 +73,22 @@ def test_who_connects_and_says_nothing_holds_up_no_job(address):
         silent.close()
 
 
-def test_a_port_in_use_is_told(address):
-    told = pytest.raises(UserError, match="process 0 cannot listen at port .* set another")
-    with socket.create_server(("", int(address.split(":")[1]))), told:
+def test_a_port_in_use_is_named(address):
+    in_use = pytest.raises(UserError, match="process 0 cannot listen at port .* set another")
+    with socket.create_server(("", int(address.split(":")[1]))), in_use:
         roll_call(address, 2, 0, 1.0)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"JAX_NUM_PROCESSES": "2"}, "JAX_COORDINATOR_ADDRESS is needed besides JAX_NUM"),
-        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_PROCESS_ID": "0"}, "JAX_NUM_PROCESSES is needed"),
-        ({"JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_NUM_PROCESSES and JAX_PROCESS_ID are needed"),
-        ({"OMPI_MCA_orte_hnp_uri": "x"}, "the processes of this job cannot be told"),
+        ({"JAX_NUM_PROCESSES": "2"}, "JAX_COORDINATOR_ADDRESS is required with JAX_NUM"),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_PROCESS_ID": "0"},
+            "JAX_NUM_PROCESSES is required",
+        ),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_NUM_PROCESSES and JAX_PROCESS_ID are required"),
+        ({"OMPI_MCA_orte_hnp_uri": "x"}, "the processes of this job cannot be detected"),
         (
             {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_PROCESS_ID": "2", "JAX_NUM_PROCESSES": "2"},
             r"JAX_PROCESS_ID must be under JAX_NUM_PROCESSES \(2\), got 2",
@@ -101,8 +104,8 @@ def test_a_port_in_use_is_told(address):
         ({"T5LITE_START_TIMEOUT_SECONDS": "0"}, "must be a whole number >= 1, got '0'"),
     ],
 )
-def test_a_process_that_is_told_half_of_what_it_needs_says_so(given, message, monkeypatch):
-    for name in (processes.ADDRESS, processes.COUNT, processes.INDEX):
+def test_incomplete_or_wrong_variables_are_rejected(given, message, monkeypatch):
+    for name in (processes.ADDRESS, processes.COUNT, processes.PROCESS_ID):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
@@ -110,7 +113,7 @@ def test_a_process_that_is_told_half_of_what_it_needs_says_so(given, message, mo
         start_processes()
 
 
-def test_a_process_that_is_told_nothing_is_on_its_own(monkeypatch):
+def test_a_process_without_variables_runs_alone(monkeypatch):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "")
     start_processes()
 

@@ -28,7 +28,7 @@ def test_one_axis_takes_the_rest():
     ("sizes", "message"),
     [
         ({"data": 3}, "must use all 8 devices, got {'dcn': 1, 'data': 3"),
-        ({"population": 3}, "Mesh.population must divide the 8 devices, got 3"),
+        ({"population": 3}, "Mesh.population must be a divisor of the 8 devices, got 3"),
         ({"population": 0}, "Mesh.population must be a number > 0, got 0"),
         ({"dcn": 3}, "Mesh.dcn must divide the 8 devices, got 3"),
         ({"data": 1}, "must use all 8 devices"),

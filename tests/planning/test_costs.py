@@ -7,7 +7,7 @@ from t5lite.parallel.hardware import GIB, Device
 from t5lite.planning.costs import Costs, Memory, _out_of_memory, bound_of, by_kind_and_axis
 from t5lite.planning.program_text import Collective, Program
 from t5lite.planning.remedies import remedies
-from t5lite.planning.suggest import choices, take
+from t5lite.planning.suggest import candidates, take_candidate
 from tests import small
 
 DEVICE = Device(
@@ -120,7 +120,7 @@ def found(**changes):
     mesh = dict.fromkeys(("dcn", "fsdp", "expert", "sequence", "tensor"), 1) | {"data": 16}
     sizes = {"params_bytes": 1e6, "optimizer_bytes": 2e6}
     arguments = {"batch_size": 64, "mesh": mesh, **sizes, **changes}
-    return choices(model, LENGTHS, device=DEVICE, **arguments)
+    return candidates(model, LENGTHS, device=DEVICE, **arguments)
 
 
 def test_choices_divide_heads_width_and_rows():
@@ -145,10 +145,10 @@ def test_no_choice_at_all_is_told():
 def test_what_needed_more_than_estimated_corrects_the_choices_that_are_left():
     left = found(params_bytes=7e9, optimizer_bytes=14e9)
     count = len(left)
-    first, second = take(left, DEVICE, 1.0), take(left, DEVICE, 3.0)
+    first, second = take_candidate(left, DEVICE, 1.0), take_candidate(left, DEVICE, 3.0)
     assert first.bytes <= DEVICE.hbm_bytes < 3 * first.bytes
     assert 3 * second.bytes <= DEVICE.hbm_bytes
     assert len(left) == count - 2
     # Where nothing fits, what needs least is the best guess.
     least = min(choice.bytes for choice in left)
-    assert take(left, DEVICE, 1e9).bytes == least
+    assert take_candidate(left, DEVICE, 1e9).bytes == least

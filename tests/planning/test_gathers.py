@@ -3,7 +3,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from t5lite.parallel.mesh import Mesh
-from t5lite.planning.gathers import held_whole
+from t5lite.planning.gathers import unsplit_arrays
 from t5lite.planning.program_text import Program
 
 
@@ -21,7 +21,7 @@ def found(function):
     batch = jax.ShapeDtypeStruct((40, 5, 16), jnp.float32, sharding=rows)
     kernel = params["encoder"]["layers"]["wi"]["kernel"]
     text = jax.jit(function).lower(kernel, batch).compile().as_text()
-    return held_whole(
+    return unsplit_arrays(
         Program(text),
         params,
         rows=40,

@@ -76,5 +76,5 @@ def test_another_checkpoint_of_the_same_step_was_saved_at_another_time(checkpoin
 def test_a_parameter_that_the_model_has_not_is_named(checkpoints):
     checkpoints.save(3, state(2.0), {})
     checkpoints._manager.wait_until_finished()
-    with pytest.raises(UserError, match="it holds params/kernel .*, which the model has not"):
+    with pytest.raises(UserError, match="contains params/kernel .*, which the model does not have"):
         checkpoints.restore_params(3, {})

@@ -22,7 +22,7 @@ def make_run(text_file, data_dir, tmp_path):
 def go(run, count, saved=None, rows=range(8)):
     """The next `count` batches, where the data stands then, and what was said."""
     said = []
-    feed = Feed(run, list(rows), saved, say=said.append)
+    feed = Feed(run, list(rows), saved, log=said.append)
     with contextlib.closing(feed):
         batches = list(itertools.islice(feed, count))
         return batches, feed.state(), said
@@ -45,7 +45,7 @@ def test_batches_are_left_out_as_if_they_had_been_taken(make_run):
     wanted = [whole[number - 1] for number in (1, 2, 6, 7, 8, 10, 11, 12)]
     assert streams.digest(kept) == streams.digest(wanted)
     assert state["batches"] == 12
-    assert said == [f"left out the batches up to {n}: train.skip_batches" for n in (5, 9)]
+    assert said == [f"skipped the batches up to {n}: train.skip_batches" for n in (5, 9)]
     # The same, stopped anywhere.
     for stop in (1, 2, 3, 6):
         first, saved, _ = go(run, stop)
@@ -60,8 +60,8 @@ def test_a_range_may_be_asked_for_when_the_run_goes_on(make_run):
     batches, _, said = go(make_run(skip_batches=[(2, 3), (8, 10)]), 3, saved)
     assert streams.digest(batches) == streams.digest([whole[6], whole[10], whole[11]])
     assert said[0] == (
-        "batches up to 6 were taken before [(2, 3)] of train.skip_batches was asked for; what is "
-        "left of it will be left out"
+        "batches up to 6 were used before [(2, 3)] of train.skip_batches was set; only later "
+        "batches of it are skipped"
     )
 
 
@@ -70,7 +70,7 @@ def test_another_data_seed_begins_the_data_anew_and_then_goes_on(make_run):
     run = make_run(data_seed=5)
     fresh, _, _ = go(run, 6)
     first, state, said = go(run, 3, saved)
-    assert said == ["the data begins anew with train.data_seed 5"]
+    assert said == ["the data restarts with train.data_seed 5"]
     second, _, said = go(run, 3, state)
     assert said == []
     assert streams.digest(first + second) == streams.digest(fresh)

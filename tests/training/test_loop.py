@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import logging
 import pathlib
 import shutil
@@ -60,9 +61,12 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(choices, make_run, tmp_p
     assert sorted(resumed) == [1, 2, 3, 4, 5, 6]
 
 
-def test_training_lowers_the_loss_and_says_all_that_it_should(make_run, tmp_path):
+def test_training_lowers_the_loss_and_records_all_metrics(make_run, tmp_path):
     run = make_run(tmp_path, total_steps=30, log_every_steps=10, eval_every_steps=10)
     small.train(run)
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert {"command", "host", "versions", "devices"} <= environment.keys()
+    assert (tmp_path / "config.gin").read_text() == "# all that was in force\n"
     scores = losses(run, "validation")
     assert sorted(scores) == [0, 10, 20, 30]
     assert scores[30] < 0.7 * scores[0]
@@ -80,16 +84,17 @@ def test_training_lowers_the_loss_and_says_all_that_it_should(make_run, tmp_path
     assert line["learning_rate"] == pytest.approx(1e-2)
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"validation/loss_nats_per_token" in events.read_bytes()
+    assert b"# all that was in force" in events.read_bytes()
 
 
-def test_a_run_that_is_done_is_left_as_it_is(trained, make_run, tmp_path, capsys):
+def test_a_completed_run_is_not_changed(trained, make_run, tmp_path, capsys):
     before = (tmp_path / "metrics.jsonl").read_text()
     assert_same(trained, small.train(make_run(tmp_path, total_steps=2)))
     assert "nothing to train: train.total_steps is 2" in capsys.readouterr().out
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
-def test_lines_of_steps_that_are_taken_again_are_dropped(trained, make_run, tmp_path):
+def test_records_of_repeated_steps_are_dropped(trained, make_run, tmp_path):
     run = make_run(tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "split": "train", "loss_nats_per_token": 99}\n{"step": 5, "spl')
@@ -111,7 +116,7 @@ def test_a_checkpoint_is_restored_on_any_mesh(trained, make_run, tmp_path):
     assert_same(trained, after)
 
 
-def test_parameters_of_another_run_are_where_a_new_one_starts(trained, make_run, tmp_path, capsys):
+def test_a_new_run_starts_from_the_parameters_of_another(trained, make_run, tmp_path, capsys):
     source = str(tmp_path / "checkpoints" / "3")
     start = make_run(tmp_path / "second", total_steps=0, initial_checkpoint=source)
     second = small.train(start)
@@ -120,14 +125,14 @@ def test_parameters_of_another_run_are_where_a_new_one_starts(trained, make_run,
     assert "starting from the parameters of" in capsys.readouterr().out
 
 
-def test_an_initial_checkpoint_that_is_not_used_is_said_so(trained, make_run, tmp_path, capsys):
+def test_an_unused_initial_checkpoint_is_logged(trained, make_run, tmp_path, capsys):
     small.train(make_run(tmp_path, initial_checkpoint="elsewhere/checkpoints/9"))
     out = capsys.readouterr().out
     assert "train.initial_checkpoint elsewhere/checkpoints/9 is not used" in out
     assert "already holds step 3" in out
 
 
-def test_a_checkpoint_of_another_shape_is_refused_with_both(trained, make_run, tmp_path):
+def test_a_checkpoint_of_another_shape_is_rejected_with_both_shapes(trained, make_run, tmp_path):
     other = make_run(tmp_path, model=EncoderDecoder(small.config(vocab_size=400)))
     with pytest.raises(
         UserError, match=r"logits_dense/kernel must have shape \(16, 400\), got shape \(16, 384\)"
@@ -138,14 +143,14 @@ def test_a_checkpoint_of_another_shape_is_refused_with_both(trained, make_run, t
 @pytest.mark.parametrize(
     "change", [{"mlp_dim": 32}, {"mlp_activations": ("relu", "linear")}, {"positions": "rotary"}]
 )
-def test_a_run_of_another_model_is_not_gone_on_with(change, trained, make_run, tmp_path):
+def test_a_run_of_another_model_is_not_resumed(change, trained, make_run, tmp_path):
     other = make_run(tmp_path, model=EncoderDecoder(small.config(**change)))
     name = next(iter(change))
     with pytest.raises(UserError, match=rf"{tmp_path} was trained with T5Config.{name} .*, got "):
         small.train(other)
 
 
-def test_parameters_that_meant_something_else_are_told(trained, make_run, tmp_path, capsys):
+def test_parameters_of_another_model_are_logged(trained, make_run, tmp_path, capsys):
     model = EncoderDecoder(small.config(mlp_activations=("relu", "linear")))
     source = str(tmp_path / "checkpoints" / "3")
     choices = {"initial_checkpoint": source, "total_steps": 0, "model": model}
@@ -155,7 +160,7 @@ def test_parameters_that_meant_something_else_are_told(trained, make_run, tmp_pa
     assert "was trained with T5Config.mlp_activations" in out
 
 
-def test_what_the_place_in_the_data_depends_on_is_kept(trained, make_run, tmp_path):
+def test_a_run_resumes_only_with_the_data_it_was_trained_on(trained, make_run, tmp_path):
     before = (tmp_path / "config.gin").read_text()
     (tmp_path / "config.gin").write_text(before + "# mine\n")
     longer = dataclasses.replace(
@@ -173,7 +178,7 @@ def test_what_the_place_in_the_data_depends_on_is_kept(trained, make_run, tmp_pa
     assert (tmp_path / "config.gin").read_text() == before + "# mine\n"
 
 
-def test_a_state_of_the_last_step_or_later_is_no_run_that_is_done(trained, make_run, tmp_path):
+def test_an_initial_state_of_the_last_step_is_rejected(trained, make_run, tmp_path):
     source = str(tmp_path / "checkpoints" / "3")
     choices = {"initial_checkpoint": source, "restore_optimizer": True, "total_steps": 3}
     with pytest.raises(UserError, match="is of step 3 already: train.total_steps must be over it"):
@@ -181,24 +186,24 @@ def test_a_state_of_the_last_step_or_later_is_no_run_that_is_done(trained, make_
     assert not (tmp_path / "second" / "result.json").exists()
 
 
-def test_scores_do_not_stand_among_what_is_told_of_training(make_run, tmp_path):
+def test_an_evaluation_split_named_train_is_rejected(make_run, tmp_path):
     with pytest.raises(UserError, match=r"name it 'train\[:100%\]'"):
         small.train(make_run(tmp_path, eval_split="train"))
 
 
-def test_a_view_that_cannot_be_written_is_given_up(make_run, tmp_path, monkeypatch, caplog):
+def test_a_view_that_cannot_be_written_is_dropped(make_run, tmp_path, monkeypatch, caplog):
     def full(writer):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RecordWriter, "flush", full)
     small.train(make_run(tmp_path, total_steps=3))
     assert sorted(losses(make_run(tmp_path))) == [1, 2, 3]
-    told = [m for m in caplog.messages if "nothing more is written for TensorBoard: " in m]
-    assert len(told) == 1
+    warnings = [m for m in caplog.messages if "TensorBoard failed and writes nothing more: " in m]
+    assert len(warnings) == 1
 
 
-def test_an_initial_checkpoint_that_is_not_there_is_refused(make_run, tmp_path):
-    with pytest.raises(UserError, match="checkpoint 'nowhere/3' is not there"):
+def test_a_missing_initial_checkpoint_is_rejected(make_run, tmp_path):
+    with pytest.raises(UserError, match="checkpoint 'nowhere/3' not found"):
         small.train(make_run(tmp_path, initial_checkpoint="nowhere/3"))
 
 
@@ -224,7 +229,7 @@ def test_a_run_that_diverges_stops_before_it_saves(make_run, tmp_path):
         ),
     ],
 )
-def test_choices_that_do_not_fit_are_refused(changes, message, make_run, tmp_path):
+def test_conflicting_choices_are_rejected(changes, message, make_run, tmp_path):
     with pytest.raises(UserError, match=message):
         make_run(tmp_path, **changes)
 

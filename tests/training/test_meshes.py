@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.models.architectures import EncoderDecoder
-from t5lite.models.losses import CrossEntropy
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.parallel.mesh import Mesh
 from t5lite.parallel.rules import MESH_AXES
@@ -18,6 +18,7 @@ from t5lite.planning.program_text import Program
 from t5lite.training.feed import Feed
 from t5lite.training.program import train_program
 from t5lite.training.state import initial_state
+from t5lite.training.step import lower_train_step
 from tests import small
 
 # Sums in another order, in float32: some units in the last place of each of some hundred terms.
@@ -44,7 +45,7 @@ def trained(make_run, tmp_path):
         )
         mesh = run.mesh.make(jax.devices()[:devices])
         program = train_program(run, mesh)
-        step = program.lower().compile()
+        step = lower_train_step(program).compile()
         beginning = _beginnings.setdefault(repr((config, run.param_dtype)), [])
         if not beginning:
             with on_mesh(mesh):
@@ -57,7 +58,7 @@ def trained(make_run, tmp_path):
         state = jax.tree.map(
             lambda x, like: jax.device_put(x, like.sharding), beginning[0], program.state
         )
-        feed = Feed(run, range(run.batch_size), None, say=print)
+        feed = Feed(run, range(run.batch_size), None, log=print)
         place = make_global(batch_sharding(mesh, run.batch_size), run.batch_size)
         told = []
         for _, batch in zip(range(5), feed, strict=False):
@@ -201,7 +202,7 @@ def test_the_program_is_as_long_for_48_layers_as_for_2(make_run, tmp_path):
     def instructions(layers):
         config = small.config(num_encoder_layers=layers, num_decoder_layers=layers)
         run = make_run(tmp_path, model=EncoderDecoder(config), mesh=Mesh(fsdp=2, tensor=2))
-        text = train_program(run, run.mesh.make()).lower().as_text()
+        text = lower_train_step(train_program(run, run.mesh.make())).as_text()
         return len(text.splitlines())
 
     assert instructions(48) == instructions(2)
@@ -210,7 +211,7 @@ def test_the_program_is_as_long_for_48_layers_as_for_2(make_run, tmp_path):
 def program_text(make_run, tmp_path, sizes, **choices):
     run = make_run(tmp_path, **{"length_multiple": 8, "mesh": Mesh(**sizes), **choices})
     program = train_program(run, small.mesh(run))
-    return program, Program(program.lower().compile().as_text())
+    return program, Program(lower_train_step(program).compile().as_text())
 
 
 def test_the_logits_of_all_rows_are_never_there_where_they_are_made_in_chunks(make_run, tmp_path):

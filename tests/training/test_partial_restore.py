@@ -10,10 +10,9 @@ from t5lite.models.architectures import EncoderDecoder, EncoderOnly
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.checkpoints import Checkpoints
-from t5lite.training.member import first_state
 from t5lite.training.partial_restore import check_rules, plan_restore
 from t5lite.training.program import train_program
-from t5lite.training.progress import Progress
+from t5lite.training.restore import restore_or_init
 from tests import small
 
 SOURCE = {"encoder/layers/a": (2, 8), "encoder/b": (4,), "head": (8, 3)}
@@ -38,9 +37,9 @@ def test_rules_map_leave_out_begin_anew_and_grow():
     wanted = {"tower/layers/a": (3, 8), "tower/b": (6,), "head": (8, 5), "new": (1,)}
     assert plan(rules, wanted) == {
         "tower/layers/a": "encoder/layers/a, layers 1, 0, 1",
-        "tower/b": "encoder/b, the rest begins anew",
-        "head": "begins anew",
-        "new": "begins anew",
+        "tower/b": "encoder/b, the rest initialized",
+        "head": "initialized",
+        "new": "initialized",
     }
     rules = [("skip", "encoder/.*")]
     assert plan(rules, {"head": (8, 3)}) == {"head": "head"}
@@ -50,25 +49,29 @@ def test_rules_map_leave_out_begin_anew_and_grow():
     ("rules", "wanted", "message"),
     [
         ([("fresh", "nothing")], SOURCE, r"\('fresh', 'nothing'\) matches nothing; known: "),
-        ([("skip", "head")], {**SOURCE, "head": (8, 3)}, "matches head, which the model takes"),
+        ([("skip", "head")], {**SOURCE, "head": (8, 3)}, "matches head, which the model uses"),
         # The first of two rules that match counts, so the second is of no use.
         (
             [("fresh", ".*"), ("fresh", "head")],
             SOURCE,
-            "matches head, of which a rule before it says",
+            "matches head, for which an earlier rule applies",
         ),
-        ([], {"head": (8, 3)}, r"C holds encoder/b, which .*; add \('skip', 'encoder/b'\)"),
-        ([], {**SOURCE, "new": (1,)}, r"C holds no new, where new is to come from; add \('fresh'"),
+        ([], {"head": (8, 3)}, r"C contains encoder/b, which .*; add \('skip', 'encoder/b'\)"),
+        ([], {**SOURCE, "new": (1,)}, r"C does not contain new, the source of new; add \('fresh'"),
         ([], {**SOURCE, "head": (8, 5)}, r"head must have shape \(8, 5\), got \(8, 3\)"),
         ([("grow", "head")], {**SOURCE, "head": (4, 3)}, "cannot grow from head"),
         ([("grow", "head")], {**SOURCE, "head": (8,)}, "cannot grow from head"),
-        ([("layers", "encoder/layers/a", [0, 2])], SOURCE, "needs a layer there for each of 2"),
+        (
+            [("layers", "encoder/layers/a", [0, 2])],
+            SOURCE,
+            "one of its layers for each of 2",
+        ),
         (
             [("layers", "encoder/layers/a", [0])],
             SOURCE,
-            r"needs a layer there for each of 2, got \[0\]",
+            r"must name one of its layers for each of 2, got \[0\]",
         ),
-        ([("layers", "encoder/b", [0] * 4)], SOURCE, "encoder/b, which is not of stacked layers"),
+        ([("layers", "encoder/b", [0] * 4)], SOURCE, "encoder/b, which has no stacked layers"),
         ([("map", "head", r"\1")], SOURCE, "and a name made of its groups: invalid group"),
         ([("frehs", "a")], SOURCE, "did you mean 'fresh'"),
         ([("map", "a")], SOURCE, "'map' takes a pattern"),
@@ -124,7 +127,7 @@ def test_a_deeper_model_with_a_larger_vocabulary_and_another_head(
             np.testing.assert_array_equal(array, first[name])
     out = capsys.readouterr().out
     assert "decoder/logits_dense/kernel" in out
-    assert "begins anew" in out
+    assert "initialized" in out
     assert out.count(", layers 0, 1, 0, 1") == sum(n.startswith("encoder/layers/") for n in second)
 
 
@@ -150,9 +153,8 @@ def test_step_and_optimizer_state_go_on_where_asked_for(trained, make_run, tmp_p
     choices = {"initial_checkpoint": source, "restore_optimizer": True}
     run = make_run(tmp_path / "b", total_steps=5, **choices)
     checkpoints = Checkpoints(tmp_path / "b" / "checkpoints")
-    progress = Progress(first_step=3, total_steps=5, shown=False)
     with contextlib.closing(checkpoints):
-        second = first_state(train_program(run, small.mesh(run)), checkpoints, progress)
+        second = restore_or_init(train_program(run, small.mesh(run)), checkpoints, print)
     assert int(second.step) == 3
     for ours, theirs in zip(
         by_name(second.opt_state).values(), by_name(first.opt_state).values(), strict=True
@@ -172,7 +174,7 @@ def test_step_and_optimizer_state_go_on_where_asked_for(trained, make_run, tmp_p
                 "restore_optimizer": True,
                 "initial_checkpoint": "x",
             },
-            "needs the checkpoint's own model",
+            "needs the model of the checkpoint",
         ),
     ],
 )

@@ -6,11 +6,13 @@ import numpy as np
 import optax
 import pytest
 
+from t5lite.core.lazy import by_name
 from t5lite.core.numbers import as_inputs
+from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.models.architectures import EncoderDecoder
-from t5lite.models.losses import CrossEntropy
 from t5lite.optimizers.adafactor import adafactor
 from t5lite.optimizers.optimizer import make_optimizer
+from t5lite.optimizers.schedules import CosineSchedule
 from t5lite.parallel.mesh import Mesh
 from t5lite.parallel.sharding import batch_sharding, make_global, on_mesh
 from t5lite.training.hyperparameters import Hyperparameters
@@ -141,6 +143,26 @@ def test_the_loss_is_divided_by_the_target_tokens_of_the_whole_batch():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), moved, grads)
     norm = float(optax.tree.norm(grads))
     assert float(sums["gradient_norm"]) == pytest.approx(norm, rel=ROUNDING)
+
+
+def test_exactly_the_documented_numbers_are_inputs():
+    optimizer = make_optimizer(
+        optax.adamw,
+        name="AdamW",
+        learning_rate=CosineSchedule(learning_rate=0.1, decay_steps=10),
+    )
+    numbers = hyper(optimizer=optimizer, dropout_rate=0.1)
+    assert set(by_name(numbers)) == {
+        "seed",
+        "dropout_rate",
+        "max_gradient_norm",
+        *(f"loss/{name}" for name in ("z_loss", "label_smoothing", "load_balance", "router_z")),
+        *(
+            f"optimizer/learning_rate/{name}"
+            for name in ("learning_rate", "decay_steps", "final_rate", "warmup_steps")
+        ),
+        *(f"optimizer/numbers/{name}" for name in ("b1", "b2", "eps", "eps_root", "weight_decay")),
+    }
 
 
 def test_numbers_are_inputs_of_the_program_not_constants_in_it():

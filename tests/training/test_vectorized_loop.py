@@ -13,11 +13,11 @@ from t5lite.core.lazy import by_name
 from t5lite.core.run_directory import outcomes, read_metrics
 from t5lite.models.architectures import EncoderDecoder
 from t5lite.optimizers.optimizer import make_optimizer
-from t5lite.optimizers.schedules import Cosine
+from t5lite.optimizers.schedules import CosineSchedule
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.checkpoints import FOLDER, Checkpoints
-from t5lite.training.population import Entrant, train_population
 from t5lite.training.program import train_program
+from t5lite.training.vectorized_loop import VectorizedTrial, train_vectorized
 from tests import small
 
 # Sums of a batched product are added up in another order; AdamW's first steps make of gradients
@@ -28,7 +28,7 @@ ROUNDING = 2e-5
 @pytest.fixture
 def make_run(text_file, data_dir, tmp_path):
     def make(name, *, rate=1e-2, dropout=0.0, **changes):
-        schedule = Cosine(learning_rate=rate, warmup_steps=2, decay_steps=8)
+        schedule = CosineSchedule(learning_rate=rate, warmup_steps=2, decay_steps=8)
         optimizer = make_optimizer(
             optax.adamw, name="AdamW", learning_rate=schedule, weight_decay=0.1
         )
@@ -41,8 +41,13 @@ def make_run(text_file, data_dir, tmp_path):
 
 def together(runs, size, **options):
     ended = {}
-    train_population(
-        (Entrant(run, f"# {run.model_dir}\n", ["t5lite", "train"]) for run in runs),
+    train_vectorized(
+        (
+            VectorizedTrial(
+                run=run, config_text=f"# {run.model_dir}\n", command=["t5lite", "train"]
+            )
+            for run in runs
+        ),
         size,
         small.mesh(runs[0]),
         evaluate=small.evaluate_of,
@@ -157,6 +162,7 @@ def test_a_member_goes_on_alone_and_together(make_run):
         ({"batch_size": 16}, "train.batch_size must be the same in all runs of one program"),
         ({"model": EncoderDecoder(small.config(mlp_dim=32))}, "need the same model"),
         ({"max_gradient_norm": 1.0}, "differ in numbers only"),
+        ({"offload_optimizer": True}, "train.offload_optimizer must be False in a vectorized"),
     ],
 )
 def test_runs_of_other_programs_are_refused(make_run, changes, message):

@@ -1,0 +1,1 @@
+"""What training minimises. A loss meets the model through its apply function, never by import."""

@@ -1,0 +1,139 @@
+"""The protocol of losses, and how the sums that they return become metrics.
+
+A loss returns sums over a batch, so that microbatches, devices and steps add up exactly. Training
+minimises the sum `loss` divided by the sum `tokens` of the whole batch.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from jaxtyping import Array, Float, Key
+
+from t5lite.core.batches import Batch
+from t5lite.core.errors import UserError
+
+# By name; of a batch [], or of each of its rows [b].
+LossSums = dict[str, Float[Array, "..."]]
+# By name, of one stack of layers after another; empty unless the model has experts.
+LayerStatistics = dict[str, Float[Array, "layers b"]]
+
+# Sums that every loss returns, and names that the step adds itself.
+REQUIRED_SUMS = ("loss", "tokens")
+STEP_METRICS = ("input_tokens", "learning_rate", "gradient_norm")
+# Names and units under which sums are reported per target token.
+TOKEN_METRICS = {
+    "loss": "loss_nats_per_token",
+    "cross_entropy": "cross_entropy_nats_per_token",
+    "z_loss": "z_loss_nats_per_token",
+    "correct": "accuracy_fraction",
+}
+
+
+@runtime_checkable
+class Apply(Protocol):
+    """The model as functions of its parameters. Every call is independent.
+
+    A loss may call it several times, with other parameters, batches or keys. A key turns dropout
+    on; without one the result is deterministic.
+    """
+
+    def __call__(
+        self, params: Any, batch: Batch, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "b l v"]:
+        """Returns the logits of the whole batch."""
+
+    def hidden(
+        self, params: Any, batch: Batch, key: Key[Array, ""] | None = None
+    ) -> tuple[Float[Array, "b l e"], LayerStatistics]:
+        """Returns the input of `logits`, and the statistics of experts of each layer and row."""
+
+    def logits(self, params: Any, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
+        """Returns the logits of a part of what `hidden` returned."""
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """What `train.loss` binds: a class decorated with `core.numbers.numeric`.
+
+    Its numbers are inputs of the compiled step, so that a sweep over them compiles once; fields
+    declared with `static()` are constants of the program.
+    """
+
+    def __call__(
+        self,
+        apply: Apply,
+        params: Any,
+        batch: Batch,
+        key: Key[Array, ""] | None = None,
+        *,
+        by_row: bool = False,
+    ) -> LossSums:
+        """Returns sums over the batch, at least `loss` and `tokens`, the weight of its targets.
+
+        Args:
+            key: randomness of this step; None in evaluation.
+            by_row: whether to return the sums of each row instead, which evaluation needs. A term
+                that is of no single row is split among the rows.
+        """
+
+    def means(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Returns metrics from sums over several steps, named with their units.
+
+        The sums in `TOKEN_METRICS` are reported without it; a name returned here takes precedence.
+        """
+
+
+def check_loss(loss: Loss) -> None:
+    """Checks that a loss is a pytree, whose numbers can be inputs of the program.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if jax.tree.leaves(loss) == [loss]:
+        raise UserError(
+            f"train.loss must be a class decorated with t5lite.core.numbers.numeric, got "
+            f"{type(loss).__name__}: its numbers are inputs of the compiled step"
+        )
+
+
+def loss_sums(
+    loss: Loss,
+    apply: Apply,
+    params: Any,
+    batch: Batch,
+    key: Key[Array, ""] | None = None,
+    *,
+    by_row: bool = False,
+) -> LossSums:
+    """Returns the sums of a loss, checked while they are traced.
+
+    Raises:
+        UserError: if a required sum is missing, a name is taken, or a shape is wrong.
+    """
+    sums = loss(apply, params, batch, key, by_row=by_row)
+    owner = type(loss).__name__
+    if missing := [name for name in REQUIRED_SUMS if name not in sums]:
+        raise UserError(
+            f"{owner} must return the sums {' and '.join(REQUIRED_SUMS)}, got {sorted(sums)}; add "
+            f"{missing[0]!r}"
+        )
+    if taken := [name for name in STEP_METRICS if name in sums]:
+        raise UserError(f"{owner} returns a sum {taken[0]!r}, a name of the step's own; rename it")
+    rows = next(iter(batch.values())).shape[:1]
+    for name, value in sums.items():
+        if value.shape != (rows if by_row else ()):
+            raise UserError(
+                f"{owner} must return {name!r} with shape {rows if by_row else ()} if by_row is "
+                f"{by_row}, got {value.shape}"
+            )
+    return sums
+
+
+def mean_metrics(loss: Loss, sums: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Returns the metrics of several steps, or of several examples: sums divided on the host."""
+    total = {name: math.fsum(float(s[name]) for s in sums) for name in sums[0]}
+    tokens = max(total["tokens"], 1.0)
+    standard = {name: total[key] / tokens for key, name in TOKEN_METRICS.items() if key in total}
+    return {**standard, "target_tokens": total["tokens"], **loss.means(total)}

@@ -1,0 +1,55 @@
+"""`metrics.jsonl`, the record of a run, with `config.gin` and `environment.json` beside it."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+
+from t5lite.core.files import write_atomically
+from t5lite.core.run_directory import METRICS, read_metrics
+from t5lite.training.writers.writer import RunInfo
+
+CONFIG_FILE = "config.gin"
+ENVIRONMENT_FILE = "environment.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonLines:
+    """Writes one JSON object a line. Every run has this writer: other commands read its file."""
+
+    def open(self, info: RunInfo) -> "JsonLinesFile":
+        """Opens `metrics.jsonl` for appending, without metrics of steps after `first_step`.
+
+        If the run is new, an existing file is of another run and is renamed to
+        `metrics.jsonl.old`.
+        """
+        write_atomically(info.model_dir / CONFIG_FILE, info.config_text)
+        write_atomically(
+            info.model_dir / ENVIRONMENT_FILE, json.dumps(dict(info.environment), indent=1) + "\n"
+        )
+        path = info.model_dir / METRICS
+        if path.exists() and info.is_new:
+            path.replace(path.with_suffix(".jsonl.old"))
+        elif path.exists():
+            kept = [
+                line for line in read_metrics(info.model_dir) if line["step"] <= info.first_step
+            ]
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        return JsonLinesFile(info)
+
+
+class JsonLinesFile:
+    """An open `metrics.jsonl`."""
+
+    def __init__(self, info: RunInfo) -> None:
+        self._file = (info.model_dir / METRICS).open("a")
+
+    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Writes one line and flushes it; a number that is not finite becomes null."""
+        numbers = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        self._file.write(json.dumps({"step": step, "split": split, **numbers}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
