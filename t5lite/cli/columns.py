@@ -21,6 +21,7 @@ def columns_text(
     *,
     width: int | None,
     left: Collection[str] = (),
+    gin_names: Collection[str] = (),
 ) -> str:
     """Returns a table; one that is too wide continues in further blocks below.
 
@@ -30,6 +31,8 @@ def columns_text(
     Args:
         width: columns of the terminal; None for any width.
         left: titles of the columns that are aligned to the left; others are to the right.
+        gin_names: titles that are gin names; in a table that is too wide they lose their owner
+            unless two would be equal.
 
     >>> print(columns_text(["run", "loss", "step"], [["a", "0.5", "7"]], width=10))
     run  loss
@@ -38,7 +41,11 @@ def columns_text(
     run  step
       a     7
     """
-    columns = list(zip(titles, *rows, strict=True))
+    columns = [[title, *cells] for title, *cells in zip(titles, *rows, strict=True)]
+    if width is not None and sum(len(GAP) + max(map(len, c)) for c in columns) > width + len(GAP):
+        short = [t.rpartition(".")[2] if t in gin_names else t for t in titles]
+        for column, title in zip(columns, short, strict=True):
+            column[0] = title if short.count(title) == 1 else column[0]
     cells = [_aligned(column, to_left=column[0] in left) for column in columns]
     blocks: list[list[list[str]]] = []
     room = 0

@@ -254,7 +254,8 @@ def _print_trials(
         ]
         for trial in trials
     ]
-    print(columns_text(titles, rows, width=terminal_width(), left=["state"]))
+    width = terminal_width()
+    print(columns_text(titles, rows, width=width, left=["state"], gin_names=names))
     if best is not None:
         better = "highest" if launch.maximize else "lowest"
         print(f"* best: the {better} {launch.objective}")

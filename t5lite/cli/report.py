@@ -33,7 +33,7 @@ def report_command(flags: Any, folders: Sequence[str]) -> None:
     if common:
         print(f"runs below {common}")
         cells = [[row[0].removeprefix(common), *row[1:]] for row in cells]
-    print(columns_text(titles, cells, width=terminal_width()))
+    print(columns_text(titles, cells, width=terminal_width(), gin_names=report.names))
     print(f"\n{report.objective}: {report.direction}")
     if (best := report.best) is not None:
         print(f"\nbest: {best.name}\n{best.command}")

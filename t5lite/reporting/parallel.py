@@ -60,7 +60,9 @@ def parallel_coordinates(report: Report) -> matplotlib.figure.Figure | None:
 
 def _write(axes: Any, position: int, height: float, text: str) -> None:
     offset = {"textcoords": "offset points", "xytext": (4, 3)}
-    axes.annotate(text, (position, height), fontsize=8, **offset)
+    # On white, so that lines do not cross the text.
+    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+    axes.annotate(text, (position, height), fontsize=8, bbox=box, **offset)
 
 
 def _height(report: Report, name: str, run: ReportedRun) -> float:

@@ -129,5 +129,5 @@ def _importance(shares: Mapping[str, float]) -> matplotlib.figure.Figure:
     axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, 1.08)
-    axes.set_xlabel("importance for being among the best settings (PED-ANOVA)")
+    axes.set_xlabel("importance for being in the better half of the settings (PED-ANOVA)")
     return figure
