@@ -94,7 +94,8 @@ def _known_error(
         name = match.group(1)
         return f"macro {name} is used and not defined; add {name} = VALUE, or {_QUOTE.format('%')}"
     if isinstance(error, SyntaxError | tokenize.TokenError):
-        file, line = getattr(error, "filename", None), getattr(error, "lineno", None)
+        file = getattr(error, "filename", None)
+        line = getattr(error, "lineno", None)
         where = f" ({file}:{line})" if file and line else ""
         return f"gin cannot parse what is bound: {_first_line(str(error.args[0]))}{where}"
     return None

@@ -73,8 +73,7 @@ def binding_statement(binding: str) -> str:
     Raises:
         UserError: if there is no name, or it is none that gin could bind.
     """
-    name, equals, value = binding.partition("=")
-    name, value = name.strip(), value.strip()
+    name, equals, value = (part.strip() for part in binding.partition("="))
     if not equals or not name:
         raise UserError(f"--gin.NAME=VALUE needs a name and a value, got --gin.{binding}")
     if not _BINDING_NAME.fullmatch(name):

@@ -16,7 +16,7 @@ from t5lite.data.batching.features import DecoderLayout, EncoderDecoderLayout, L
 from t5lite.data.sources.file_source import FileSource
 from t5lite.data.task import Task
 from t5lite.data.text.vocabularies import ByteVocabulary
-from t5lite.inference.evaluate import Evaluate, make_evaluate
+from t5lite.inference.evaluate import Evaluator, make_evaluate
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder, Model, init
 from t5lite.models.config import T5Config
 from t5lite.objectives.causal import Causal
@@ -132,7 +132,7 @@ def mesh(run: Run) -> DeviceMesh:
     return run.mesh.make(jax.devices()[:count])
 
 
-def evaluate_of(run: Run) -> Evaluate:
+def evaluate_of(run: Run) -> Evaluator:
     """What a run is evaluated by while it trains, on `mesh(run)`."""
     return make_evaluate(
         *(run.model, run.task, run.layout, run.loss, mesh(run)),

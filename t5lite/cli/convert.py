@@ -39,7 +39,7 @@ from t5lite.training.lazy_checkpoints import stored_params, write_lazily
 VOCABULARY_FILE, MODEL_FILE = "vocabulary.model", "model.gin"
 
 
-def run(flags: Any, bindings: Sequence[str]) -> None:
+def convert_command(flags: Any, bindings: Sequence[str]) -> None:
     """Reads a checkpoint of any kind and writes it for t5lite or for Hugging Face."""
     quiet_libraries()
     if flags.input is None or flags.output is None:

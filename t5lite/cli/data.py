@@ -30,7 +30,7 @@ from t5lite.training.run import Run
 EXAMPLE_STYLES = ("cyan", "yellow", "green", "magenta", "blue", "red")
 
 
-def run(action: str, flags: Any, bindings: Sequence[str]) -> None:
+def data_command(action: str, flags: Any, bindings: Sequence[str]) -> None:
     """Runs an action on the data of a run file, or on the data sets of a folder."""
     quiet_libraries()
     console = rich.console.Console(highlight=False, soft_wrap=True)

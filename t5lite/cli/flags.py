@@ -1,8 +1,257 @@
-"""The flags of every command."""
+"""The flags of every command, in the groups in which `--help` lists them."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
+
+_RUN = ("train", "eval", "infer", "plan", "inspect", "data", "vocab", "convert")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CommandFlag:
+    """One flag.
+
+    Args:
+        commands: that have it.
+        group: title in `--help`.
+        kind: str, int or bool, `list` for values with commas, "multi" for a flag that may be
+            repeated, or the allowed values.
+        minimum: of an integer.
+    """
+
+    name: str
+    help: str
+    commands: Sequence[str]
+    group: str = "flags"
+    kind: Any = str
+    default: Any = None
+    minimum: int | None = None
+
+    def define(self, values: flags.FlagValues) -> None:
+        """Adds the flag to those of a command."""
+        if self.kind is str:
+            flags.DEFINE_string(self.name, self.default, self.help, flag_values=values)
+        elif self.kind is int:
+            flags.DEFINE_integer(
+                self.name, self.default, self.help, lower_bound=self.minimum, flag_values=values
+            )
+        elif self.kind is bool:
+            short = "h" if self.name == "help" else None
+            flags.DEFINE_boolean(
+                self.name, self.default, self.help, short_name=short, flag_values=values
+            )
+        elif self.kind is list:
+            flags.DEFINE_list(self.name, self.default, self.help, flag_values=values)
+        elif self.kind == "multi":
+            flags.DEFINE_multi_string(self.name, self.default, self.help, flag_values=values)
+        else:
+            flags.DEFINE_enum(
+                self.name, self.default, list(self.kind), self.help, flag_values=values
+            )
+
+
+COMMON_FLAGS = "common flags"
+# `--gin.NAME=VALUE` is parsed before absl sees it; `--help` lists it here.
+BINDING_FLAG = "gin.NAME=VALUE"
+_FLAGS = (
+    CommandFlag(
+        name="gin_file",
+        help="Run file; may be repeated, later files win.",
+        commands=_RUN,
+        group=COMMON_FLAGS,
+        kind="multi",
+        default=(),
+    ),
+    CommandFlag(
+        name="gin_search_paths",
+        help="Directories, separated by commas, in which gin files are looked for.",
+        commands=_RUN,
+        group=COMMON_FLAGS,
+        kind=list,
+        default=(),
+    ),
+    CommandFlag(
+        name="help",
+        help="Print this help.",
+        commands=_RUN,
+        group=COMMON_FLAGS,
+        kind=bool,
+        default=False,
+    ),
+    CommandFlag(
+        name="checkpoint",
+        help="Print the model of this run, checkpoint or Hugging Face folder; no run file is "
+        "needed.",
+        commands=("inspect",),
+        group="model",
+    ),
+    CommandFlag(
+        name="checkpoint",
+        help="Checkpoint of the run file: latest (default), best, a step, or for eval also all or "
+        "steps such as 1000,2000. Or any other: a MODEL_DIR for its latest, MODEL_DIR:best, "
+        "MODEL_DIR/checkpoints/STEP, or a Hugging Face folder.",
+        commands=("eval", "infer"),
+        group="checkpoints",
+        default="latest",
+    ),
+    CommandFlag(
+        name="average",
+        help="Average the parameters of this many checkpoints, ending with the chosen one.",
+        commands=("eval", "infer"),
+        group="checkpoints",
+        kind=int,
+        default=1,
+        minimum=1,
+    ),
+    CommandFlag(
+        name="watch",
+        help="Score every checkpoint of MODEL_DIR once, as it appears, until the run's last step.",
+        commands=("eval",),
+        group="checkpoints",
+        kind=bool,
+        default=False,
+    ),
+    CommandFlag(
+        name="input",
+        help="JSONL file of objects with a field `inputs` (and `targets` to score), or text file "
+        "of lines.",
+        commands=("infer",),
+        group="input and output",
+    ),
+    CommandFlag(
+        name="output",
+        help="New JSONL file of the objects with their results; - is the standard output.",
+        commands=("infer",),
+        group="input and output",
+    ),
+    CommandFlag(
+        name="mode",
+        help="Generate targets, or score given ones.",
+        commands=("infer",),
+        group="input and output",
+        kind=("predict", "score"),
+        default="predict",
+    ),
+    CommandFlag(
+        name="input",
+        help="Checkpoint: a Hugging Face folder, T5X's checkpoint_STEP, or a MODEL_DIR or "
+        "MODEL_DIR/checkpoints/STEP of t5lite.",
+        commands=("convert",),
+        group="input and output",
+    ),
+    CommandFlag(
+        name="output", help="New directory.", commands=("convert",), group="input and output"
+    ),
+    CommandFlag(
+        name="to",
+        help="Format of the output.",
+        commands=("convert",),
+        group="input and output",
+        kind=("t5lite", "huggingface"),
+        default="t5lite",
+    ),
+    CommandFlag(
+        name="topology",
+        help="TPU slice by kind and shape in chips, such as v5e:16x16; cpu:8 for simulated "
+        "devices.",
+        commands=("plan",),
+        group="devices",
+    ),
+    CommandFlag(
+        name="slices",
+        help="Number of slices of that shape.",
+        commands=("plan",),
+        group="devices",
+        kind=int,
+        default=1,
+        minimum=1,
+    ),
+    CommandFlag(
+        name="suggest",
+        help="Search for the mesh, remat policy and microbatches that fit with the least bound.",
+        commands=("plan",),
+        group="search",
+        kind=bool,
+        default=False,
+    ),
+    CommandFlag(
+        name="tries",
+        help="Number of choices that --suggest compiles.",
+        commands=("plan",),
+        group="search",
+        kind=int,
+        default=4,
+        minimum=1,
+    ),
+    CommandFlag(
+        name="hlo",
+        help="File for the text of the compiled program.",
+        commands=("plan",),
+        group="output",
+    ),
+    CommandFlag(
+        name="workers",
+        help="Number of processes; if not given, one per processor.",
+        commands=("data",),
+        group="build",
+        kind=int,
+        minimum=1,
+    ),
+    CommandFlag(
+        name="data_dir",
+        help="Directory of data sets; if not given, TFDS_DATA_DIR or ~/tensorflow_datasets.",
+        commands=("data",),
+        group="list and prune",
+    ),
+    CommandFlag(
+        name="split",
+        help="Split of the source.",
+        commands=("data",),
+        group="show and stats",
+        default="train",
+    ),
+    CommandFlag(
+        name="count",
+        help="show: number of examples of each task, and of rows.",
+        commands=("data",),
+        group="show and stats",
+        kind=int,
+        default=3,
+        minimum=0,
+    ),
+    CommandFlag(
+        name="records",
+        help="stats: number of records of each task to read, from all over the split.",
+        commands=("data",),
+        group="show and stats",
+        kind=int,
+        default=10000,
+        minimum=1,
+    ),
+    CommandFlag(
+        name="json",
+        help="stats: print one JSON document instead of a table.",
+        commands=("data",),
+        group="show and stats",
+        kind=bool,
+        default=False,
+    ),
+    CommandFlag(
+        name="json",
+        help="Print one JSON document instead of a table.",
+        commands=("eval", "inspect", "plan"),
+        group="output",
+        kind=bool,
+        default=False,
+    ),
+)
+
+
+def command_flags(command: str) -> list[CommandFlag]:
+    """Returns the flags of a command that is neither `launch` nor `report`."""
+    return [flag for flag in _FLAGS if command in flag.commands]
 
 
 def flags_of(command: str, arguments: Sequence[str] = ()) -> flags.FlagValues:
@@ -23,102 +272,8 @@ def flags_of(command: str, arguments: Sequence[str] = ()) -> flags.FlagValues:
     if command == "report":
         _define_report_flags(values)
         return values
-    flags.DEFINE_multi_string(
-        "gin_file", [], "A run file; may be repeated, later ones win.", flag_values=values
-    )
-    flags.DEFINE_list(
-        "gin_search_paths",
-        [],
-        "Folders, with commas between them, where gin files are looked for.",
-        flag_values=values,
-    )
-    flags.DEFINE_boolean("help", False, "Shows this.", short_name="h", flag_values=values)
-    if command == "inspect":
-        flags.DEFINE_string(
-            "checkpoint",
-            None,
-            "A MODEL_DIR or checkpoints/STEP whose model is printed; no run file is needed.",
-            flag_values=values,
-        )
-    if command == "plan":
-        _define_plan_flags(values)
-    if command in ("eval", "infer"):
-        flags.DEFINE_string(
-            "checkpoint",
-            "latest",
-            "Which: latest (the default), best, a step (eval takes all, or several such as "
-            "1000,2000, too), or a folder: a MODEL_DIR, for its latest, or DIR/checkpoints/1000.",
-            flag_values=values,
-        )
-        flags.DEFINE_integer(
-            "average",
-            1,
-            "The mean of the parameters of so many checkpoints that end with it.",
-            lower_bound=1,
-            flag_values=values,
-        )
-    if command == "infer":
-        for name, text in {
-            "input": "Objects with a field `inputs` (and `targets` to score) in .jsonl, or lines "
-            "in .txt.",
-            "output": "A .jsonl file that is not there yet: the objects with their results.",
-        }.items():
-            flags.DEFINE_string(name, None, text, flag_values=values)
-        flags.DEFINE_enum(
-            "mode",
-            "predict",
-            ["predict", "score"],
-            "Whether targets are written, or given ones scored.",
-            flag_values=values,
-        )
-    if command == "eval":
-        flags.DEFINE_boolean(
-            "watch",
-            False,
-            "Scores every checkpoint of MODEL_DIR once, as they come, until the run's last step.",
-            flag_values=values,
-        )
-    if command == "convert":
-        for name, text in {
-            "input": "The checkpoint: a folder of Hugging Face, T5X's checkpoint_STEP, or t5lite's "
-            "MODEL_DIR or checkpoints/STEP.",
-            "output": "A folder that is not there yet.",
-        }.items():
-            flags.DEFINE_string(name, None, text, flag_values=values)
-        flags.DEFINE_enum(
-            "to", "t5lite", ["t5lite", "huggingface"], "Whose format.", flag_values=values
-        )
-    if command == "data":
-        flags.DEFINE_string("split", "train", "show and stats: of the source.", flag_values=values)
-        flags.DEFINE_string(
-            "data_dir",
-            None,
-            "list and prune: the folder of data sets; if not given, TFDS_DATA_DIR or "
-            "~/tensorflow_datasets.",
-            flag_values=values,
-        )
-        flags.DEFINE_integer(
-            "workers",
-            None,
-            "build: processes; one a processor if not given.",
-            lower_bound=1,
-            flag_values=values,
-        )
-        flags.DEFINE_integer(
-            "count", 3, "show: examples of each task, and rows.", lower_bound=0, flag_values=values
-        )
-        flags.DEFINE_integer(
-            "records",
-            10000,
-            "stats: so many of each task are looked at, from all over the split.",
-            lower_bound=1,
-            flag_values=values,
-        )
-    if command in ("eval", "data", "inspect", "plan"):
-        text = "Prints one JSON document instead of a table."
-        if command == "data":
-            text = "stats: one JSON document instead of a table."
-        flags.DEFINE_boolean("json", False, text, flag_values=values)
+    for flag in command_flags(command):
+        flag.define(values)
     return values
 
 
@@ -133,25 +288,3 @@ def _define_report_flags(values: flags.FlagValues) -> None:
     for name, text in texts.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
     flags.DEFINE_boolean("help", False, "Shows this.", short_name="h", flag_values=values)
-
-
-def _define_plan_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "topology",
-        None,
-        "A TPU slice by kind and shape in chips, such as v5e:16x16; cpu:8 for simulated devices.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer("slices", 1, "Slices of that shape.", lower_bound=1, flag_values=values)
-    flags.DEFINE_boolean(
-        "suggest",
-        False,
-        "Looks for the mesh, remat policy and microbatches with the least bound that fit.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "tries", 4, "suggest: so many are compiled.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_string(
-        "hlo", None, "A file that the compiled program's text is written to.", flag_values=values
-    )

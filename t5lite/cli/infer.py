@@ -4,23 +4,36 @@ import dataclasses
 import functools
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 
 from t5lite import configurables
+from t5lite.cli.paths import user_path
 from t5lite.cli.quiet import quiet_libraries
-from t5lite.cli.selection import Chosen, chosen_checkpoints
+from t5lite.cli.selection import ChosenCheckpoint, chosen_checkpoints
 from t5lite.cli.work_progress import WorkProgress
 from t5lite.core.errors import UserError
 from t5lite.data.text import preprocessors, vocabularies
-from t5lite.data.text.vocabularies import Vocabulary
-from t5lite.inference.answers import Answer, Reader, predicted, scored
+from t5lite.data.text.vocabulary import Vocabulary
+from t5lite.inference.answers import (
+    Answer,
+    RequestEncoder,
+    make_predict_answer,
+    make_score_answer,
+)
 from t5lite.inference.decoding import GenerativeModel, check_target_lengths
-from t5lite.inference.infer import Output, check_free, infer
+from t5lite.inference.infer import (
+    STANDARD_OUTPUT,
+    ResultFile,
+    ResultStream,
+    ResultWriter,
+    check_free,
+    infer,
+)
 from t5lite.inference.predict import make_predict
-from t5lite.inference.requests import Inference, fingerprint, read_requests
+from t5lite.inference.requests import Inference, Request, fingerprint, read_requests
 from t5lite.inference.score import make_score
 from t5lite.models.architectures import EncoderOnly, Model
 from t5lite.models.description import describe, model_of
@@ -29,155 +42,229 @@ from t5lite.parallel.processes import start_processes
 from t5lite.training.run import Run
 from t5lite.training.state import abstract_params
 
+DEFAULT_INPUTS_LENGTH = 512
+DEFAULT_TARGETS_LENGTH = 128
 
-def run(flags: Any, bindings: Sequence[str]) -> None:
-    """Writes targets for all objects of a file, or scores those that it has."""
+
+def infer_command(flags: Any, bindings: Sequence[str]) -> None:
+    """Generates targets for all objects of a file, or scores their targets."""
     quiet_libraries()
     for name in ("input", "output"):
         if getattr(flags, name) is None:
             raise UserError(f"infer needs --{name}=FILE")
-    path = pathlib.Path(flags.output).expanduser()
-    trained: Run | None = None
-    if flags.gin_file:
-        trained, inference = configurables.load(
-            flags.gin_file, bindings, flags.gin_search_paths, "train", "infer"
-        )
-    elif flags.checkpoint == "latest":
-        raise UserError("infer needs --checkpoint=FOLDER, or the --gin_file of a run")
-    else:
-        (inference,) = configurables.load([], bindings, flags.gin_search_paths, "infer")
+    trained, inference = _load(flags, bindings)
     start_processes()
-    # Before much is read; other processes may see other disks.
+    output = flags.output
+    if output != STANDARD_OUTPUT:
+        output = str(user_path("--output", output))
+    # Before anything large is read. Other processes may see other disks.
     if jax.process_index() == 0:
-        check_free(path)
+        check_free(output)
     model_dir = None if trained is None else trained.model_dir
     with chosen_checkpoints(model_dir, flags.checkpoint, flags.average) as chosen:
         if len(chosen) != 1:
             raise UserError(f"infer takes one checkpoint, got {len(chosen)}")
-        model, vocabulary = _model_and_vocabulary(trained, chosen[0])
-        reader = Reader(
+        model, vocabulary = _model_and_vocabulary(trained, inference, chosen[0])
+        encoder = RequestEncoder(
             vocabulary,
-            inference.inputs_length or _longest(trained, "inputs_length", 512),
-            inference.targets_length or _longest(trained, "targets_length", 128),
+            inference.inputs_length or _longest(trained, "inputs_length", DEFAULT_INPUTS_LENGTH),
+            inference.targets_length or _longest(trained, "targets_length", DEFAULT_TARGETS_LENGTH),
             end_inputs=inference.end_inputs,
         )
-        total = _check_all(flags, inference, reader)
-        settings = dataclasses.asdict(inference)
-        # Of these nothing depends on more than rounding.
-        del settings["mesh"], settings["batch_size"]
-        identity = {
-            "input": fingerprint(flags.input),
-            "mode": flags.mode,
-            "checkpoint": [chosen[0].path, list(chosen[0].steps)],
-            # Another run's checkpoints may have come to stand there.
-            "checkpoint saved at": chosen[0].saved_at,
-            "model": describe(model),
-            "vocabulary": vocabulary.fingerprint,
-            "steps": [preprocessors.version(step) for step in inference.preprocessors],
-            "settings": {**settings, "lengths": reader.lengths},
-        }
+        total = _check_all(flags, inference, encoder)
         mesh = inference.mesh.make()
-        answer = _answering(flags.mode, model, vocabulary, mesh, inference, reader)
-        output = Output(path, identity)
+        answer = _make_answer(flags.mode, model, vocabulary, mesh, inference, encoder)
+        writer: ResultWriter = ResultStream()
+        if output != STANDARD_OUTPUT:
+            identity = _identity(flags, inference, encoder, chosen[0], model, vocabulary)
+            writer = ResultFile(pathlib.Path(output), identity)
         params = chosen[0].params(abstract_params(model, mesh))
-    requests = (each for each in read_requests(flags.input, inference, flags.mode) if each)
     with WorkProgress() as progress:
-        if output.done:
-            progress.say(f"going on behind {output.done:,} results that are there")
-        progress.at(flags.mode, output.done, total)
+        if writer.done:
+            progress.log(f"resuming after {writer.done:,} results")
+        progress.report(flags.mode, writer.done, total)
         infer(
-            *(requests, output, functools.partial(answer, params)),
+            _valid_requests(flags, inference, encoder),
+            writer,
+            functools.partial(answer, params),
             chunk_size=inference.chunk_size,
-            on_done=lambda done: progress.at(flags.mode, done, total),
+            on_done=lambda done: progress.report(flags.mode, done, total),
         )
-        progress.say(f"{total:,} results in {flags.output}")
+        where = "the standard output" if output == STANDARD_OUTPUT else output
+        progress.log(f"wrote {total:,} results to {where}")
+
+
+def _load(flags: Any, bindings: Sequence[str]) -> tuple[Run | None, Inference]:
+    """Returns the run that the run file describes, if there is one, and what to do."""
+    if flags.gin_file:
+        trained, inference = configurables.load(
+            flags.gin_file, bindings, flags.gin_search_paths, "train", "infer"
+        )
+        return trained, inference
+    if flags.checkpoint == "latest":
+        raise UserError(
+            "infer needs --checkpoint=RUN, a checkpoint or a Hugging Face folder, or the "
+            "--gin_file of a run"
+        )
+    (inference,) = configurables.load([], bindings, flags.gin_search_paths, "infer")
+    return None, inference
 
 
 def _model_and_vocabulary(
-    trained: Run | None, chosen: Chosen
+    trained: Run | None, inference: Inference, chosen: ChosenCheckpoint
 ) -> tuple[GenerativeModel, Vocabulary]:
-    """Returns those of the run or, where there is none, what the checkpoint says of itself."""
+    """Returns those of the run or, without a run file, those that the checkpoint describes."""
+    vocabulary = inference.vocabulary
     if trained is not None:
         model: Model = trained.model
-        vocabulary = trained.task.vocabulary
+        vocabulary = vocabulary or trained.task.vocabulary
         chosen.check_same(model, vocabulary)
     else:
         model = model_of(chosen.about, chosen.path)
-        # What convert writes names its files from the folder that it writes.
-        folder = pathlib.Path(chosen.path).parent.parent
-        vocabulary = vocabularies.vocabulary_from_description(chosen.about["vocabulary"], folder)
-        # Another file may have come to stand where its own was.
+        if vocabulary is None:
+            # Relative paths are relative to the MODEL_DIR.
+            folder = pathlib.Path(chosen.path).parent.parent
+            vocabulary = vocabularies.vocabulary_from_description(
+                chosen.about["vocabulary"], folder
+            )
+        # The file may have been replaced by another vocabulary.
         chosen.check_vocabulary(vocabulary)
     if isinstance(model, EncoderOnly):
         raise UserError("infer needs a model with a decoder, got EncoderOnly; see t5lite eval")
     return model, vocabulary
 
 
+def _identity(
+    flags: Any,
+    inference: Inference,
+    encoder: RequestEncoder,
+    chosen: ChosenCheckpoint,
+    model: Model,
+    vocabulary: Vocabulary,
+) -> dict[str, Any]:
+    """Returns a description of the work, by which an interrupted one is recognised."""
+    settings = dataclasses.asdict(inference)
+    # Results depend on these by rounding only; the vocabulary is identified by its fingerprint.
+    for name in ("mesh", "batch_size", "vocabulary"):
+        del settings[name]
+    return {
+        "input": fingerprint(flags.input),
+        "mode": flags.mode,
+        "checkpoint": [chosen.path, list(chosen.steps)],
+        # Another run may have saved a checkpoint of that name since.
+        "checkpoint saved at": chosen.saved_at,
+        "model": describe(model),
+        "vocabulary": vocabulary.fingerprint,
+        "steps": [preprocessors.version(step) for step in inference.preprocessors],
+        "settings": {**settings, "lengths": encoder.lengths},
+    }
+
+
 def _longest(trained: Run | None, name: str, otherwise: int) -> int:
-    """Returns the longest of the run's examples."""
+    """Returns the maximum length over the run's tasks."""
     if trained is None:
         return otherwise
     return max(getattr(task.objective, name) for task in trained.task.tasks) or otherwise
 
 
-def _check_all(flags: Any, inference: Inference, reader: Reader) -> int:
-    """Reads all requests once, says what is to be known of them, and returns how many there are.
+def _read(
+    flags: Any,
+    inference: Inference,
+    check: Callable[[Request], None],
+    on_bad: Callable[[UserError], None],
+) -> Iterator[Request | None]:
+    """Reads the requests; invalid ones are errors, or are skipped if `infer.bad_objects` says."""
+    skips = inference.bad_objects == "skip"
+    return read_requests(
+        flags.input, inference, flags.mode, check=check, on_bad=on_bad if skips else None
+    )
+
+
+def _valid_requests(flags: Any, inference: Inference, encoder: RequestEncoder) -> Iterator[Request]:
+    """Yields the requests that `_check_all` counts."""
+
+    def check(request: Request) -> None:
+        if inference.bad_objects == "skip":
+            encoder.is_cut(request)
+
+    for request in _read(flags, inference, check, lambda error: None):
+        if request is not None:
+            yield request
+
+
+def _check_all(flags: Any, inference: Inference, encoder: RequestEncoder) -> int:
+    """Reads all requests once, prints what is cut or skipped, and returns their number.
 
     Raises:
-        UserError: where one cannot be answered.
+        UserError: if one has no result and `infer.bad_objects` is "stop".
     """
-    check_target_lengths(vars(inference.decoding), reader.lengths[1], "infer.targets_length")
-    total, empty, num_cut, first_cut = 0, 0, 0, 0
-    for request in read_requests(flags.input, inference, flags.mode):
-        if request is None:
-            empty += 1
-            continue
-        total += 1
-        try:
-            if reader.is_cut(request):
-                num_cut, first_cut = num_cut + 1, first_cut or total
-        except UserError as error:
-            raise UserError(f"{flags.input}: object {total}: {error}") from error
+    check_target_lengths(vars(inference.decoding), encoder.lengths[1], "infer.targets_length")
+    total = empty = 0
+    cut: list[int] = []
+    bad: list[UserError] = []
+
+    def check(request: Request) -> None:
+        if encoder.is_cut(request):
+            cut.append(total + 1)
+
+    for request in _read(flags, inference, check, bad.append):
+        empty += request is None
+        total += request is not None
     if total == 0:
-        raise UserError(f"--input={flags.input} holds nothing to work on")
-    inputs, targets = reader.lengths
+        skipped = f": {bad[0]}" if bad else ""
+        raise UserError(f"--input={flags.input} has no object to work on{skipped}")
+    inputs, targets = encoder.lengths
     longer = f"longer than {inputs} tokens of inputs or {targets} of targets"
-    if num_cut and inference.too_long == "refuse":
+    if cut and inference.too_long == "refuse":
         raise UserError(
-            f"{flags.input}: {num_cut:,} of {total:,} objects are {longer}, first object "
-            f"{first_cut:,}; infer.too_long = 'cut' cuts them, infer.inputs_length and "
-            "infer.targets_length make room"
+            f"{flags.input}: {len(cut):,} of {total:,} objects are {longer}, first object "
+            f"{cut[0]:,}; infer.too_long = 'cut' cuts them, infer.inputs_length and "
+            "infer.targets_length raise the maximum"
         )
-    if jax.process_index() == 0 and empty:
-        print(f"{empty:,} empty lines are left out", file=sys.stderr)
-    if jax.process_index() == 0 and num_cut:
-        print(f"{num_cut:,} of {total:,} objects are {longer}: cut", file=sys.stderr)
+    if jax.process_index() == 0:
+        for count, text in (
+            (empty, f"skipped {empty:,} empty lines"),
+            (len(cut), f"cut {len(cut):,} of {total:,} objects: {longer}"),
+            (len(bad), f"skipped {len(bad):,} objects, the first: {bad[0] if bad else None}"),
+        ):
+            if count:
+                print(text, file=sys.stderr)
     return total
 
 
-def _answering(
+def _make_answer(
     mode: str,
     model: GenerativeModel,
     vocabulary: Vocabulary,
     mesh: DeviceMesh,
     inference: Inference,
-    reader: Reader,
+    encoder: RequestEncoder,
 ) -> Answer:
+    inputs_length, targets_length = encoder.lengths
     if mode == "score":
         score = make_score(
-            *(model, mesh),
-            inputs_length=reader.lengths[0],
-            targets_length=reader.lengths[1],
+            model,
+            mesh,
+            inputs_length=inputs_length,
+            targets_length=targets_length,
             batch_size=inference.batch_size,
         )
-        return scored(score, reader)
+        return make_score_answer(score, encoder)
     predict = make_predict(
-        *(model, mesh, inference.decoding),
+        model,
+        mesh,
+        inference.decoding,
         stop_ids=vocabulary.stop_ids,
         first_ids=vocabulary.first_ids,
-        inputs_length=reader.lengths[0],
-        targets_length=reader.lengths[1],
+        inputs_length=inputs_length,
+        targets_length=targets_length,
         batch_size=inference.batch_size,
         seed=inference.seed,
     )
-    return predicted(predict, reader, vocabulary, num_best=inference.num_best)
+    return make_predict_answer(
+        predict,
+        encoder,
+        vocabulary,
+        num_best=inference.num_best,
+        distinct=inference.is_distinct,
+    )

@@ -22,7 +22,7 @@ from t5lite.training.checkpoints import find_checkpoint, open_checkpoint
 from t5lite.training.trainable import trainable_names
 
 
-def run(flags: Any, bindings: Sequence[str]) -> None:
+def inspect_command(flags: Any, bindings: Sequence[str]) -> None:
     """Prints the configuration in force, the model's parameters, and the FLOPs of a step."""
     quiet_libraries()
     if flags.checkpoint is not None:

@@ -55,7 +55,7 @@ class Plan:
         return bound_of(self.costs, self.device, self.mesh)
 
 
-def run(flags: Any, bindings: Sequence[str]) -> None:
+def plan_command(flags: Any, bindings: Sequence[str]) -> None:
     """Compiles the step of a run for simulated devices and prints its costs."""
     quiet_libraries()
     if flags.topology is None:

@@ -1,27 +1,65 @@
-"""Which checkpoints a command works on: `--checkpoint` and `--average`."""
+"""The checkpoints that a command works on: `--checkpoint` and `--average`.
+
+`--checkpoint` has one form for every command: a run's MODEL_DIR, one of its checkpoints, or a
+Hugging Face folder; or, if the command has a run file, which checkpoints of that run.
+"""
 
 import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
+from t5lite.cli.foreign_checkpoint import converted, is_foreign
+from t5lite.cli.paths import user_path
 from t5lite.core.errors import UserError
 from t5lite.data.text import vocabularies
-from t5lite.data.text.vocabularies import Vocabulary
+from t5lite.data.text.vocabulary import Vocabulary
 from t5lite.models import description
 from t5lite.models.architectures import Model
 from t5lite.training.checkpoints import FOLDER, Checkpoints, find_checkpoint, open_checkpoint
 
+LATEST, BEST, ALL = ("latest", "best", "all")
+_WHICH = re.compile(rf"{LATEST}|{BEST}|{ALL}|\d+(,\d+)*")
+CHECKPOINT_FORMS = (
+    "a MODEL_DIR for its latest, MODEL_DIR:best, MODEL_DIR:all or MODEL_DIR:1000,2000, a "
+    "MODEL_DIR/checkpoints/STEP, or a Hugging Face folder"
+)
+
 
 @dataclasses.dataclass(frozen=True)
-class Chosen:
+class CheckpointName:
+    """What `--checkpoint` names.
+
+    Args:
+        folder: a MODEL_DIR, a checkpoint or a Hugging Face folder; None for the run file's own.
+        which: "latest", "best", "all", or steps with commas.
+    """
+
+    folder: pathlib.Path | None
+    which: str
+
+
+def checkpoint_name(text: str) -> CheckpointName:
+    """Parses `--checkpoint`. A directory called `best` is `./best`."""
+    if _WHICH.fullmatch(text):
+        return CheckpointName(None, text)
+    folder = user_path("--checkpoint", text)
+    base, colon, which = text.rpartition(":")
+    if colon and base and _WHICH.fullmatch(which) and not folder.exists():
+        return CheckpointName(user_path("--checkpoint", base), which)
+    return CheckpointName(folder, LATEST)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChosenCheckpoint:
     """One checkpoint, or the mean of several that end with it.
 
     Args:
-        steps: those whose parameters are averaged, the last being its own.
+        steps: those whose parameters are averaged; the last one is its own.
     """
 
     checkpoints: Checkpoints
@@ -29,17 +67,17 @@ class Chosen:
 
     @property
     def step(self) -> int:
-        """Its own."""
+        """Its own step."""
         return self.steps[-1]
 
     @property
     def path(self) -> str:
-        """Its folder."""
+        """Its directory."""
         return self.checkpoints.path(self.step)
 
     @property
     def saved_at(self) -> int:
-        """When its own was saved, in nanoseconds."""
+        """When it was saved, in nanoseconds."""
         return self.checkpoints.saved_at(self.step)
 
     @functools.cached_property
@@ -48,51 +86,84 @@ class Chosen:
         return self.checkpoints.about(self.step)
 
     def count_files(self) -> int:
-        """Returns how many files there are of them all: fewer while they are being deleted."""
+        """Returns the number of files of all its steps, which falls while they are deleted."""
         return sum(
             len(names) for step in self.steps for *_, names in os.walk(self.checkpoints.path(step))
         )
 
     def check_same(self, model: Model, vocabulary: Vocabulary) -> None:
-        """Raises a UserError where it was trained as another model or with another vocabulary."""
+        """Raises a UserError if it was trained as another model or with another vocabulary."""
         description.check_same(self.about, model, f"checkpoint {self.path}")
         self.check_vocabulary(vocabulary)
 
     def check_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Raises a UserError where it was trained with another vocabulary."""
+        """Raises a UserError if it was trained with another vocabulary."""
         fingerprint = self.about.get("vocabulary_fingerprint")
         vocabularies.check_same_vocabulary(fingerprint, vocabulary, f"checkpoint {self.path}")
 
     def params(self, shapes: Any) -> Any:
-        """Returns the parameters, placed as the abstract `shapes` say."""
+        """Returns the parameters, sharded like the abstract `shapes`."""
         return self.checkpoints.restore_average(self.steps, shapes)
 
 
 @contextlib.contextmanager
-def chosen_checkpoints(model_dir: str | None, which: str, average: int) -> Iterator[list[Chosen]]:
-    """Yields the checkpoints that a user names.
+def chosen_checkpoints(
+    model_dir: str | None, text: str, average: int
+) -> Iterator[list[ChosenCheckpoint]]:
+    """Yields the checkpoints that `--checkpoint` names, open for reading.
 
     Args:
-        model_dir: of the run; None where there is none, so that `which` has to be a folder.
-        which: "latest", "best", "all", steps with commas between them, or a folder: a MODEL_DIR,
-            for its latest, or a checkpoints/STEP. One that is called as these are is `./best`.
-        average: so many checkpoints that end with each are averaged.
+        model_dir: of the run file; None without one.
+        text: see `checkpoint_name`.
+        average: number of checkpoints, ending with each chosen one, whose parameters are averaged.
 
     Raises:
-        UserError: where there is no such checkpoint.
+        UserError: if there is no such checkpoint.
     """
-    folder = pathlib.Path(which).expanduser()
-    named = which in ("latest", "best", "all") or which.replace(",", "").isdigit()
-    if model_dir is None or "/" in which or (folder.is_dir() and not named):
-        with open_checkpoint(find_checkpoint(folder) or which) as (checkpoints, step):
+    name = checkpoint_name(text)
+    folder = name.folder
+    if folder is None:
+        if model_dir is None:
+            raise UserError(
+                f"--checkpoint={text} needs the --gin_file of a run, or {CHECKPOINT_FORMS}"
+            )
+        folder = pathlib.Path(model_dir)
+    elif is_foreign(folder):
+        folder = converted(folder)
+    if name.folder is not None and name.which == LATEST:
+        with open_checkpoint(found_checkpoint(folder, text)) as (checkpoints, step):
             yield [_averaged(checkpoints, step, average)]
         return
-    with open_run(model_dir) as checkpoints:
-        steps = _steps(checkpoints, which)
-        if which == "all":
-            # As many as are averaged end with each but the first of them.
+    with open_run(str(folder)) as checkpoints:
+        steps = _steps(checkpoints, name.which)
+        if name.which == ALL:
+            # The first checkpoints have too few before them to average.
             steps = steps[average - 1 :] or steps
         yield [_averaged(checkpoints, step, average) for step in steps]
+
+
+def found_checkpoint(folder: pathlib.Path, text: str) -> str:
+    """Returns the directory of a checkpoint: `folder` itself or its latest one.
+
+    Raises:
+        UserError: if there is none, listing what `--checkpoint` takes.
+    """
+    found = find_checkpoint(folder)
+    if found is None:
+        problem = "has no checkpoint" if folder.is_dir() else "not found"
+        raise UserError(f"--checkpoint={text} {problem}; it takes {CHECKPOINT_FORMS}")
+    return found
+
+
+def model_dir_of(text: str) -> pathlib.Path | None:
+    """Returns the MODEL_DIR that `--checkpoint` names, if it names one with a `config.gin`."""
+    folder = checkpoint_name(text).folder
+    if folder is None:
+        return None
+    run = folder.absolute()
+    if run.parent.name == FOLDER:
+        run = run.parent.parent
+    return run if (run / "config.gin").is_file() else None
 
 
 @contextlib.contextmanager
@@ -100,11 +171,11 @@ def open_run(model_dir: str) -> Iterator[Checkpoints]:
     """Opens the checkpoints of a run for reading.
 
     Raises:
-        UserError: where there are none.
+        UserError: if there are none.
     """
     folder = pathlib.Path(model_dir) / FOLDER
     if not folder.is_dir():
-        raise UserError(f"{model_dir} holds no checkpoint; train it first, or use --checkpoint")
+        raise UserError(f"{model_dir} has no checkpoint; train it first, or use --checkpoint")
     with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
         yield checkpoints
 
@@ -113,34 +184,34 @@ def _steps(checkpoints: Checkpoints, which: str) -> list[int]:
     found = checkpoints.steps()
     if not found:
         raise UserError(
-            f"{checkpoints.directory} holds no checkpoint; train it first, or use --checkpoint"
+            f"{checkpoints.directory} has no checkpoint; train it first, or use --checkpoint"
         )
-    if which == "latest":
+    if which == LATEST:
         return found[-1:]
-    if which == "all":
+    if which == ALL:
         return found
-    if which == "best":
+    if which == BEST:
         if (best := checkpoints.best()) is None:
             raise UserError(
-                f"{checkpoints.directory} holds no checkpoint that is ranked; train with "
+                f"{checkpoints.directory} has no ranked checkpoint; train with "
                 "train.keep_highest or train.keep_lowest"
             )
         return [best]
     for name in which.split(","):
-        if not (name.isdigit() and int(name) in found):
+        if int(name) not in found:
             have = ", ".join(map(str, found))
             raise UserError(
-                f"{checkpoints.directory} holds no checkpoint {name!r}; it has {have}, and there "
-                "are latest, best and all"
+                f"{checkpoints.directory} has no checkpoint {name!r}; it has {have}, and takes "
+                "latest, best and all"
             )
     return [int(name) for name in which.split(",")]
 
 
-def _averaged(checkpoints: Checkpoints, step: int, average: int) -> Chosen:
+def _averaged(checkpoints: Checkpoints, step: int, average: int) -> ChosenCheckpoint:
     until = [each for each in checkpoints.steps() if each <= step]
     if len(until) < average:
         raise UserError(
-            f"--average={average} needs so many checkpoints up to step {step}, got {len(until)} in "
-            f"{checkpoints.directory}; train with train.keep_checkpoints={average}"
+            f"--average={average} needs that many checkpoints up to step {step}, got {len(until)} "
+            f"in {checkpoints.directory}; train with train.keep_checkpoints={average}"
         )
-    return Chosen(checkpoints, tuple(until[-average:]))
+    return ChosenCheckpoint(checkpoints, tuple(until[-average:]))

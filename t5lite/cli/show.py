@@ -11,7 +11,7 @@ import rich.text
 from t5lite.data.batching.stream import eval_examples
 from t5lite.data.statistics import unigram_entropy
 from t5lite.data.task import Task
-from t5lite.data.text.vocabularies import Vocabulary
+from t5lite.data.text.vocabulary import Vocabulary
 from t5lite.inference.decoding import Decoding
 from t5lite.inference.evaluate import make_evaluate
 from t5lite.inference.predict import Prompt, make_predict

@@ -29,7 +29,7 @@ def load_run(
     return dataclasses.replace(run, eval_split=evaluation.split or run.eval_split), evaluation
 
 
-def run(flags: Any, bindings: Sequence[str]) -> None:
+def train_command(flags: Any, bindings: Sequence[str]) -> None:
     """Builds the run from gin, trains, and shows examples if asked to."""
     quiet_libraries()
     run, evaluation = load_run(flags.gin_file, bindings, flags.gin_search_paths)

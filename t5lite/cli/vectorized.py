@@ -9,7 +9,7 @@ from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.train import load_run
 from t5lite.core.errors import Unavailable, UserError
 from t5lite.core.run_directory import RESULT
-from t5lite.inference.evaluate import Evaluate
+from t5lite.inference.evaluate import Evaluator
 from t5lite.launching.launch import LOG, Launch
 from t5lite.launching.sweeps.space import Scalar, parse_space
 from t5lite.launching.sweeps.study import Study
@@ -33,7 +33,7 @@ def run_vectorized(
     quiet_libraries()
     ended: dict[int, str] = {}
     taken: dict[str, Any] = {}
-    evaluations: dict[str, Evaluate] = {}
+    evaluations: dict[str, Evaluator] = {}
 
     def trials() -> Iterator[VectorizedTrial]:
         for number in numbers:
@@ -55,7 +55,7 @@ def run_vectorized(
                 command=["t5lite", *arguments],
             )
 
-    def evaluate(run: Run) -> Evaluate:
+    def evaluate(run: Run) -> Evaluator:
         evaluation = taken[run.model_dir][1]
         # Those that are evaluated alike share their programs.
         key = repr((run.loss, run.eval_split, evaluation))

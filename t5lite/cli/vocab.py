@@ -10,7 +10,7 @@ from t5lite.cli.quiet import quiet_libraries
 from t5lite.data.text.vocabulary_training import train_vocabulary
 
 
-def run(flags: Any, bindings: Sequence[str]) -> None:
+def vocab_command(flags: Any, bindings: Sequence[str]) -> None:
     """Trains a vocabulary, and prints the bindings that use it."""
     quiet_libraries()
     (training,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "vocab")

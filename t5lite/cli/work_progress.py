@@ -1,4 +1,4 @@
-"""How far work has come, for whoever waits for it."""
+"""Progress of work that is not training: a bar on a terminal, lines elsewhere."""
 
 import datetime
 import time
@@ -7,14 +7,14 @@ import jax
 import rich.console
 import rich.progress
 
-# Between two lines where there is no terminal.
+# Between two lines if there is no terminal.
 LINE_SECONDS = 10.0
 
 
 class WorkProgress:
-    """Shows how far work has come: a bar on a terminal, lines elsewhere; in the first process.
+    """Shows the progress of one piece of work after another, in the first process.
 
-    A context, which may be entered again for other work.
+    It is a context manager that can be entered again for further work.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class WorkProgress:
             console=self._console,
             disable=not (shown and self._console.is_terminal),
             transient=True,
-            # Results go to the standard output as they are.
+            # Results go to the standard output unchanged.
             redirect_stdout=False,
         )
         self._what: str | None = None
@@ -46,30 +46,33 @@ class WorkProgress:
             self._bar.remove_task(self._task)
         self._what = None
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Prints a line."""
         self._console.print(text, markup=False)
 
-    def at(self, what: str, done: int, total: int | None) -> None:
-        """Tells that so much of some work is done, None where nobody knows of how much.
+    def report(self, what: str, done: int, total: int | None) -> None:
+        """Shows how much of a piece of work is done; `total` is None if unknown.
 
-        The first call for a piece of work says where it begins.
+        The first call for a piece of work sets its start.
         """
         now = time.perf_counter()
         if what != self._what:
             if self._what is not None:
                 self._bar.remove_task(self._task)
             self._task = self._bar.add_task(what, total=total, completed=done)
-            self._what, self._first, self._started = what, done, now
+            self._what = what
+            self._first = done
+            self._started = now
             self._next_line = now + LINE_SECONDS
             return
         self._bar.update(self._task, completed=done, total=total)
         if self._bar.disable and now >= self._next_line and done > self._first:
             self._next_line = now + LINE_SECONDS
             rate = (done - self._first) / (now - self._started)
-            of, left = "", ""
+            share = f"{done:,}"
+            left = ""
             if total is not None:
-                of = f"/{total:,}"
+                share += f"/{total:,}"
                 seconds = datetime.timedelta(seconds=round((total - done) / rate))
                 left = f"  {seconds} left"
-            self.say(f"{what}: {done:,}{of}  {rate:,.1f} a second{left}")
+            self.log(f"{what}: {share}  {rate:,.1f} per second{left}")

@@ -1,5 +1,6 @@
-"""From requests to results: texts to tokens, a model's targets or scores, and texts again."""
+"""From requests to results: text to tokens, targets or scores of the model, and text again."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,36 +8,38 @@ import numpy as np
 
 from t5lite.core.errors import UserError
 from t5lite.core.examples import Tokens
-from t5lite.data.text.vocabularies import Vocabulary
+from t5lite.data.text.vocabulary import Vocabulary
 from t5lite.inference.decoding import check_target_lengths
-from t5lite.inference.predict import Predict, Prompt
+from t5lite.inference.predict import Predict, Prompt, Target
 from t5lite.inference.requests import Request
 from t5lite.inference.score import Score
 
-# From parameters, requests, the number of the first of them, and what is told how many of them are
-# answered, to what is added to each.
+# From parameters, requests, the number of the first request, and a function to call with the number
+# of requests done so far, to the fields that are added to each request.
 Answer = Callable[[Any, Sequence[Request], int, Callable[[int], None]], list[dict[str, Any]]]
 
 
-class Reader:
-    """Makes tokens of requests; what is too long is cut.
+class RequestEncoder:
+    """Encodes the texts of requests as tokens, cut at the maximum lengths.
 
     Args:
-        inputs_length, targets_length: the most tokens of each.
-        end_inputs: whether inputs are closed by an end of sequence.
+        inputs_length, targets_length: maximum numbers of tokens.
+        end_inputs: whether an end of sequence closes the inputs.
     """
 
     def __init__(
         self, vocabulary: Vocabulary, inputs_length: int, targets_length: int, *, end_inputs: bool
     ) -> None:
-        self._vocabulary, self._end_inputs = vocabulary, end_inputs
+        self._vocabulary = vocabulary
+        self._end_inputs = end_inputs
         self.lengths = (inputs_length, targets_length)
 
     def is_cut(self, request: Request) -> bool:
-        """Whether something of a request is too long.
+        """Whether a text of a request is longer than its maximum.
 
         Raises:
-            UserError: where it names a sentinel that there is not, or its prefix is too long.
+            UserError: if a text names a sentinel that the vocabulary does not have, or the prefix
+                is too long.
         """
         inputs, targets = self.lengths
         if len(self.prefix(request)) > targets:
@@ -52,7 +55,7 @@ class Reader:
         return self._closed(request.inputs, self.lengths[0], end=self._end_inputs)
 
     def targets(self, request: Request) -> Tokens:
-        """Returns the tokens of the targets that are to be scored, closed by an end."""
+        """Returns the tokens of the targets to score, closed by an end of sequence."""
         assert request.targets is not None
         return self._closed(request.targets, self.lengths[1], end=True)
 
@@ -79,25 +82,40 @@ def encode(text: str, vocabulary: Vocabulary) -> Tokens:
     return vocabulary.encode(text)
 
 
-def predicted(predict: Predict, reader: Reader, vocabulary: Vocabulary, *, num_best: int) -> Answer:
-    """Returns what adds `prediction` and its `score`; for several also `predictions`, `scores`."""
+def make_predict_answer(
+    predict: Predict,
+    encoder: RequestEncoder,
+    vocabulary: Vocabulary,
+    *,
+    num_best: int,
+    distinct: bool,
+) -> Answer:
+    """Returns a function that adds `prediction` and its `score` to each request.
+
+    With `num_best` over 1 it also adds the lists `predictions` and `scores`, the best first, which
+    are shorter if the search has fewer results.
+
+    Args:
+        distinct: whether only the best of the targets with the same text counts.
+    """
 
     def answer(
         params: Any, requests: Sequence[Request], first: int, on_done: Callable[[int], None]
     ) -> list[dict[str, Any]]:
         prompts = [
             Prompt(
-                inputs=reader.inputs(request),
-                prefix=reader.prefix(request),
+                inputs=encoder.inputs(request),
+                prefix=encoder.prefix(request),
                 number=first + number,
                 decoding=request.decoding,
             )
             for number, request in enumerate(requests)
         ]
         results = []
-        for targets in predict(params, prompts, on_done):
-            texts = [vocabulary.decode(target.tokens) for target in targets[:num_best]]
-            scores = [target.score for target in targets[:num_best]]
+        for number, targets in enumerate(predict(params, prompts, on_done), start=first + 1):
+            best = _best_texts(targets, vocabulary, num_best=num_best, distinct=distinct)
+            texts = [text for text, _ in best]
+            scores = [_finite_score(score, number) for _, score in best]
             result: dict[str, Any] = {"prediction": texts[0], "score": scores[0]}
             several = {"predictions": texts, "scores": scores}
             results.append({**result, **several} if num_best > 1 else result)
@@ -106,17 +124,42 @@ def predicted(predict: Predict, reader: Reader, vocabulary: Vocabulary, *, num_b
     return answer
 
 
-def scored(score: Score, reader: Reader) -> Answer:
-    """Returns what adds the `score` of the targets, and how many `target_tokens` they have."""
+def _best_texts(
+    targets: Sequence[Target], vocabulary: Vocabulary, *, num_best: int, distinct: bool
+) -> list[tuple[str, float]]:
+    """Returns the texts of the best targets and their scores."""
+    texts = [(vocabulary.decode(target.tokens), target.score) for target in targets]
+    if distinct:
+        best: dict[str, float] = {}
+        for text, score in texts:
+            best.setdefault(text, score)
+        texts = list(best.items())
+    return texts[:num_best]
+
+
+def _finite_score(score: float, number: int) -> float:
+    """Returns the score of the `number`-th object, which JSON must be able to hold."""
+    if not math.isfinite(score):
+        raise UserError(
+            f"object {number:,} has the score {score}: the checkpoint's parameters hold NaN or "
+            "infinity, or overflow T5Config.dtype; use an earlier checkpoint or another dtype"
+        )
+    return score
+
+
+def make_score_answer(score: Score, encoder: RequestEncoder) -> Answer:
+    """Returns a function that adds the `score` and the number of `target_tokens` of the targets."""
 
     def answer(
         params: Any, requests: Sequence[Request], first: int, on_done: Callable[[int], None]
     ) -> list[dict[str, Any]]:
-        del first
         examples = [
-            {"inputs": reader.inputs(request), "targets": reader.targets(request)}
+            {"inputs": encoder.inputs(request), "targets": encoder.targets(request)}
             for request in requests
         ]
-        return [found._asdict() for found in score(params, examples, on_done)]
+        likelihoods = score(params, examples, on_done)
+        for number, likelihood in enumerate(likelihoods, start=first + 1):
+            _finite_score(likelihood.score, number)
+        return [likelihood._asdict() for likelihood in likelihoods]
 
     return answer

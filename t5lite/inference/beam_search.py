@@ -1,4 +1,4 @@
-"""Beam search: the likeliest targets of those that a few sequences at a time lead to."""
+"""Beam search, with groups of beams as in diverse beam search."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,12 +23,12 @@ from t5lite.inference.decoding import (
 )
 from t5lite.inference.highest import top_k, top_k_of_rows
 
-# Below every score there is, and finite, so that sums of it are no NaN.
+# The score of an empty slot: below every real score, and finite so that sums of it are not NaN.
 NEVER = -1e9
 
 
 def length_penalty(tokens: Array, alpha: Any) -> Array:
-    """Returns what sums of log-probabilities are divided by: ((5 + tokens) / 6) ** alpha.
+    """Returns the divisor of a sum of log-probabilities: ((5 + tokens) / 6) ** alpha.
 
     >>> length_penalty(jnp.array([1, 7]), 1.0).tolist()
     [1.0, 2.0]
@@ -37,7 +37,7 @@ def length_penalty(tokens: Array, alpha: Any) -> Array:
 
 
 class Beams(NamedTuple):
-    """The k beams of one group in each row. `ranks` are `sums` less what diversity costs."""
+    """The k beams of one group in each row. `ranks` are `sums` minus the diversity penalties."""
 
     is_open: Bool[Array, "b"]
     ranks: Float[Array, "b k"]
@@ -49,9 +49,9 @@ class Beams(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What targets are ended and ranked by: numbers, one for each row."""
+    """The maximum number of tokens and the exponent of the length penalty, per row."""
 
-    most: Float[Array, "b 1"]
+    max_tokens: Float[Array, "b 1"]
     alpha: Float[Array, "b 1"]
 
 
@@ -66,21 +66,24 @@ def beam_search(
 ) -> Decoded:
     """Returns `num_beams` targets of each row, the best first; meant to be compiled.
 
-    Each step looks at the best continuations of the k beams of a group, so many that k of them
-    don't end whatever the others do: those of the first k that end are finished, the best that
-    don't go on. A group is done when what is not finished cannot become better than the worst of
-    k finished ones.
+    Each step ranks enough continuations of the k beams of a group that at least k of them do not
+    end. Those among the first k that end are finished; the best k that do not end continue. A group
+    is done once no open beam can beat the worst of k finished ones.
+
+    If a row has fewer than `num_beams` hypotheses, the remaining slots have scores of about `NEVER`
+    and no meaning.
 
     Args:
         batch: see `decoding.prefill`.
-        length: tokens at most; what has not ended by then is finished as it is.
+        length: maximum number of generated tokens; a target that reaches it is finished.
         stop_ids: tokens that end a target.
 
     Source: google-research/t5x@main:t5x/decoding.py, beam_search.
-    Differs from it in that an end behind the first k continuations finishes nothing, as in
+    Differs: an end that is ranked after the first k continuations finishes nothing, as in
     `transformers`.
     """
-    count, groups = decoding.num_beams, decoding.num_beam_groups
+    count = decoding.num_beams
+    groups = decoding.num_beam_groups
     logits, hypotheses = prefill(model, params, batch, hypotheses=count, length=length)
     rows, _, vocab = logits.shape
 
@@ -90,40 +93,42 @@ def beam_search(
     )
     limits = Limits(longest(decoding, rows, length), alpha)
 
-    def choose(place: Array, logits: Array, beams: Sequence[Beams]) -> Any:
-        """Returns the beams with one more token, these tokens, and what each goes on from."""
-        early = jnp.broadcast_to(place < least, (rows, count))
-        # Of a whole vocabulary nobody needs log-probabilities.
+    def choose(position: Array, logits: Array, beams: Sequence[Beams]) -> Any:
+        """Returns the beams with one more token, that token, and the beam each one continues."""
+        early = jnp.broadcast_to(position < least, (rows, count))
+        # Subtracting the norm from the few chosen logits is cheaper than from a whole vocabulary.
         norms, logits = norms_and_allowed(logits, stop_ids, early)
         taken = jnp.zeros((rows, vocab))
-        after: list[Beams] = []
+        extended: list[Beams] = []
         tokens: list[Array] = []
         origins: list[Array] = []
         split = (jnp.split(x, groups, axis=1) for x in (logits, norms))
-        for group, of_group, norm in zip(beams, *split, strict=True):
-            cost = penalty * taken if after else None
-            group, token, origin = _advance(group, of_group, norm, cost, place, limits, stop_ids)
-            after.append(group)
+        for group, group_logits, norm in zip(beams, *split, strict=True):
+            cost = penalty * taken if extended else None
+            group, token, origin = _advance(
+                group, group_logits, norm, cost, position, limits, stop_ids
+            )
+            extended.append(group)
             tokens.append(token)
             origins.append(origin + len(origins) * (count // groups))
-            if len(after) < groups:
+            if len(extended) < groups:
                 takes = jax.nn.one_hot(token, vocab).sum(axis=1)
                 taken = taken + jnp.where(group.is_open[:, None], takes, 0.0)
-        chosen = jnp.concatenate(tokens, axis=1), jnp.concatenate(origins, axis=1)
-        return place + 1, tuple(after), *chosen
+        chosen = jnp.concatenate(tokens, axis=1)
+        return position + 1, tuple(extended), chosen, jnp.concatenate(origins, axis=1)
 
-    def go_on(carry: Any) -> Array:
+    def unfinished(carry: Any) -> Array:
         (_, beams, _, _), _ = carry
         return jnp.any(jnp.stack([group.is_open for group in beams]))
 
     def step(carry: Any) -> Any:
-        (place, beams, token, origins), hypotheses = carry
+        (position, beams, token, origins), hypotheses = carry
         logits, hypotheses = decode_step(model, token, reordered(hypotheses, origins))
-        return choose(place, logits, beams), hypotheses
+        return choose(position, logits, beams), hypotheses
 
     first = (_first_beams(rows, count // groups, length),) * groups
     start = choose(jnp.zeros([], jnp.int32), logits, first)
-    _, beams, _, _ = decode_while(go_on, step, (start, hypotheses), length)
+    _, beams, _, _ = decode_while(unfinished, step, (start, hypotheses), length)
     tokens, sums, scores = (
         jnp.concatenate([getattr(group, f"done_{name}") for group in beams], axis=1)
         for name in ("tokens", "sums", "scores")
@@ -133,10 +138,11 @@ def beam_search(
 
 
 def _first_beams(rows: int, count: int, length: int) -> Beams:
-    """One beam without tokens; the others are too unlikely ever to be looked at."""
+    """Returns one beam without tokens; the other slots are empty."""
     never = jnp.full((rows, count), NEVER)
-    none, empty = never.at[:, 0].set(0.0), jnp.zeros((rows, count, length), jnp.int32)
-    return Beams(jnp.ones(rows, bool), none, none, empty, never, never, empty)
+    start = never.at[:, 0].set(0.0)
+    tokens = jnp.zeros((rows, count, length), jnp.int32)
+    return Beams(jnp.ones(rows, bool), start, start, tokens, never, never, tokens)
 
 
 def _advance(
@@ -144,41 +150,47 @@ def _advance(
     logits: Float[Array, "b k v"],
     norms: Float[Array, "b k"],
     costs: Float[Array, "b v"] | None,
-    place: Int[Array, ""],
+    position: Int[Array, ""],
     limits: Limits,
     stop_ids: Sequence[int],
 ) -> tuple[Beams, Int[Array, "b k"], Int[Array, "b k"]]:
-    """Returns the beams with one more token, these tokens, and which beam each goes on from.
+    """Returns the beams with one more token, that token, and the beam that each one continues.
 
     Args:
-        logits: of the next token; less `norms`, its log-probabilities.
-        costs: what diversity takes from them, None for nothing.
+        logits: of the next token; minus `norms` they are log-probabilities.
+        costs: diversity penalties to subtract, None for none.
     """
     rows, count, vocab = logits.shape
-    # Of each beam every stop may be among them.
-    looked_at = min(max(2, 1 + len(set(stop_ids))) * count, count * vocab)
-    dear = logits if costs is None else logits - costs[:, None]
-    ranks, index = top_k(dear, beams.ranks - norms, looked_at)
-    beam, token = index // vocab, (index % vocab).astype(jnp.int32)
+    # Every stop id of every beam may be among the candidates.
+    candidates = min(max(2, 1 + len(set(stop_ids))) * count, count * vocab)
+    penalized = logits if costs is None else logits - costs[:, None]
+    ranks, index = top_k(penalized, beams.ranks - norms, candidates)
+    beam = index // vocab
+    token = (index % vocab).astype(jnp.int32)
     sums = _take(logits.reshape(rows, count * vocab), index) + _take(beams.sums - norms, beam)
-    tokens = _take(beams.tokens, beam).at[:, :, place].set(token)
-    ends = is_any_of(token, stop_ids) | (place + 1 >= limits.most)
+    tokens = _take(beams.tokens, beam).at[:, :, position].set(token)
+    ends = is_any_of(token, stop_ids) | (position + 1 >= limits.max_tokens)
 
     counted = ends & (jnp.arange(ends.shape[1]) < count)[None] & beams.is_open[:, None]
-    scores = jnp.where(counted, ranks / length_penalty(place + 1, limits.alpha), NEVER)
+    scores = jnp.where(counted, ranks / length_penalty(position + 1, limits.alpha), NEVER)
     done, best = top_k_of_rows(jnp.concatenate([beams.done_scores, scores], axis=1), count)
     done_sums = _take(jnp.concatenate([beams.done_sums, sums], axis=1), best)
     done_tokens = _take(jnp.concatenate([beams.done_tokens, tokens], axis=1), best)
 
     ranks, kept = top_k_of_rows(jnp.where(ends, NEVER, ranks), count)
-    # Sums only fall, so nothing becomes better than now, and as long as may be.
-    hope = ranks[:, 0] / length_penalty(limits.most, limits.alpha)[:, 0]
-    is_open = beams.is_open & (hope > jnp.min(done, axis=1))
-    after = Beams(
-        *(is_open, ranks, _take(sums, kept), _take(tokens, kept)),
-        *(done, done_sums, done_tokens),
+    # Sums only decrease, so no open beam can score above its present sum at the maximum length.
+    bound = ranks[:, 0] / length_penalty(limits.max_tokens, limits.alpha)[:, 0]
+    is_open = beams.is_open & (bound > jnp.min(done, axis=1))
+    extended = Beams(
+        is_open=is_open,
+        ranks=ranks,
+        sums=_take(sums, kept),
+        tokens=_take(tokens, kept),
+        done_scores=done,
+        done_sums=done_sums,
+        done_tokens=done_tokens,
     )
-    return after, _take(token, kept), _take(beam, kept)
+    return extended, _take(token, kept), _take(beam, kept)
 
 
 def _take(x: Array, index: Int[Array, "b n"]) -> Array:

@@ -1,30 +1,30 @@
-"""Which examples are read together, so that little is padding and few programs are compiled."""
+"""Batches of examples of similar length: little padding, and few programs to compile."""
 
 from collections.abc import Sequence
 
-# The shortest rows that are worth a program of their own, in tokens.
-SHORTEST = 16
+# The shortest rows for which a program is compiled, in tokens.
+SHORTEST_BUCKET = 16
 
 
 def bucket(length: int, longest: int, *, fixed: bool = False) -> int:
-    """Returns the length of row that an example of `length` tokens is read in: a power of two.
+    """Returns the row length for an example of `length` tokens: a power of two, at most `longest`.
 
     Args:
-        longest: no example is longer than this.
-        fixed: whether all rows are as long as the longest, as a mixture of experts needs: its
-            places are so many for each token of a row, padding included.
+        longest: tokens of the longest example.
+        fixed: whether every row has the longest length. A mixture of experts needs that: the
+            capacity of its experts grows with the row length, padding included.
 
     >>> bucket(3, 20), bucket(17, 100), bucket(17, 20), bucket(3, 20, fixed=True)
     (16, 32, 20, 20)
     """
-    size = longest if fixed else max(SHORTEST, 1 << max(length - 1, 0).bit_length())
+    size = longest if fixed else max(SHORTEST_BUCKET, 1 << max(length - 1, 0).bit_length())
     return max(length, min(size, longest))
 
 
 def batches_by_length(sizes: Sequence[tuple[int, ...]], batch_size: int) -> list[list[int]]:
-    """Returns which examples make each batch: alike in size, the largest first.
+    """Returns the indices of each batch: examples of similar size, the largest first.
 
-    The largest first, so that a batch for which there is no memory fails at once.
+    With the largest first, a batch that does not fit in memory fails at once.
 
     >>> batches_by_length([(3, 1), (9, 1), (8, 2)], 2)
     [[1, 2], [0]]

@@ -1,4 +1,4 @@
-"""Which tokens may be sampled: from logits to logits, what is left out at minus infinity."""
+"""Filters of sampling: logits in, logits out, with excluded tokens at minus infinity."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ Logits = Float[Array, "b v"]
 
 
 def keep_top_k(logits: Logits, k: Int[Array, "b"]) -> Logits:
-    """Keeps the k highest logits of each row, and those equal to the last of them; all for k = 0.
+    """Keeps the k highest logits of each row and ties with the k-th; k = 0 keeps all.
 
     >>> logits = jnp.array([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0]])
     >>> keep_top_k(logits, jnp.array([2, 0])).tolist()
@@ -26,8 +26,8 @@ def keep_top_k(logits: Logits, k: Int[Array, "b"]) -> Logits:
 
 
 def keep_top_p(logits: Logits, p: Float[Array, "b"]) -> Logits:
-    """Keeps of each row the fewest highest logits whose probabilities add up to at least p, and
-    those equal to the last of them; all for p = 1.
+    """Keeps the fewest highest logits of each row whose probabilities sum to at least p, and ties
+    with the last of them; p = 1 keeps all.
 
     >>> logits = jnp.log(jnp.array([[0.1, 0.6, 0.3]]))
     >>> jnp.isfinite(keep_top_p(logits, jnp.array([0.8]))).tolist()
@@ -39,7 +39,7 @@ def keep_top_p(logits: Logits, p: Float[Array, "b"]) -> Logits:
         kept = jnp.where(logits >= least[:, None], probabilities, 0.0)
         return jnp.sum(kept, axis=-1) >= p
 
-    # All of them may add up to a little less than 1.
+    # Rounded probabilities of all tokens may sum to slightly less than 1.
     return _at_least(logits, jnp.where(p < 1.0, _highest(enough, logits), -jnp.inf))
 
 
@@ -50,15 +50,15 @@ def _at_least(logits: Logits, least: Float[Array, "b"]) -> Logits:
 def _highest(
     enough: Callable[[Float[Array, "b"]], Bool[Array, "b"]], logits: Logits
 ) -> Float[Array, "b"]:
-    """Returns the highest number of each row for which `enough` holds, by bisection of its bits.
+    """Returns the highest threshold of each row for which `enough` holds, by bisecting its bits.
 
-    Without sorting, and for another k or p in each row: 32 passes over the logits are enough for
-    an exact answer, since floats are in the order of their bits.
+    It needs no sort and takes a different k or p per row. Floats are ordered like their bits, so 32
+    passes over the logits give the exact answer.
     """
 
     def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
-        # Halfway, without an overflow.
+        # The midpoint, without overflow.
         middle = (low >> 1) + (high >> 1) + (low & high & 1)
         holds = enough(_float_of(middle))
         return jnp.where(holds, middle, low), jnp.where(holds, high, middle)
@@ -69,7 +69,7 @@ def _highest(
 
 
 def _ordered(x: Float[Array, "*b"]) -> Int[Array, "*b"]:
-    """Integers in the order of floats: of negative ones all bits but the sign are turned round."""
+    """Integers in the order of the floats: negative floats have all bits but the sign inverted."""
     bits = jax.lax.bitcast_convert_type(x, jnp.int32)
     return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
 

@@ -1,7 +1,7 @@
-"""Results for the objects of a file, in their order, in a file that no kill can spoil.
+"""Results for the objects of a file, in order, in a file that survives being killed.
 
-What is done stands in OUTPUT.partial, beside what it is done of; only the whole gets the name that
-was asked for.
+Results are written to OUTPUT.partial, beside a description of the work they belong to; the file
+gets its name when it is complete. With `--output=-` they go to the standard output.
 """
 
 import contextlib
@@ -9,8 +9,9 @@ import itertools
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -21,147 +22,195 @@ from t5lite.core.files import write_atomically
 from t5lite.core.locks import try_lock
 from t5lite.inference.requests import Request
 
+STANDARD_OUTPUT = "-"
 
-def check_free(path: pathlib.Path) -> None:
-    """Raises a UserError where results cannot go to `path`."""
+
+@runtime_checkable
+class ResultWriter(Protocol):
+    """Where results go. `done` is the number of results that an earlier attempt wrote."""
+
+    done: int
+
+    def write(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Appends results."""
+
+    def finish(self) -> None:
+        """Completes the output."""
+
+    def close(self) -> None:
+        """Releases the output."""
+
+
+def as_json_line(result: Mapping[str, Any]) -> str:
+    """Returns a result as a line of JSON, which has no NaN and no infinity."""
+    return json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def check_free(output: str) -> None:
+    """Raises a UserError if results cannot be written to a file of that name."""
+    path = pathlib.Path(output)
+    if output == STANDARD_OUTPUT:
+        return
     if path.exists():
-        raise UserError(f"--output={path} is there already; name another, or remove it")
+        raise UserError(f"--output={path} exists; name another file, or remove it")
     if not path.absolute().parent.is_dir():
-        raise UserError(f"--output={path} must be in a folder that is there")
+        raise UserError(f"--output={path} must be in an existing directory")
 
 
-class Output:
-    """The file of results, gone on with where an earlier attempt stopped.
+class ResultStream:
+    """The standard output: nothing to resume."""
+
+    done = 0
+
+    def write(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Prints results, in the first process."""
+        if jax.process_index() == 0:
+            sys.stdout.writelines(map(as_json_line, results))
+            sys.stdout.flush()
+
+    def finish(self) -> None:
+        """Does nothing: what is printed is complete."""
+
+    def close(self) -> None:
+        """Does nothing: the process owns its standard output."""
+
+
+class ResultFile:
+    """A file of results, resumed where an earlier attempt stopped.
 
     Args:
-        path: of the whole; it must not be there.
-        identity: of the work. What is there of another is not touched.
+        path: of the complete file; it must not exist.
+        identity: describes the work. A partial file of other work is left alone.
 
     Raises:
-        UserError: where the whole, or a part of other work, is there already.
+        UserError: if the complete file, or a partial file of other work, exists.
     """
 
     def __init__(self, path: pathlib.Path, identity: Mapping[str, Any]) -> None:
-        self._path, self._is_first = path, jax.process_index() == 0
+        self._path = path
+        self._is_first = jax.process_index() == 0
         self._lock: IO[str] | None = None
         self._partial = path.with_name(f"{path.name}.partial")
         self._identity = path.with_name(f"{path.name}.partial.json")
-        # The first process alone looks and writes: others may come later, or see other disks.
-        done, wrong = -1, None
+        # Only the first process reads and writes: others may start later, or see another disk.
+        done = -1
+        wrong: UserError | OSError | None = None
         if self._is_first:
             try:
-                done = self._begin(json.loads(json.dumps(identity)))
+                done = self._open(json.loads(json.dumps(identity)))
             except (UserError, OSError) as error:
                 wrong = error
                 self.close()
-        # How many results are there.
         self.done = int(multihost_utils.broadcast_one_to_all(np.int32(done)))
         if wrong is not None:
             raise wrong
         if self.done < 0:
-            raise UserError("the first process cannot write results; see what it says")
+            raise UserError("the first process cannot write results; see its error")
 
-    def _begin(self, mine: Mapping[str, Any]) -> int:
-        """Drops a line that was cut off, and returns how many there are."""
+    def _open(self, identity: Mapping[str, Any]) -> int:
+        """Locks the partial file, drops an incomplete line, and returns the number of results."""
         # Held as long as this process lives.
         self._lock = self._partial.open("a")
         if not try_lock(self._lock):
             raise UserError(f"{self._partial} is being written by another process")
-        # Only now: another process may just have finished it.
+        # Only now: another process may just have finished the file.
         if self._path.exists():
             with contextlib.suppress(FileNotFoundError):
                 if not self._partial.stat().st_size:
                     self._partial.unlink()
-        check_free(self._path)
+        check_free(str(self._path))
         if self._partial.stat().st_size:
-            theirs = self._theirs()
-            for name in {**theirs, **mine}:
-                if theirs.get(name) != mine.get(name):
+            found = self._found_identity()
+            for name in {**found, **identity}:
+                if found.get(name) != identity.get(name):
                     raise UserError(
-                        f"{self._partial} was begun with {name} {theirs.get(name)}, got "
-                        f"{mine.get(name)}; go on with the former, or name another --output"
+                        f"{self._partial} was started with {name} {found.get(name)}, got "
+                        f"{identity.get(name)}; resume with the former, or name another --output"
                     )
-        write_atomically(self._identity, json.dumps(mine))
+        write_atomically(self._identity, json.dumps(identity))
         with self._partial.open("rb+") as file:
-            lines, end = 0, 0
+            lines = 0
+            end = 0
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                lines, end = lines + 1, end + len(line)
+                lines += 1
+                end += len(line)
             file.truncate(end)
         return lines
 
-    def _theirs(self) -> dict[str, Any]:
-        """Returns what the results that are there were begun with."""
+    def _found_identity(self) -> dict[str, Any]:
+        """Returns the description of the work that the partial file belongs to."""
         try:
             return dict(json.loads(self._identity.read_text()))
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{self._partial} is there, but not what it was begun with; remove it"
+                f"{self._partial} exists without a readable {self._identity.name}, which describes "
+                "its work; remove it"
             ) from error
 
     def write(self, results: Sequence[Mapping[str, Any]]) -> None:
-        """Appends results; when it returns they are on the disk."""
+        """Appends results; they are on the disk when it returns."""
         if not self._is_first:
             return
         with self._partial.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in results)
+            file.writelines(map(as_json_line, results))
             file.flush()
             os.fsync(file.fileno())
 
     def finish(self) -> None:
-        """Gives the whole its name.
+        """Renames the partial file to its final name.
 
         Raises:
-            UserError: where something else has it by now; the whole keeps the partial one then.
+            UserError: if a file of that name appeared meanwhile; the partial file stays then.
         """
         if self._is_first:
             if self._path.exists():
                 raise UserError(
-                    f"{self._path} came to be while {self._partial} was made, which is whole: "
+                    f"{self._path} appeared while {self._partial} was written, which is complete: "
                     "move one of them"
                 )
             self._partial.replace(self._path)
             self._identity.unlink()
 
     def close(self) -> None:
-        """Leaves the file to others."""
+        """Releases the lock."""
         if self._lock is not None:
             self._lock.close()
 
 
 def infer(
     requests: Iterator[Request],
-    output: Output,
+    output: ResultWriter,
     answer: Callable[[Sequence[Request], int, Callable[[int], None]], list[dict[str, Any]]],
     *,
     chunk_size: int,
     on_done: Callable[[int], None],
 ) -> None:
-    """Writes for every request what was given with what `answer` adds, in order.
+    """Writes every request with the fields that `answer` adds, in order.
 
-    Chunks begin at the same requests whenever it is started, so that an attempt that was killed
-    gives what an undisturbed one would have.
+    Chunks start at the same requests in every attempt, so a killed and resumed run gives the same
+    results as an undisturbed one.
 
     Args:
-        answer: from requests, the number of the first of them, and what is called with how many of
-            them are answered, to what is added to each.
-        on_done: called with the number of requests that are answered.
+        answer: from requests, the number of the first request, and a function to call with the
+            number of requests done, to the fields to add to each.
+        on_done: called with the number of requests done.
     """
     with contextlib.closing(output):
-        # A chunk of which only a part was written is worked on as a whole once more.
+        # A chunk that was only partly written is computed again as a whole.
         for number, chunk in enumerate(_chunks(requests, chunk_size)):
-            first, behind = number * chunk_size, number * chunk_size + len(chunk)
-            if behind <= output.done:
+            first = number * chunk_size
+            if first + len(chunk) <= output.done:
                 continue
-            answers = answer(chunk, first, _behind(first, on_done))
+            answers = answer(chunk, first, _counted_from(first, on_done))
             results = [{**r.given, **added} for r, added in zip(chunk, answers, strict=True)]
             output.write(results[max(output.done - first, 0) :])
         output.finish()
 
 
-def _behind(first: int, on_done: Callable[[int], None]) -> Callable[[int], None]:
-    """Returns what is told how many requests from the `first` on are answered."""
+def _counted_from(first: int, on_done: Callable[[int], None]) -> Callable[[int], None]:
+    """Returns `on_done` for counts within a chunk that starts at request `first`."""
     return lambda count: on_done(first + count)
 
 

@@ -1,16 +1,18 @@
-"""Targets for any number of prompts: sorted into batches by length, each compiled once a bucket."""
+"""Targets for any number of prompts, batched by length; one program per length bucket."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from t5lite.core.errors import UserError
 from t5lite.core.examples import Tokens
 from t5lite.core.streams import stream
-from t5lite.inference.beam_search import beam_search
+from t5lite.inference.beam_search import NEVER, beam_search
 from t5lite.inference.buckets import batches_by_length, bucket
 from t5lite.inference.decoding import Decoded, Decoding, GenerativeModel
 from t5lite.inference.sampling import sample
@@ -30,13 +32,13 @@ NO_TOKENS = np.zeros(0, np.int32)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """What a target is written for.
+    """What to generate a target for.
 
     Args:
-        inputs: what an encoder reads, or a decoder alone before all else.
-        prefix: what the target begins with.
-        number: on which alone what is sampled for it depends.
-        decoding: numbers of `Decoding` that are its own.
+        inputs: tokens of the encoder, or the first tokens of a decoder-only model.
+        prefix: the first tokens of the target.
+        number: seeds the samples of this prompt; they depend on nothing else.
+        decoding: numbers of `Decoding` for this prompt.
     """
 
     inputs: Tokens
@@ -46,17 +48,17 @@ class Prompt:
 
 
 class Target(NamedTuple):
-    """A target as it was written, its prefix included, what stopped it not.
+    """A generated target with its prefix and without the token that ended it.
 
-    `score` is the log-probability, in nats, of what was written, the stop included.
+    `score` is the log-probability, in nats, of the generated tokens, the last one included.
     """
 
     tokens: Tokens
     score: float
 
 
-# From parameters and prompts to the targets of each, the best first; what may come third is called
-# with the number of prompts that are done, as it grows.
+# From parameters and prompts to the targets of each prompt, the best first. The optional third
+# argument is called with the number of prompts done so far.
 Predict = Callable[..., list[list[Target]]]
 
 
@@ -72,36 +74,41 @@ def make_predict(
     seed: int = 0,
     first_ids: Sequence[int] = (),
 ) -> Predict:
-    """Returns a function that writes targets of at most `targets_length` tokens.
+    """Returns a function that generates targets of at most `targets_length` tokens.
+
+    A prompt has `Decoding.num_targets` targets, or fewer if beam search found fewer hypotheses. If
+    none has a finite score, because the parameters are not finite, it has one empty target with the
+    score NaN.
 
     Args:
-        inputs_length: tokens of the longest inputs.
-        batch_size: prompts worked on at a time.
-        seed: of what is sampled.
-        first_ids: tokens that every target begins with, before a prompt's own prefix.
+        inputs_length: maximum number of input tokens.
+        batch_size: prompts per batch.
+        seed: of sampling.
+        first_ids: tokens that every target begins with, before the prompt's prefix.
 
     Raises:
-        UserError: where the mesh does not divide the batch, or the model lacks a stop.
+        UserError: if the mesh does not divide the batch, or a stop id is not in the vocabulary.
     """
-    # Targets grow token by token, so there is no length to split.
+    # Targets grow token by token, so there is no length to shard.
     mesh = mesh.without("length")
     sharding = batch_sharding(mesh, batch_size, owner="batch_size of decoding")
-    place, mine = make_global(sharding, batch_size), local_rows(sharding, batch_size)
+    to_global = make_global(sharding, batch_size)
+    local = local_rows(sharding, batch_size)
     stops = (*stop_ids, *decoding.stop_ids)
     if max(stops) >= model.config.vocab_size:
         raise UserError(
             f"Decoding.stop_ids must be under T5Config.vocab_size ({model.config.vocab_size}), got "
             f"{max(stops)}"
         )
-    # The numbers that are arrays in the program, as they are where a prompt has none of its own.
-    usual = {
+    # Numbers are arrays in the program; these are the values of prompts without their own.
+    defaults = {
         field.name: getattr(decoding, field.name)
         for field in dataclasses.fields(decoding)
         if not field.metadata.get("static") and getattr(decoding, field.name) is not None
     }
-    usual.setdefault("max_length", targets_length)
+    defaults.setdefault("max_length", targets_length)
 
-    def write(params: Any, batch: Batch, decoding: Decoding, numbers: Any) -> Decoded:
+    def generate(params: Any, batch: Batch, decoding: Decoding, numbers: Any) -> Decoded:
         if decoding.num_beams > 1:
             return beam_search(
                 model, params, batch, decoding, length=targets_length, stop_ids=stops
@@ -109,16 +116,16 @@ def make_predict(
         root = jax.random.key(seed)
         keys = jax.vmap(lambda number: stream(root, "prompt", number))(numbers)
         return sample(
-            *(model, params, batch, decoding), length=targets_length, stop_ids=stops, keys=keys
+            model, params, batch, decoding, length=targets_length, stop_ids=stops, keys=keys
         )
 
-    jitted = jax.jit(by_rows(write, mesh), out_shardings=sharding)
+    jitted = jax.jit(by_rows(generate, mesh), out_shardings=sharding)
 
     def predict(
         params: Any, prompts: Sequence[Prompt], on_done: Callable[[int], None] = lambda done: None
     ) -> list[list[Target]]:
         if first_ids:
-            prompts = [_begun_with(first_ids, prompt) for prompt in prompts]
+            prompts = [_with_first_ids(first_ids, prompt) for prompt in prompts]
         targets: list[list[Target]] = [[]] * len(prompts)
         done = 0
         sizes = [_sizes(model, prompt, targets_length) for prompt in prompts]
@@ -126,21 +133,20 @@ def make_predict(
             for indices in batches_by_length(sizes, batch_size):
                 some = [prompts[index] for index in indices]
                 batch = _batch_of(model, some, batch_size, inputs_length, targets_length)
-                numbers = _numbers_of(some, batch_size, usual)
-                given = place({name: array[mine] for name, array in (batch | numbers).items()})
-                of_rows: Any = {name: given.pop(name) for name in usual}
-                choices = dataclasses.replace(decoding, **of_rows)
-                number = given.pop("number")
-                made = jitted(params, given, choices, number)
-                tokens, scores = on_host((made.tokens, made.log_probabilities))
+                numbers = _numbers_of(some, batch_size, defaults)
+                all_rows = batch | numbers
+                arrays = to_global({name: array[local] for name, array in all_rows.items()})
+                row_numbers: Any = {name: arrays.pop(name) for name in defaults}
+                choices = dataclasses.replace(decoding, **row_numbers)
+                number = arrays.pop("number")
+                decoded = jitted(params, arrays, choices, number)
+                tokens, scores = on_host((decoded.tokens, decoded.log_probabilities))
                 for row, (index, prompt) in enumerate(zip(indices, some, strict=True)):
                     longest = int(min(numbers["max_length"][row], targets_length))
+                    made = _targets_of(tokens[row, :, :longest], scores[row], stops)
                     targets[index] = [
-                        Target(
-                            np.concatenate([prompt.prefix, _stripped(ids[:longest], stops)]),
-                            float(score),
-                        )
-                        for ids, score in zip(tokens[row], scores[row], strict=True)
+                        target._replace(tokens=np.concatenate([prompt.prefix, target.tokens]))
+                        for target in made
                     ]
                 done += len(indices)
                 on_done(done)
@@ -149,29 +155,42 @@ def make_predict(
     return predict
 
 
-def _begun_with(first_ids: Sequence[int], prompt: Prompt) -> Prompt:
+def _targets_of(
+    tokens: Int[np.ndarray, "n l"], scores: Float[np.ndarray, "n"], stops: Sequence[int]
+) -> list[Target]:
+    """Returns the targets of one prompt, without the empty slots of beam search."""
+    targets = [
+        Target(_stripped(ids, stops), float(score))
+        for ids, score in zip(tokens, scores, strict=True)
+        if score > NEVER / 2
+    ]
+    return targets or [Target(NO_TOKENS, math.nan)]
+
+
+def _with_first_ids(first_ids: Sequence[int], prompt: Prompt) -> Prompt:
     prefix = np.concatenate([np.array(first_ids, np.int32), prompt.prefix])
     return dataclasses.replace(prompt, prefix=prefix)
 
 
 def _numbers_of(
-    prompts: Sequence[Prompt], rows: int, usual: Mapping[str, float]
+    prompts: Sequence[Prompt], rows: int, defaults: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
-    """Returns the numbers of each row: `number` and those of `Decoding`."""
-    given = {name: np.full(rows, value, np.float32) for name, value in usual.items()}
-    given["number"] = np.zeros(rows, np.int32)
+    """Returns the numbers of each row: `number` and the numbers of `Decoding`."""
+    numbers = {name: np.full(rows, value, np.float32) for name, value in defaults.items()}
+    numbers["number"] = np.zeros(rows, np.int32)
     for row, prompt in enumerate(prompts):
-        given["number"][row] = prompt.number
+        numbers["number"][row] = prompt.number
         for name, value in prompt.decoding.items():
-            given[name][row] = value
-    # A row of padding is done at once.
-    given["max_length"][len(prompts) :] = 1
-    return given
+            numbers[name][row] = value
+    # A padding row is done after one token.
+    numbers["max_length"][len(prompts) :] = 1
+    return numbers
 
 
 def _sizes(model: GenerativeModel, prompt: Prompt, targets_length: int) -> tuple[int, ...]:
-    """Returns by what prompts are sorted, so that those that are read together are alike."""
-    prefix, inputs = len(prompt.prefix), len(prompt.inputs)
+    """Returns the key by which prompts are sorted into batches of similar size."""
+    prefix = len(prompt.prefix)
+    inputs = len(prompt.inputs)
     if isinstance(model, EncoderDecoder):
         return (bucket(prefix, targets_length) if prefix else 0), inputs
     return (inputs + prefix,)
@@ -184,7 +203,7 @@ def _batch_of(
     inputs_length: int,
     targets_length: int,
 ) -> dict[str, np.ndarray]:
-    """Returns what `decoding.prefill` takes; rows without a prompt are padding."""
+    """Returns the batch that `decoding.prefill` takes; rows without a prompt are padding."""
     fixed = model.config.num_experts is not None
     if isinstance(model, EncoderDecoder):
         width = bucket(max(len(prompt.inputs) for prompt in prompts), inputs_length, fixed=fixed)
@@ -198,33 +217,33 @@ def _batch_of(
         if all(len(prompt.prefix) == 0 for prompt in prompts):
             return batch
         prefixes = [prompt.prefix for prompt in prompts]
-        given = bucket(max(map(len, prefixes)), targets_length, fixed=fixed)
-        return {**batch, **_to_the_right(prefixes, rows, 1 + given)}
-    read = [np.concatenate([prompt.inputs, prompt.prefix]) for prompt in prompts]
-    # With a prefix, of a target's length at most.
-    width = bucket(1 + max(map(len, read)), 1 + inputs_length + targets_length, fixed=fixed)
-    batch = _to_the_right(read, rows, width)
+        longest = bucket(max(map(len, prefixes)), targets_length, fixed=fixed)
+        return {**batch, **_right_aligned(prefixes, rows, 1 + longest)}
+    sequences = [np.concatenate([prompt.inputs, prompt.prefix]) for prompt in prompts]
+    # A prefix is at most as long as a target.
+    width = bucket(1 + max(map(len, sequences)), 1 + inputs_length + targets_length, fixed=fixed)
+    batch = _right_aligned(sequences, rows, width)
     if model.config.prefix_attention:
         sees_all = np.zeros_like(batch["decoder_segment_ids"])
         for row, prompt in enumerate(prompts):
-            first = sees_all.shape[1] - len(read[row]) - 1
-            # As in training: the inputs and the place before them.
+            first = sees_all.shape[1] - len(sequences[row]) - 1
+            # As in training: the inputs and the start token before them.
             count = len(prompt.inputs) + 1 if len(prompt.inputs) else 0
             sees_all[row, first : first + count] = 1
         batch["decoder_causal_attention"] = sees_all
     return batch
 
 
-def _to_the_right(given: Sequence[Tokens], rows: int, width: int) -> dict[str, np.ndarray]:
-    """Tokens behind a 0, all ending in the last place."""
+def _right_aligned(sequences: Sequence[Tokens], rows: int, width: int) -> dict[str, np.ndarray]:
+    """Returns token 0 and the sequences, all ending in the last position."""
     tokens, segments = np.zeros((2, rows, width), np.int32)
-    for row, ids in enumerate(given):
+    for row, ids in enumerate(sequences):
         tokens[row, width - len(ids) :] = ids
         segments[row, width - len(ids) - 1 :] = 1
     return {"decoder_input_tokens": tokens, "decoder_segment_ids": segments}
 
 
 def _stripped(ids: Tokens, stops: Sequence[int]) -> Tokens:
-    """Without what stopped it, and what is behind."""
+    """Returns the tokens before the first stop id."""
     ends = np.flatnonzero(np.isin(ids, stops))
     return ids[: ends[0]] if len(ends) else ids

@@ -1,23 +1,25 @@
-"""What `t5lite infer` is asked: objects or lines of a file, checked before anything is compiled."""
+"""The requests of `t5lite infer`: objects or lines of a file, checked before anything compiles."""
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
-from t5lite.core.errors import UserError, check_choice, suggestion
-from t5lite.core.numbers import check_number
+from t5lite.core.errors import UserError, suggestion
+from t5lite.core.fields import check_field_choice, check_fields, field_error, field_name
 from t5lite.data.sources.files import format_of, open_file, read_errors, read_lines
 from t5lite.data.text import preprocessors, templates
 from t5lite.data.text.fields import as_field
 from t5lite.data.text.json_values import decode_json, plain_value
+from t5lite.data.text.vocabulary import Vocabulary
 from t5lite.inference.decoding import COUNTS, Decoding
 from t5lite.parallel.mesh import Mesh
 
 MODES = ("predict", "score")
 TOO_LONG = ("cut", "refuse")
-# What is added to an object.
-RESULTS = {
+BAD_OBJECTS = ("stop", "skip")
+# The fields that are added to an object.
+RESULT_FIELDS = {
     "predict": ("prediction", "predictions", "score", "scores"),
     "score": ("score", "target_tokens"),
 }
@@ -28,54 +30,74 @@ class Inference:
     """What `t5lite infer` does with the objects of a file.
 
     Args:
-        inputs, targets: templates over the fields of an object; `targets` only where it is scored.
-        preprocessors: steps that change an object's texts before, by name; as in `Task`.
-        inputs_length: tokens of the inputs at most, the end included; None for the run's, or 512.
-        targets_length: tokens that are written, behind a prefix, or scored at most; None for the
-            run's, or 128.
-        too_long: what is longer is "cut" and counted, or "refuse"d before anything starts.
-        end_inputs: whether inputs are closed by an end of sequence, as `Supervised` does; a
-            causal language model goes on with inputs that are not.
-        decoding: how targets are written.
-        num_best: targets of each object that are told, at most as many as are written.
-        batch_size: objects worked on at a time.
-        chunk_size: objects between two times that results are written; those of one chunk are
-            sorted by length, so more of them mean less padding.
-        seed: of what is sampled.
+        inputs, targets: templates over the fields of an object; `targets` is used for scoring only.
+        preprocessors: names of functions that change an object's texts first, as in `Task`.
+        vocabulary: replaces the vocabulary that the checkpoint names, such as one whose file has
+            moved; it must encode alike.
+        inputs_length: maximum number of input tokens, the end of sequence included; None for the
+            run's, or 512.
+        targets_length: maximum number of tokens that are generated, after a prefix, or scored; None
+            for the run's, or 128.
+        too_long: "cut" cuts longer texts and counts them, "refuse" rejects the file.
+        bad_objects: "stop" rejects a file with an object that has no result, such as one without
+            inputs; "skip" leaves such objects out and counts them.
+        end_inputs: whether an end of sequence closes the inputs, as `Supervised` does; a causal
+            language model continues inputs that are not closed.
+        decoding: how targets are generated.
+        num_best: maximum number of targets per object.
+        distinct: whether targets with the same text count once; None for beams only, since the
+            frequencies of samples carry information.
+        batch_size: objects per batch.
+        chunk_size: objects between two writes of results. Each chunk is sorted by length, so larger
+            chunks have less padding.
+        seed: of sampling.
         mesh: the devices.
 
     Raises:
         UserError: for a choice out of range.
     """
 
+    gin_name: ClassVar[str] = "infer"
+
     inputs: str = "{inputs}"
     targets: str = "{targets}"
     preprocessors: Sequence[str] = ()
+    vocabulary: Vocabulary | None = None
     inputs_length: int | None = None
     targets_length: int | None = None
     too_long: str = "cut"
+    bad_objects: str = "stop"
     end_inputs: bool = True
     decoding: Decoding = Decoding()
     num_best: int = 1
+    distinct: bool | None = None
     batch_size: int = 32
     chunk_size: int = 1024
     seed: int = 0
     mesh: Mesh = Mesh()
 
     def __post_init__(self) -> None:
-        for name in ("inputs_length", "targets_length", "num_best", "batch_size", "chunk_size"):
-            check_number(f"infer.{name}", getattr(self, name), "at least 1", lambda n: n >= 1)
-        check_number("infer.seed", self.seed, "in [0, 2**31)", lambda n: 0 <= n < 2**31)
-        check_choice("infer.too_long", self.too_long, TOO_LONG)
-        for owner in ("inputs", "targets"):
-            templates.fields_of(f"infer.{owner}", getattr(self, owner))
+        counts = ("inputs_length", "targets_length", "num_best", "batch_size", "chunk_size")
+        check_fields(self, counts, "at least 1", lambda n: n >= 1)
+        check_fields(self, ["seed"], "in [0, 2**31)", lambda n: 0 <= n < 2**31)
+        check_field_choice(self, "too_long", TOO_LONG)
+        check_field_choice(self, "bad_objects", BAD_OBJECTS)
+        for name in ("inputs", "targets"):
+            templates.fields_of(field_name(self, name), getattr(self, name))
         for step in self.preprocessors:
-            preprocessors.preprocessor(step, owner="infer.preprocessors")
+            preprocessors.preprocessor(step, owner=field_name(self, "preprocessors"))
         if self.num_best > self.decoding.num_targets:
-            raise UserError(
-                f"infer.num_best must be at most the {self.decoding.num_targets} targets that are "
-                f"written, got {self.num_best}; raise Decoding.num_beams or Decoding.num_samples"
+            raise field_error(
+                self,
+                "num_best",
+                f"at most the {self.decoding.num_targets} targets that are generated",
+                "raise Decoding.num_beams or Decoding.num_samples",
             )
+
+    @property
+    def is_distinct(self) -> bool:
+        """Whether targets with the same text count once."""
+        return self.decoding.num_samples == 1 if self.distinct is None else self.distinct
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,10 +105,10 @@ class Request:
     """One object.
 
     Args:
-        given: as it stands in the file; its results are added to it.
-        targets: what is to be scored; None where targets are to be written.
-        prefix: what the target that is written begins with.
-        decoding: numbers of `Decoding` that are its own.
+        given: the object as it is in the file; results are added to it.
+        targets: the targets to score; None to generate them.
+        prefix: the beginning of the generated target.
+        decoding: numbers of `Decoding` for this object.
     """
 
     given: Mapping[str, Any]
@@ -96,109 +118,142 @@ class Request:
     decoding: Mapping[str, int | float] = dataclasses.field(default_factory=dict)
 
 
-def read_requests(path: str, inference: Inference, mode: str) -> Iterator[Request | None]:
-    """Yields the requests of a file in order: its objects in JSONL, or its lines as `inputs`.
+def read_requests(
+    path: str,
+    inference: Inference,
+    mode: str,
+    *,
+    check: Callable[[Request], None] = lambda request: None,
+    on_bad: Callable[[UserError], None] | None = None,
+) -> Iterator[Request | None]:
+    """Yields the requests of a file in order: JSONL objects, or lines of text as `inputs`.
 
-    An empty line of JSONL is none; an empty line of text is an empty input.
+    An empty line of JSONL gives None; an empty line of text is an empty input.
+
+    Args:
+        check: raises a UserError for a request that has no result.
+        on_bad: called with the error of an object, which is skipped then; None raises it.
 
     Raises:
-        UserError: with file and line, where there is something else.
+        UserError: naming file and line, for an invalid object.
     """
     form = format_of(path)
     if form not in ("jsonl", "lines"):
         raise UserError(f"--input={path} must be objects in .jsonl, or lines in .txt, got {form}")
-    is_text = form == "lines"
     with read_errors(path), open_file(path) as file:
         for number, line in enumerate(read_lines(file, path), start=1):
-            place = f"{path}:{number}"
             try:
-                # A mark of the byte order, as some editors put first, is no text.
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{place}: no UTF-8 at byte {error.start} of the line") from error
-            if is_text:
-                yield _request({"inputs": text.rstrip("\r\n")}, inference, mode, place, number)
-            elif text.strip():
-                yield _request(_object(text, place, mode), inference, mode, place, number)
+                request = _read_line(line, inference, mode, f"{path}:{number}", number, form)
+                if request is not None:
+                    _check_at(f"{path}:{number}", check, request)
+            except UserError as error:
+                if on_bad is None:
+                    raise
+                on_bad(error)
             else:
-                yield None
+                yield request
 
 
-def _object(text: str, place: str, mode: str) -> dict[str, Any]:
+def _check_at(location: str, check: Callable[[Request], None], request: Request) -> None:
+    try:
+        check(request)
+    except UserError as error:
+        raise UserError(f"{location}: {error}") from error
+
+
+def _read_line(
+    line: bytes, inference: Inference, mode: str, location: str, number: int, form: str
+) -> Request | None:
+    """Returns the request of a line; None for an empty line of JSONL."""
+    try:
+        # Some editors write a byte-order mark first.
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{location}: not UTF-8 at byte {error.start} of the line") from error
+    if form == "lines":
+        return _request({"inputs": text.rstrip("\r\n")}, inference, mode, location, number)
+    if not text.strip():
+        return None
+    return _request(_object(text, location, mode), inference, mode, location, number)
+
+
+def _object(text: str, location: str, mode: str) -> dict[str, Any]:
     try:
         given = decode_json(text)
     except ValueError as error:
-        raise UserError(f"{place}: not JSON: {error}") from error
+        raise UserError(f"{location}: not JSON: {error}") from error
     if not isinstance(given, dict):
-        raise UserError(f"{place}: must be a JSON object, got {type(given).__name__}")
-    for name in RESULTS[mode]:
+        raise UserError(f"{location}: must be a JSON object, got {type(given).__name__}")
+    for name in RESULT_FIELDS[mode]:
         if name in given:
-            raise UserError(f"{place}: has a field {name!r} already, which would be overwritten")
+            raise UserError(
+                f"{location}: the result would overwrite its field {name!r}; rename the field"
+            )
     try:
         plain_value(given)
     except ValueError as error:
-        raise UserError(f"{place}: {error}") from error
+        raise UserError(f"{location}: {error}") from error
     return given
 
 
 def _request(
-    given: dict[str, Any], inference: Inference, mode: str, place: str, number: int
+    given: dict[str, Any], inference: Inference, mode: str, location: str, number: int
 ) -> Request:
     fields = {name: as_field(value) for name, value in given.items()}
     record = {name: value for name, value in fields.items() if isinstance(value, str)}
-    steps = inference.preprocessors
-    changed = preprocessors.changed("infer.preprocessors", steps, record, number)
+    owner = field_name(inference, "preprocessors")
+    changed = preprocessors.changed(owner, inference.preprocessors, record, number)
     if changed is None:
-        raise UserError(f"{place}: infer.preprocessors left it out; every object needs a result")
-    needed = ("inputs", "targets") if mode == "score" else ("inputs",)
-    for owner in needed:
-        for name in templates.fields_of(f"infer.{owner}", getattr(inference, owner)):
+        raise UserError(f"{location}: {owner} dropped it; every object needs a result")
+    for side in ("inputs", "targets") if mode == "score" else ("inputs",):
+        template = getattr(inference, side)
+        for name in templates.fields_of(field_name(inference, side), template):
             if templates.has_field(name, changed):
                 continue
             if name in given and name not in record:
                 kind = type(given[name]).__name__
-                raise UserError(f"{place}: field {name!r} must be a text, got {kind}")
-            raise UserError(f"{place}: no text {name!r}; {suggestion(name, changed)}")
+                raise UserError(f"{location}: field {name!r} must be a string, got {kind}")
+            raise UserError(f"{location}: no string field {name!r}; {suggestion(name, changed)}")
     inputs = templates.fill(inference.inputs, changed)
     if mode == "score":
         targets = templates.fill(inference.targets, changed)
         return Request(given=given, inputs=inputs, targets=targets)
     decoding = given.get("decoding", {})
-    _check_decoding(decoding, inference.decoding, place)
+    _check_decoding(decoding, inference.decoding, location)
     prefix = given.get("prefix", "")
     if not isinstance(prefix, str):
-        raise UserError(f"{place}: prefix must be a text, got {prefix!r}")
+        raise UserError(f"{location}: prefix must be a string, got {prefix!r}")
     return Request(given=given, inputs=inputs, prefix=prefix, decoding=decoding)
 
 
-def _check_decoding(own: Any, usual: Decoding, place: str) -> None:
+def _check_decoding(own: Any, shared: Decoding, location: str) -> None:
     """Checks an object's own numbers of `Decoding`."""
     if not isinstance(own, dict):
-        raise UserError(f"{place}: decoding must be an object, got {own!r}")
+        raise UserError(f"{location}: decoding must be an object, got {own!r}")
     numbers = {f.name for f in dataclasses.fields(Decoding) if not f.metadata.get("static")}
     for name in own:
         if name not in numbers:
             raise UserError(
-                f"{place}: decoding has no number {name!r} of its own; {suggestion(name, numbers)}"
+                f"{location}: an object's decoding cannot set {name!r}; {suggestion(name, numbers)}"
             )
-    if own.get("temperature") is not None and usual.temperature is None:
+    if own.get("temperature") is not None and shared.temperature is None:
         raise UserError(
-            f"{place}: decoding has a temperature, but the others are written greedily; set "
+            f"{location}: decoding has a temperature, but the run decodes greedily; bind "
             "Decoding.temperature, and give each object its own"
         )
     for name, value in own.items():
         kinds = int if name in COUNTS else int | float
         if not isinstance(value, kinds) or isinstance(value, bool):
             rule = "a whole number" if name in COUNTS else "a number"
-            raise UserError(f"{place}: {name} of decoding must be {rule}, got {value!r}")
+            raise UserError(f"{location}: {name} of decoding must be {rule}, got {value!r}")
     try:
-        dataclasses.replace(usual, **own)
+        dataclasses.replace(shared, **own)
     except UserError as error:
-        raise UserError(f"{place}: {error}") from error
+        raise UserError(f"{location}: {error}") from error
 
 
 def fingerprint(path: str) -> str:
-    """Returns a digest of all that is in a file."""
+    """Returns a digest of the content of a file."""
     digest = hashlib.sha256()
     with read_errors(path), open_file(path) as file:
         while block := file.read(1 << 20):

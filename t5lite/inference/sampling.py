@@ -1,4 +1,4 @@
-"""Writing token after token: the likeliest each time, or samples."""
+"""Greedy decoding and sampling."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,9 +24,9 @@ from t5lite.inference.decoding import (
 from t5lite.inference.filters import keep_top_k, keep_top_p
 from t5lite.inference.highest import top_k
 
-# Samples of a row that are written together. They share one cache, of which each attends to all, so
-# that many would cost their square.
-TOGETHER = 8
+# Samples of a row that are decoded together. They share one cache and each attends to all of it, so
+# the cost grows with their square.
+MAX_SAMPLES_PER_CACHE = 8
 
 
 def sample(
@@ -39,71 +39,76 @@ def sample(
     stop_ids: Sequence[int],
     keys: Key[Array, "b"],
 ) -> Decoded:
-    """Returns `num_samples` targets of each row, the likeliest first; meant to be compiled.
+    """Returns `num_samples` targets of each row, the most likely first; meant to be compiled.
 
     Args:
         batch: see `decoding.prefill`.
-        length: tokens at most.
+        length: maximum number of generated tokens.
         stop_ids: tokens that end a target.
-        keys: one for each row, on which alone its samples depend.
+        keys: one per row; the samples of a row depend on its own key only.
     """
-    # As many at a time, of groups of about the same size.
-    groups = -(-decoding.num_samples // TOGETHER)
-    count, rows = -(-decoding.num_samples // groups), keys.shape[0]
+    # Groups of about the same size.
+    groups = -(-decoding.num_samples // MAX_SAMPLES_PER_CACHE)
+    count = -(-decoding.num_samples // groups)
+    rows = keys.shape[0]
     logits, start = prefill(model, params, batch, hypotheses=count, length=length)
 
-    least, most = each_row(decoding.min_length, rows), longest(decoding, rows, length)
+    least = each_row(decoding.min_length, rows)
+    most = longest(decoding, rows, length)
 
-    def of_group(numbers: Int[Array, "hypotheses"]) -> tuple[Array, Array]:
-        """Returns the tokens and the log-probabilities of some of the samples."""
-        of_each = jax.vmap(
+    def sample_group(numbers: Int[Array, "hypotheses"]) -> tuple[Array, Array]:
+        """Returns the tokens and the log-probabilities of the samples with these numbers."""
+        sample_keys = jax.vmap(
             lambda key: jax.vmap(lambda number: stream(key, "sample", number))(numbers)
         )(keys)
 
-        def write(place: Array, logits: Array, tokens: Array, total: Array, ended: Array) -> Any:
-            """Chooses a token of each hypothesis, and returns it with what is known then."""
-            early = jnp.broadcast_to(place < least, (rows, count))
+        def choose(
+            position: Array, logits: Array, tokens: Array, total: Array, ended: Array
+        ) -> Any:
+            """Chooses the next token of each hypothesis and returns the updated loop state."""
+            early = jnp.broadcast_to(position < least, (rows, count))
             norms, allowed = norms_and_allowed(logits, stop_ids, early)
-            token = _chosen(allowed, decoding, place, of_each)
-            told = jnp.take_along_axis(allowed, token[..., None], axis=-1)[..., 0] - norms
+            token = _next_token(allowed, decoding, position, sample_keys)
+            chosen = jnp.take_along_axis(allowed, token[..., None], axis=-1)[..., 0]
             token = jnp.where(ended, 0, token)
-            total = total + jnp.where(ended, 0.0, told)
-            tokens = tokens.at[:, :, place].set(token)
-            ended = ended | is_any_of(token, stop_ids) | (place + 1 >= most)
-            return place + 1, token, tokens, total, ended
+            total = total + jnp.where(ended, 0.0, chosen - norms)
+            tokens = tokens.at[:, :, position].set(token)
+            ended = ended | is_any_of(token, stop_ids) | (position + 1 >= most)
+            return position + 1, token, tokens, total, ended
 
-        def go_on(carry: Any) -> Array:
+        def unfinished(carry: Any) -> Array:
             (_, _, _, _, ended), _ = carry
             return ~jnp.all(ended)
 
         def step(carry: Any) -> Any:
-            (place, token, tokens, total, ended), hypotheses = carry
+            (position, token, tokens, total, ended), hypotheses = carry
             logits, hypotheses = decode_step(model, token, hypotheses)
-            return write(place, logits, tokens, total, ended), hypotheses
+            return choose(position, logits, tokens, total, ended), hypotheses
 
         empty = jnp.zeros((rows, count, length), jnp.int32)
         nothing = (empty, jnp.zeros((rows, count)), jnp.zeros((rows, count), bool))
-        first = write(jnp.zeros([], jnp.int32), logits, *nothing)
-        _, _, tokens, total, _ = decode_while(go_on, step, (first, start), length)
+        first = choose(jnp.zeros([], jnp.int32), logits, *nothing)
+        _, _, tokens, total, _ = decode_while(unfinished, step, (first, start), length)
         return tokens, total
 
     numbers = jnp.arange(groups * count).reshape(groups, count)
     if groups == 1:
-        tokens, total = of_group(numbers[0])
+        tokens, total = sample_group(numbers[0])
     else:
-        made = jax.lax.map(of_group, numbers)
-        tokens, total = (jnp.concatenate(list(each), axis=1) for each in made)
-        tokens, total = tokens[:, : decoding.num_samples], total[:, : decoding.num_samples]
+        stacked = jax.lax.map(sample_group, numbers)
+        tokens, total = (jnp.concatenate(list(each), axis=1) for each in stacked)
+        tokens = tokens[:, : decoding.num_samples]
+        total = total[:, : decoding.num_samples]
     order = jnp.argsort(-total, axis=1)
     tokens = jnp.take_along_axis(tokens, order[..., None], axis=1)
     total = jnp.take_along_axis(total, order, axis=1)
     return Decoded(tokens, total, total)
 
 
-def _chosen(
+def _next_token(
     logits: Float[Array, "b hypotheses v"],
     decoding: Decoding,
-    place: Int[Array, ""],
+    position: Int[Array, ""],
     keys: Key[Array, "b hypotheses"],
 ) -> Int[Array, "b hypotheses"]:
     rows, count, vocab = logits.shape
@@ -111,12 +116,12 @@ def _chosen(
         flat = logits.reshape(rows * count, 1, vocab)
         return top_k(flat, jnp.zeros((rows * count, 1)), 1)[1].reshape(rows, count)
 
-    def of_each(number: Any) -> Array:
+    def per_hypothesis(number: Any) -> Array:
         return jnp.repeat(each_row(number, rows)[:, 0], count)
 
-    flat = logits.reshape(rows * count, vocab) / of_each(decoding.temperature)[:, None]
-    flat = keep_top_k(flat, of_each(decoding.top_k).astype(jnp.int32))
-    flat = keep_top_p(flat, of_each(decoding.top_p))
-    at_place = jax.vmap(lambda key: stream(key, "token", place))(keys.reshape(-1))
-    drawn = jax.vmap(jax.random.categorical)(at_place, flat).astype(jnp.int32)
+    flat = logits.reshape(rows * count, vocab) / per_hypothesis(decoding.temperature)[:, None]
+    flat = keep_top_k(flat, per_hypothesis(decoding.top_k).astype(jnp.int32))
+    flat = keep_top_p(flat, per_hypothesis(decoding.top_p))
+    token_keys = jax.vmap(lambda key: stream(key, "token", position))(keys.reshape(-1))
+    drawn = jax.vmap(jax.random.categorical)(token_keys, flat).astype(jnp.int32)
     return drawn.reshape(rows, count)

@@ -20,14 +20,14 @@ from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on
 
 
 class Likelihood(NamedTuple):
-    """`score` is the log-probability of all `target_tokens` of a target, in nats."""
+    """The log-probability `score`, in nats, of a target and its number of tokens."""
 
     score: float
     target_tokens: int
 
 
-# From parameters and examples to the likelihood of each one's targets; what may come third is
-# called with the number of examples that are done, as it grows.
+# From parameters and examples to the likelihood of each example's targets. The optional third
+# argument is called with the number of examples done so far.
 Score = Callable[..., list[Likelihood]]
 
 
@@ -39,18 +39,19 @@ def make_score(
     targets_length: int,
     batch_size: int,
 ) -> Score:
-    """Returns a function that scores the targets of examples, given their inputs.
+    """Returns a function that scores the targets of examples given their inputs.
 
     Args:
-        inputs_length, targets_length: tokens of the longest.
-        batch_size: examples worked on at a time.
+        inputs_length, targets_length: maximum numbers of tokens.
+        batch_size: examples per batch.
 
     Raises:
-        UserError: where the mesh does not divide the batch.
+        UserError: if the mesh does not divide the batch.
     """
     mesh = mesh.without("length")
     sharding = batch_sharding(mesh, batch_size, owner="batch_size of scoring")
-    place, mine = make_global(sharding, batch_size), local_rows(sharding, batch_size)
+    to_global = make_global(sharding, batch_size)
+    local = local_rows(sharding, batch_size)
 
     @functools.partial(jax.jit, out_shardings=jax.NamedSharding(mesh.devices, jax.P()))
     def sums_of(params: Any, loss: CrossEntropy, batch: Batch) -> Any:
@@ -60,9 +61,10 @@ def make_score(
     def score(
         params: Any, examples: Sequence[Example], on_done: Callable[[int], None] = lambda done: None
     ) -> list[Likelihood]:
-        found, done = [Likelihood(0.0, 0)] * len(examples), 0
+        found = [Likelihood(0.0, 0)] * len(examples)
+        done = 0
         sizes = [(len(example["targets"]), len(example["inputs"])) for example in examples]
-        # Rows of an encoder-decoder have two lengths, those of a decoder alone their sum.
+        # Rows of an encoder-decoder have two lengths; those of a decoder-only model have their sum.
         keys = [
             (bucket(targets, targets_length), inputs)
             if isinstance(model, EncoderDecoder)
@@ -75,9 +77,9 @@ def make_score(
                 rows += [[]] * (batch_size - len(rows))
                 some = [sizes[index] for index in indices]
                 layout = _layout_of(model, some, inputs_length, targets_length)
-                batch = batch_of(layout, [rows[row] for row in mine])
+                batch = batch_of(layout, [rows[row] for row in local])
                 cross_entropy, tokens = jax.device_get(
-                    sums_of(params, as_inputs(CrossEntropy()), place(batch))
+                    sums_of(params, as_inputs(CrossEntropy()), to_global(batch))
                 )
                 for row, index in enumerate(indices):
                     found[index] = Likelihood(-float(cross_entropy[row]), int(tokens[row]))
@@ -94,7 +96,7 @@ def _layout_of(
     inputs_length: int,
     targets_length: int,
 ) -> Layout:
-    """Returns a layout with room for the targets and inputs of each of some examples."""
+    """Returns a layout that fits the targets and inputs of some examples."""
     fixed = model.config.num_experts is not None
     if isinstance(model, EncoderDecoder):
         targets, inputs = np.max(sizes, axis=0).tolist()

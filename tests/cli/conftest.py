@@ -1,3 +1,4 @@
+import logging
 import os
 import pathlib
 import subprocess
@@ -5,12 +6,14 @@ import sys
 
 import pytest
 
+from t5lite.cli.main import main
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
 def t5lite(one_device):
-    """Runs a command in the checkout, as a process with one device."""
+    """Runs a command as a process with one device, in the checkout."""
 
     def start(*arguments, environment=None, **options):
         return subprocess.Popen(
@@ -30,3 +33,39 @@ def t5lite(one_device):
 
     run.start = start
     return run
+
+
+class _Exit(Exception):
+    """The command ended its process."""
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, data_dir):
+    """Runs a command in this process, with its eight devices: status, output and errors."""
+    monkeypatch.setenv("TFDS_DATA_DIR", data_dir)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    loggers = [logging.getLogger(name) for name in ("t5lite", "absl")]
+    before = [(each.level, each.propagate, [*each.handlers]) for each in loggers]
+
+    def leave(status):
+        raise _Exit(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+
+    def run(*arguments):
+        capsys.readouterr()
+        status = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except _Exit as ended:
+            (status,) = ended.args
+        except SystemExit as ended:
+            status = ended.code
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    yield run
+    for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.propagate = propagate
+        logger.handlers[:] = handlers

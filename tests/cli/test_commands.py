@@ -39,11 +39,11 @@ def test_help_answers_at_once_and_names_every_command(t5lite):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "there is no command 'trian'; did you mean 'train'?"),
-        (["train", "--gin_fil=x"], "gin_fil"),
+        (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+        (["train", "--gin_fil=x"], "train has no flag --gin_fil; did you mean 'gin_file'?"),
         (["train"], "needs a run file; try --gin_file=gin/run/quickstart.gin"),
         (["train", "file.gin"], "takes flags only, got 'file.gin'"),
-        (["train", "--gin_file=none.gin"], "gin file 'none.gin' is not there"),
+        (["train", "--gin_file=none.gin"], "gin file 'none.gin' not found"),
         (["train", *SMALL, "--gin.Adamw.b1=0.5"], "did you mean 'AdamW'?"),
         (["train", *SMALL, "--gin.MODEL_DIR=/proc/nowhere"], "/proc/nowhere: "),
         (["train", *SMALL, "--gin.MODEL_DIR=setup.cfg"], "setup.cfg: File exists"),
@@ -52,7 +52,7 @@ def test_help_answers_at_once_and_names_every_command(t5lite):
             ["train", *SMALL, "--gin.BATCH_SIZE=6"],
             "train.batch_size: its axis 'batch' must be divis",
         ),
-        (["eval", *SMALL, "--gin.MODEL_DIR=nowhere"], "nowhere holds no checkpoint"),
+        (["eval", *SMALL, "--gin.MODEL_DIR=nowhere"], "nowhere has no checkpoint"),
         (["data", *SMALL], "data takes one of build, show, stats, list, prune, got none"),
         (["data", "shw", *SMALL], "data takes one of build, show, stats, list, prune, got shw"),
         (["data", "show", *SMALL, "--split=test"], "has no split 'test'; known: train, valid"),
@@ -98,7 +98,7 @@ def test_train_then_eval_from_what_the_run_left(t5lite, tmp_path):
     assert results[1]["loss_nats_per_token"] == pytest.approx(last["loss_nats_per_token"], rel=1e-5)
     code, _, err = t5lite("eval", f"--gin_file={run}/config.gin", "--checkpoint=4")
     assert code == 2
-    assert "holds no checkpoint '4'; it has 3, 6" in err
+    assert "has no checkpoint '4'; it has 3, 6" in err
 
 
 @pytest.mark.slow

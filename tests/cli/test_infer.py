@@ -1,4 +1,4 @@
-"""Whole processes that restore what another has trained."""
+"""Commands that restore what a process has trained."""
 
 import dataclasses
 import json
@@ -12,8 +12,8 @@ import types
 import jax
 import pytest
 
-from t5lite.cli import eval as eval_command
-from t5lite.cli import selection
+from t5lite.cli import checkpoint_scorer, score_tables, selection
+from t5lite.cli import eval as eval_module
 from t5lite.cli.work_progress import WorkProgress
 from t5lite.core.errors import UserError
 from t5lite.models.description import model_of
@@ -53,7 +53,7 @@ def asked(folder):
     return path
 
 
-def test_results_come_in_order_whatever_is_killed(t5lite, trained, asked, tmp_path):
+def test_results_are_in_order_despite_kills(t5lite, trained, asked, tmp_path):
     def command(name):
         return [
             *("infer", f"--checkpoint={trained}", f"--input={asked}"),
@@ -64,8 +64,8 @@ def test_results_come_in_order_whatever_is_killed(t5lite, trained, asked, tmp_pa
 
     code, _, err = t5lite(*command("whole.jsonl"))
     assert code == 0, err
-    assert "60 results in" in err
-    assert "33 of 60 objects are longer than 16 tokens of inputs or 12 of targets: cut" in err
+    assert "wrote 60 results to" in err
+    assert "cut 33 of 60 objects: longer than 16 tokens of inputs or 12 of targets" in err
     partial = tmp_path / "killed.jsonl.partial"
     for lines in (8, 24, 48):
         process = t5lite.start(*command("killed.jsonl"))
@@ -78,7 +78,7 @@ def test_results_come_in_order_whatever_is_killed(t5lite, trained, asked, tmp_pa
         assert process.returncode == -signal.SIGKILL
     code, _, err = t5lite(*command("killed.jsonl"))
     assert code == 0, err
-    assert "going on behind" in err
+    assert "resuming after" in err
     whole = objects(tmp_path / "whole.jsonl")
     assert objects(tmp_path / "killed.jsonl") == whole
     assert [line["id"] for line in whole] == list(range(60))
@@ -112,7 +112,7 @@ def test_two_processes_share_the_work(t5lite, trained, asked, tmp_path):
         assert a["score"] == pytest.approx(b["score"], abs=1e-4)
 
 
-def test_targets_that_are_given_are_scored_as_eval_does(t5lite, trained, tmp_path):
+def test_scores_of_infer_equal_those_of_eval(t5lite, trained, tmp_path):
     given = tmp_path / "in.jsonl"
     lines = [{"inputs": "a b", "targets": "c d"}, {"inputs": "with", "targets": "more"}]
     given.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -154,18 +154,21 @@ def test_targets_that_are_given_are_scored_as_eval_does(t5lite, trained, tmp_pat
         (["--output=x.jsonl"], "infer needs --input=FILE"),
         (
             ["--input=ASKED", "--output=ASKED", "--checkpoint=RUN"],
-            "is there already; name another",
+            "exists; name another file",
         ),
         (
             ["--input=ASKED", "--output=nowhere/x", "--checkpoint=RUN"],
-            "must be in a folder that is there",
+            "must be in an existing directory",
         ),
-        (["--input=ASKED", "--output=OUT"], "infer needs --checkpoint=FOLDER"),
-        (["--input=ASKED", "--output=OUT", "--checkpoint=no"], "checkpoint 'no' is not there"),
+        (["--input=ASKED", "--output=OUT"], "infer needs --checkpoint=RUN"),
+        (
+            ["--input=ASKED", "--output=OUT", "--checkpoint=no"],
+            "--checkpoint=no not found; it takes a MODEL_DIR",
+        ),
         (["--input=gone.txt", "--output=OUT", "--checkpoint=RUN"], "gone.txt"),
         (
             *(["--input=ASKED", "--output=OUT", "--checkpoint=RUN", "--average=9"],),
-            "--average=9 needs so many checkpoints up to step 6, got 3",
+            "--average=9 needs that many checkpoints up to step 6, got 3",
         ),
         (
             [
@@ -194,7 +197,7 @@ def test_targets_that_are_given_are_scored_as_eval_does(t5lite, trained, tmp_pat
         ),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_written(
+def test_a_mistake_of_infer_is_one_line_and_nothing_is_written(
     arguments, message, t5lite, trained, asked, tmp_path
 ):
     names = {"ASKED": asked, "OUT": tmp_path / "out.jsonl", "RUN": trained}
@@ -223,21 +226,21 @@ def test_eval_takes_the_best_and_the_average(t5lite, trained):
     assert averaged["cross_entropy_nats_per_token"] < max(losses)
 
 
-def test_means_of_all_checkpoints_that_have_enough_before_them(trained):
+def test_averages_exist_for_checkpoints_with_enough_before_them(trained):
     with selection.chosen_checkpoints(str(trained), "all", 2) as chosen:
         assert [one.steps for one in chosen] == [(2, 4), (4, 6)]
 
 
-def test_scores_that_only_one_checkpoint_has_are_told(capsys):
-    common = dict.fromkeys(eval_command.COLUMNS, 1)
+def test_scores_of_one_checkpoint_only_are_printed(capsys):
+    common = dict.fromkeys(score_tables.LOSS_COLUMNS, 1)
     results = [{**common, "split": "test", "f1/a": 0.25}, {**common, "split": "test", "f1/b": 0.5}]
-    eval_command._print_tables(results)
+    score_tables.print_score_tables(results)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["f1/a", "0.25", "-"] in rows
     assert ["f1/b", "-", "0.5"] in rows
 
 
-def test_a_watched_run_is_scored_once_a_checkpoint(t5lite, tmp_path):
+def test_a_watched_run_is_scored_once_per_checkpoint(t5lite, tmp_path):
     run = tmp_path / "run"
     arguments = [*SMALL, f"--gin.MODEL_DIR={run}", "--gin.train.show_examples=0"]
     watcher = t5lite.start("eval", *arguments, "--watch", "--json")
@@ -246,18 +249,18 @@ def test_a_watched_run_is_scored_once_a_checkpoint(t5lite, tmp_path):
         assert code == 0, err
         out, err = watcher.communicate(timeout=200)
     finally:
-        # It would wait for ever for a run that failed.
+        # It would wait endlessly for a failed run.
         watcher.kill()
     assert watcher.returncode == 0, err
     steps = [result["step"] for line in out.splitlines() for result in json.loads(line)]
     assert steps == [3, 6]
     record = run / "eval" / "validation.jsonl"
-    # As a kill leaves it that comes while a line is written.
+    # As a kill during a write leaves it.
     with record.open("a") as file:
         file.write('{"checkpoint": "hal')
     code, out, err = t5lite("eval", *arguments, "--watch", "--json")
     assert (code, out) == (0, ""), err
-    # With other numbers of the loss they are scored once more.
+    # Another loss gives other results.
     code, out, err = t5lite(
         "eval", *arguments, "--watch", "--json", "--gin.CrossEntropy.z_loss=0.1"
     )
@@ -269,25 +272,25 @@ def test_a_watched_run_is_scored_once_a_checkpoint(t5lite, tmp_path):
     assert [json.loads(line)["step"] for line in [*lines[:2], *lines[3:]]] == [3, 6, 3, 6]
 
 
-def test_a_checkpoint_that_is_deleted_while_others_are_scored_is_passed_over(
+def test_a_checkpoint_that_is_deleted_meanwhile_is_skipped(
     trained, text_file, data_dir, tmp_path, capsys, monkeypatch
 ):
     run_dir = tmp_path / "run"
     shutil.copytree(trained, run_dir)
     shutil.rmtree(run_dir / "eval", ignore_errors=True)
     run = small.run(text_file, data_dir, run_dir, total_steps=6)
-    flags = types.SimpleNamespace(checkpoint="latest", average=1, json=True)
+    flags = types.SimpleNamespace(checkpoint="latest", average=1, json=True, gin_file=["run.gin"])
 
     def evaluate(params):
         return {"loss_nats_per_token": 1.0}
 
     def never(params):
-        raise AssertionError("it cannot be recorded")
+        raise AssertionError("its result cannot be recorded")
 
-    read = eval_command.Chosen.params
+    read = selection.ChosenCheckpoint.params
 
     def read_late(chosen, shapes):
-        # Between the look at the folder and the reading the run makes room, which takes a while.
+        # The training run deletes the checkpoint, slowly, before it is read.
         first = pathlib.Path(chosen.path, "state", "_METADATA")
         if chosen.step == 4 and first.exists():
             first.unlink()
@@ -295,26 +298,28 @@ def test_a_checkpoint_that_is_deleted_while_others_are_scored_is_passed_over(
             shutil.rmtree(chosen.path)
         return read(chosen, shapes)
 
-    monkeypatch.setattr(eval_command.Chosen, "params", read_late)
+    monkeypatch.setattr(selection.ChosenCheckpoint, "params", read_late)
 
     with open_checkpoint(str(run_dir / "checkpoints" / "2")) as (checkpoints, step):
         shapes = as_arrays(checkpoints.metadata(step)["params"])
         run = dataclasses.replace(run, model=model_of(checkpoints.about(step), "it"))
-    monkeypatch.setattr(eval_command, "LOOK_SECONDS", 0.01)
-    scorer = eval_command.Scorer(run, evaluate, shapes, {"tasks": ["task"]}, WorkProgress())
-    eval_command._watch(scorer, flags)
-    told = [result["step"] for result in objects(run_dir / "eval" / "validation.jsonl")]
-    assert told == [2, 6]
+    monkeypatch.setattr(checkpoint_scorer, "RETRY_SECONDS", 0.01)
+    scorer = checkpoint_scorer.CheckpointScorer(
+        run, evaluate, shapes, {"tasks": ["task"]}, WorkProgress()
+    )
+    eval_module._watch(scorer, flags)
+    steps = [result["step"] for result in objects(run_dir / "eval" / "validation.jsonl")]
+    assert steps == [2, 6]
     assert "step 4 was deleted before it was scored" in capsys.readouterr().err
     flags.average = 2
-    with pytest.raises(UserError, match="--watch goes with neither"):
-        eval_command._watch(scorer, flags)
+    with pytest.raises(UserError, match="--watch conflicts with --average"):
+        eval_module._watch(scorer, flags)
     # Nothing is scored that could not be recorded.
     shutil.rmtree(run_dir / "eval")
     (run_dir / "eval").touch()
     flags.average, scorer = 1, dataclasses.replace(scorer, evaluate=never)
     with pytest.raises(FileExistsError):
-        eval_command._score(scorer, flags)
+        eval_module._score(scorer, flags)
 
 
 def as_arrays(metadata):

@@ -22,14 +22,14 @@ from tests import small
 from tests.models import reference
 
 EOS = 1
-# Few enough tokens that all targets of four can be written down.
+# Few enough tokens to enumerate all targets of four.
 CONFIG = small.config(vocab_size=6, embed_dim=8)
 MODEL = EncoderDecoder(CONFIG)
 
 
 def params(sharpness=3.0):
     made = small.params(MODEL)
-    # Or all tokens would be about as likely.
+    # Otherwise all tokens would be about equally likely.
     return jax.tree.map(lambda p: p * sharpness, made)
 
 
@@ -96,7 +96,7 @@ def stripped(tokens):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 2.0])
-def test_a_beam_that_is_wide_enough_finds_the_best_of_all_targets(alpha):
+def test_a_wide_enough_beam_finds_the_best_of_all_targets(alpha):
     made = beams(Decoding(num_beams=40, length_penalty=alpha))
     for row in range(3):
         ranked = sorted(
@@ -116,7 +116,7 @@ def test_one_beam_is_greedy():
     np.testing.assert_allclose(one.log_probabilities, greedy.log_probabilities, rtol=1e-5)
 
 
-def test_greedy_takes_the_likeliest_token_each_time():
+def test_greedy_takes_the_most_likely_token_of_each_step():
     made = samples(Decoding())
     for row in range(3):
         target = stripped(made.tokens[row, 0])
@@ -125,7 +125,7 @@ def test_greedy_takes_the_likeliest_token_each_time():
             assert token == int(np.argmax(told))
 
 
-def test_greedy_writes_the_likeliest_token_of_the_float64_reference_each_time():
+def test_greedy_follows_the_float64_reference():
     model = EncoderDecoder(small.config())
     weights, given = small.params(model, seed=3), small.batch(3)
     given = {name: x for name, x in given.items() if name.startswith("encoder_")}
@@ -156,7 +156,7 @@ def greedy_by_hand(weights, given, length, *, stop_id):
     return written
 
 
-def test_scores_are_the_sums_of_what_a_whole_reading_gives():
+def test_scores_are_sums_of_teacher_forced_log_probabilities():
     made = samples(Decoding(temperature=1.0, num_samples=4))
     for row, hypothesis in itertools.product(range(3), range(4)):
         target = stripped(made.tokens[row, hypothesis])
@@ -186,7 +186,7 @@ def test_samples_follow_the_softmax_with_top_k_and_top_p():
     assert chi_squared < 21.1
 
 
-def test_a_rows_samples_depend_on_its_own_key_alone():
+def test_samples_of_a_row_depend_on_its_own_key_only():
     given = batch()
     keys = jax.random.split(jax.random.key(5), 3)
     decoding = Decoding(temperature=1.0, num_samples=3)
@@ -197,12 +197,12 @@ def test_a_rows_samples_depend_on_its_own_key_alone():
     np.testing.assert_array_equal(whole.tokens[2], alone.tokens[0])
 
 
-def test_samples_are_the_same_however_many_are_written_together(monkeypatch):
+def test_samples_do_not_depend_on_how_many_share_a_cache(monkeypatch):
     keys = jax.random.split(jax.random.key(3), 3)
     decoding = Decoding(temperature=1.0, num_samples=5)
 
     def draw(together):
-        monkeypatch.setattr(sampling, "TOGETHER", together)
+        monkeypatch.setattr(sampling, "MAX_SAMPLES_PER_CACHE", together)
         options = {"length": 3, "stop_ids": (EOS,), "keys": keys}
         return jax.jit(lambda p, b: sample(MODEL, p, b, decoding, **options))(params(), batch())
 
@@ -212,7 +212,7 @@ def test_samples_are_the_same_however_many_are_written_together(monkeypatch):
 
 
 @pytest.mark.parametrize("search", [beams, samples])
-def test_targets_are_as_long_as_they_may_and_have_to_be(search):
+def test_targets_keep_the_minimum_and_maximum_length(search):
     beam = {"num_beams": 3} if search is beams else {"temperature": 2.0, "num_samples": 3}
     numbers = {"min_length": jnp.array([0, 3, 0]), "max_length": jnp.array([4, 4, 2])}
     made = search(Decoding(**beam, **numbers))
@@ -221,7 +221,7 @@ def test_targets_are_as_long_as_they_may_and_have_to_be(search):
     assert (np.asarray(made.tokens)[2, :, 2:] == 0).all()
 
 
-def test_what_is_given_is_read_first_wherever_it_stands_in_its_row():
+def test_a_prompt_is_read_whatever_its_position_in_the_row():
     prompts = np.array([[0, 0, 3], [0, 4, 5], [0, 0, 0]], np.int32)
     segments = np.array([[0, 1, 1], [1, 1, 1], [0, 0, 1]], np.int32)
     given = {**batch(), "decoder_input_tokens": prompts, "decoder_segment_ids": segments}
@@ -232,7 +232,7 @@ def test_what_is_given_is_read_first_wherever_it_stands_in_its_row():
         assert best[0] == int(np.argmax(told))
 
 
-def test_a_decoder_alone_goes_on_from_its_prompt():
+def test_a_decoder_only_model_continues_its_prompt():
     model = DecoderOnly(small.decoder_config(vocab_size=6, embed_dim=8))
     weights = small.params(model)
     prompt = {
@@ -255,7 +255,7 @@ def test_a_decoder_alone_goes_on_from_its_prompt():
     [(beam_search, Decoding(num_beams=3)), (sample, Decoding(temperature=1.0, num_samples=2))],
     ids=["beams", "samples"],
 )
-def test_a_cache_that_grows_changes_nothing(search, decoding, monkeypatch):
+def test_a_growing_cache_changes_nothing(search, decoding, monkeypatch):
     prompts = np.array([[0, 0, 3], [0, 4, 5], [0, 0, 0]], np.int32)
     segments = np.array([[0, 1, 1], [1, 1, 1], [0, 0, 1]], np.int32)
     given = {**batch(), "decoder_input_tokens": prompts, "decoder_segment_ids": segments}
@@ -263,12 +263,12 @@ def test_a_cache_that_grows_changes_nothing(search, decoding, monkeypatch):
     # Flat, so that few targets end before the cache has grown from 2 to 4, 8 and 11.
     weights = params(sharpness=1.0)
 
-    def write(capacity):
+    def generate(capacity):
         monkeypatch.setattr(decoding_module, "FIRST_CAPACITY", capacity)
         options = {"length": 11, "stop_ids": (EOS,), **keys}
         return jax.jit(lambda p, b: search(MODEL, p, b, decoding, **options))(weights, given)
 
-    grown, at_once = write(2), write(64)
+    grown, at_once = generate(2), generate(64)
     np.testing.assert_array_equal(grown.tokens, at_once.tokens)
     np.testing.assert_allclose(grown.scores, at_once.scores, rtol=1e-5)
     assert max(len(stripped(t)) for row in np.asarray(grown.tokens) for t in row) > 8
@@ -277,7 +277,7 @@ def test_a_cache_that_grows_changes_nothing(search, decoding, monkeypatch):
 @pytest.mark.parametrize(
     ("groups", "size", "k"), [(1, 5, 2), (1, 1000, 3), (4, 1000, 8), (3, 300, 1), (1, 4096, 8)]
 )
-def test_the_highest_are_those_of_a_sort_and_of_equal_ones_the_first(groups, size, k):
+def test_top_k_equals_a_stable_sort(groups, size, k):
     # Whole numbers, so that many are equal.
     rng = np.random.default_rng(size)
     scores = rng.integers(-9, 9, (7, groups, size)).astype(np.float32)
@@ -289,7 +289,7 @@ def test_the_highest_are_those_of_a_sort_and_of_equal_ones_the_first(groups, siz
     np.testing.assert_array_equal(found, np.take_along_axis(scores, order, axis=1))
 
 
-def test_filters_keep_what_sorting_keeps():
+def test_filters_equal_sorting():
     logits = jax.random.normal(jax.random.key(0), (50, 300)) * 4
     ranks = np.argsort(np.argsort(-np.asarray(logits), axis=1), axis=1)
     k = np.arange(50)
@@ -307,7 +307,7 @@ def test_filters_keep_what_sorting_keeps():
     ("choices", "message"),
     [
         ({"num_beams": 0}, "num_beams must be at least 1"),
-        ({"num_beams": 2, "temperature": 1.0}, "goes with neither"),
+        ({"num_beams": 2, "temperature": 1.0}, "conflicts with Decoding.temperature and"),
         ({"num_samples": 2}, "num_samples over 1 needs Decoding.temperature"),
         ({"temperature": 0.0}, "temperature must be over 0"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\]"),
@@ -315,15 +315,15 @@ def test_filters_keep_what_sorting_keeps():
         ({"top_p": 0.5}, "top_p needs Decoding.temperature, got top_p=0.5"),
         ({"max_length": 2.5}, "max_length must be a whole number, got 2.5"),
         ({"min_length": 9, "max_length": 5}, r"at most Decoding.max_length \(5\), got 9"),
-        ({"num_beams": 4, "num_beam_groups": 2}, "go together, got 2 groups and a penalty of 0"),
+        ({"num_beams": 4, "num_beam_groups": 2}, "and vice versa, got 2 groups and a penalty of 0"),
         (
             {"num_beams": 4, "diversity_penalty": 1.0},
-            "go together, got 1 groups and a penalty",
+            "and vice versa, got 1 groups and a penalty",
         ),
-        ({"stop_ids": [-1]}, r"stop_ids must be ids of tokens, got \(-1,\)"),
+        ({"stop_ids": [-1]}, r"stop_ids must be token ids, got \(-1,\)"),
     ],
 )
-def test_choices_that_cannot_be_are_refused(choices, message):
+def test_invalid_decoding_is_an_error(choices, message):
     with pytest.raises(UserError, match=message):
         Decoding(**choices)
 
@@ -333,20 +333,18 @@ def test_choices_that_cannot_be_are_refused(choices, message):
     ("axes", "expected"),
     [
         ({"data": 8}, set()),
-        # Parameters are shared, so that all have to go on together.
+        # Parameters are sharded, so all devices must take the same number of steps.
         ({"data": 4, "fsdp": 2}, {("all-reduce", ("pred", ()))}),
     ],
     ids=["data", "fsdp"],
 )
-def test_devices_with_rows_of_their_own_tell_each_other_at_most_that_they_are_done(
-    num_beams, axes, expected
-):
-    # So many tokens that they are looked through by chunks.
+def test_data_parallel_decoding_communicates_at_most_a_done_flag(num_beams, axes, expected):
+    # Large enough that top_k works by chunks.
     model = EncoderDecoder(small.config(vocab_size=2048, num_decoder_layers=1))
     mesh, given = Mesh(**axes).make(), batch(rows=8)
     decoding = Decoding(num_beams=num_beams, min_length=2)
 
-    def write(params, batch, numbers):
+    def generate(params, batch, numbers):
         search = beam_search
         if num_beams == 1:
             search = functools.partial(sample, keys=jax.vmap(jax.random.key)(numbers))
@@ -354,7 +352,9 @@ def test_devices_with_rows_of_their_own_tell_each_other_at_most_that_they_are_do
 
     rows = batch_sharding(mesh, 8)
     with on_mesh(mesh):
-        jitted = jax.jit(by_rows(write, mesh), in_shardings=(None, rows, rows), out_shardings=rows)
+        jitted = jax.jit(
+            by_rows(generate, mesh), in_shardings=(None, rows, rows), out_shardings=rows
+        )
         lowered = jitted.lower(small.params(model), given, np.arange(8))
         program = Program(lowered.compile().as_text())
     exchanged = {

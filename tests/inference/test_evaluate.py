@@ -18,7 +18,7 @@ from t5lite.parallel.mesh import Mesh
 from tests import small
 
 
-def test_only_what_is_counted_is_scored(text_file, data_dir):
+def test_only_counted_tokens_are_scored(text_file, data_dir):
     task = small.task(text_file, data_dir)
     model = EncoderDecoder(small.config())
 
@@ -85,7 +85,7 @@ def remember(answers, predictions):
     }
 
 
-def test_metrics_see_every_target_once_and_what_was_written(text_file, data_dir):
+def test_metrics_see_every_target_and_its_prediction_once(text_file, data_dir):
     source = small.task(text_file, data_dir).source
     task = Task(
         source=source,
@@ -150,7 +150,7 @@ def scores_of(task, mesh=Mesh(data=8), batch_size=8, model=None, decoding=Decodi
 WORDS = ["red", "green", "blue", "black"]
 
 
-def test_the_likeliest_of_the_choices_is_predicted(tmp_path, data_dir):
+def test_the_most_likely_choice_is_predicted(tmp_path, data_dir):
     losses = []
     for word in WORDS:
         only = of_pairs(tmp_path, data_dir, [{"question": "colour 3", "answer": word}])
@@ -163,7 +163,7 @@ def test_the_likeliest_of_the_choices_is_predicted(tmp_path, data_dir):
         assert scores_of(made)["exact_match_fraction"] == float(word == best)
 
 
-def test_choices_and_right_answers_may_be_lists_in_fields(tmp_path, data_dir):
+def test_choices_and_references_can_be_lists_in_fields(tmp_path, data_dir):
     records = [
         {"question": "q", "answer": "none", "right": ["yes", "no"], "options": ["yes", "no"]},
         {"question": "q", "answer": "none", "right": ["maybe"], "options": ["yes", "no"]},
@@ -193,7 +193,7 @@ def test_scores_of_categories_add_up_to_those_of_the_whole(tmp_path, data_dir):
     assert {part + "word_f1_fraction" for part in parts} < made.keys()
 
 
-def test_bits_per_byte_and_whole_sequences_are_what_they_say(tmp_path, data_dir):
+def test_bits_per_byte_and_sequence_accuracy_follow_their_definitions(tmp_path, data_dir):
     # Every byte is a token, and every target has one more, its end.
     records = [{"question": "q", "answer": "grün"}, {"question": "q", "answer": "rot"}]
     made = scores_of(of_pairs(tmp_path, data_dir, records))
@@ -203,7 +203,7 @@ def test_bits_per_byte_and_whole_sequences_are_what_they_say(tmp_path, data_dir)
     assert made["sequence_accuracy_fraction"] == 0.0
 
 
-def test_a_decoder_alone_writes_answers_too(tmp_path, data_dir):
+def test_a_decoder_only_model_generates_answers(tmp_path, data_dir):
     records = [{"question": f"word {n}", "answer": "ab"} for n in range(5)]
     task = of_pairs(tmp_path, data_dir, records, metrics=["tests.inference.test_evaluate:remember"])
     model = DecoderOnly(small.decoder_config())
@@ -235,7 +235,7 @@ def test_a_decoder_alone_writes_answers_too(tmp_path, data_dir):
         ({"references": "lang"}, "field 'lang' of record 0 must be a text, a list of texts, or an"),
     ],
 )
-def test_fields_that_do_not_fit_are_refused(choices, message, tmp_path, data_dir):
+def test_unfitting_fields_are_errors(choices, message, tmp_path, data_dir):
     records = [{"question": "q", "answer": "a", "lang": [3]}]
     choices = {"metrics": ["exact_match"], **choices}
     with pytest.raises(UserError, match=message):
@@ -243,7 +243,7 @@ def test_fields_that_do_not_fit_are_refused(choices, message, tmp_path, data_dir
 
 
 @pytest.mark.parametrize("name", ["min_length", "max_length"])
-def test_targets_longer_than_the_tasks_are_not_asked_for(name, tmp_path, data_dir):
+def test_decoding_beyond_the_tasks_maximum_is_an_error(name, tmp_path, data_dir):
     task = of_pairs(tmp_path, data_dir, [{"question": "q", "answer": "a"}], metrics=["exact_match"])
     rule = rf"Decoding.{name} must be at most Supervised.targets_length \(8\), got 9"
     with pytest.raises(UserError, match=rule):

@@ -92,7 +92,7 @@ def test_targets_depend_neither_on_batch_nor_order_nor_mesh(decoding, model):
 
 
 @pytest.mark.parametrize("model", [MODEL, PREFIX_LM], ids=["encoder_decoder", "prefix_lm"])
-def test_a_score_is_the_likelihood_of_what_was_written(model):
+def test_a_score_is_the_likelihood_of_the_target(model):
     given = prompts()
     written = predict(given, Decoding(num_beams=3), model=model)
     examples, expected = [], []
@@ -131,7 +131,7 @@ def test_a_target_begins_with_its_prefix(model):
         assert target.score == pytest.approx(behind, abs=1e-4)
 
 
-def test_a_prompt_may_have_numbers_of_its_own():
+def test_a_prompt_can_have_its_own_numbers():
     given = prompts()
     usual = told(predict(given))
     place = next(n for n, (target,) in enumerate(usual) if len(target) > 2)
@@ -152,7 +152,7 @@ def test_targets_end_at_stop_ids():
     assert stopped == usual[place][0][: usual[place][0].index(stop)]
 
 
-def test_what_is_sampled_depends_on_the_number_alone():
+def test_samples_depend_on_the_number_of_the_prompt_only():
     decoding = Decoding(temperature=1.5, num_samples=3)
     given = prompts()
     some = [given[7], given[2]]
@@ -162,18 +162,20 @@ def test_what_is_sampled_depends_on_the_number_alone():
     assert told(predict(again, decoding)) != told(predict(given[7:8], decoding))
 
 
-def test_programs_are_as_many_as_buckets(caplog):
+def test_each_length_bucket_compiles_one_program(caplog):
     lengths = [3, 9, 16, 17, 30, 33, 40, 5, 12, 31]
     given = [Prompt(inputs=np.full(length, 4, np.int32)) for length in lengths]
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         predict(given, batch_size=2)
-    finished = [m for m in caplog.messages if m.startswith("Finished XLA compilation of jit(write")]
+    finished = [
+        m for m in caplog.messages if m.startswith("Finished XLA compilation of jit(generate")
+    ]
     # Rows of 16, 32 and 64.
     assert len(finished) == 3, finished
 
 
 @pytest.mark.parametrize("model", [MODEL, PREFIX_LM], ids=["encoder_decoder", "prefix_lm"])
-def test_prefixes_of_many_lengths_take_one_program(model, caplog):
+def test_prefixes_of_many_lengths_share_one_program(model, caplog):
     given = [
         Prompt(inputs=np.full(5, 4, np.int32), prefix=np.full(length, 5, np.int32))
         for length in (1, 2, 3, 5, 6, 7)
@@ -181,22 +183,24 @@ def test_prefixes_of_many_lengths_take_one_program(model, caplog):
     made = maker.__wrapped__(model, Mesh(data=1), Decoding(), 2)
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         made(params(model), given)
-    finished = [m for m in caplog.messages if m.startswith("Finished XLA compilation of jit(write")]
+    finished = [
+        m for m in caplog.messages if m.startswith("Finished XLA compilation of jit(generate")
+    ]
     assert len(finished) == 1, finished
 
 
-def test_a_stop_that_the_model_cannot_write_is_refused():
+def test_a_stop_id_outside_the_vocabulary_is_an_error():
     with pytest.raises(UserError, match=r"under T5Config.vocab_size \(12\), got 12"):
         predict(prompts(1), Decoding(stop_ids=[12]))
 
 
-def test_whoever_asks_is_told_how_many_are_done():
+def test_progress_counts_finished_prompts():
     done = []
     maker(MODEL, Mesh(data=1), Decoding(), 4)(params(), prompts(6), done.append)
     assert done == [4, 6]
 
 
-def test_groups_of_beams_differ_as_they_are_told_to():
+def test_groups_of_beams_differ_by_the_diversity_penalty():
     """Against the search written down in Python, one row and one group after another."""
     decoding = Decoding(
         num_beams=4, num_beam_groups=2, diversity_penalty=3.0, length_penalty=0.0, max_length=4
@@ -247,12 +251,12 @@ def diverse_by_hand(inputs, *, groups, beams, penalty, length):
     return [(r, s, [t for t in tokens if t != EOS]) for r, s, tokens in found]
 
 
-def test_a_batch_that_the_mesh_does_not_divide_is_refused():
+def test_a_batch_that_the_mesh_does_not_divide_is_an_error():
     with pytest.raises(UserError, match="batch_size of decoding.* must be divisible"):
         predict(prompts(2), mesh=Mesh(data=8), batch_size=4)
 
 
-def test_rounds_of_the_loop_end_with_the_last_row():
+def test_the_loop_ends_with_the_last_row():
     """Rows of padding, and those that are done, do not keep the others waiting."""
     trace = []
 

@@ -1,0 +1,88 @@
+"""Predicted answers of a task's questions: generated, or the most likely of given choices."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from t5lite.data.mixture import Mixture
+from t5lite.data.questions import Question
+from t5lite.data.task import Task
+from t5lite.inference.decoding import Decoding, check_target_lengths
+from t5lite.inference.predict import Predict, Prompt, make_predict
+from t5lite.inference.score import Score, make_score
+from t5lite.models.architectures import EncoderOnly, Model
+from t5lite.parallel.mesh import DeviceMesh
+
+# From parameters, a task and its questions to an answer for each question.
+PredictAnswers = Callable[[Any, Task, Sequence[Question]], list[str]]
+# Called with what is being done, the number of examples done, and the total, None if unknown.
+ReportProgress = Callable[[str, int, int | None], None]
+
+
+def make_predict_answers(
+    model: Model,
+    mesh: DeviceMesh,
+    task: Task | Mixture,
+    decoding: Decoding,
+    *,
+    batch_size: int,
+    on_progress: ReportProgress,
+) -> PredictAnswers:
+    """Returns a function that answers the questions of a task.
+
+    Raises:
+        UserError: if `decoding` allows longer targets than a task has.
+    """
+    for part in task.tasks:
+        if part.metrics and part.choices is None:
+            owner = f"{type(part.objective).__name__}.targets_length"
+            check_target_lengths(vars(decoding), part.objective.targets_length, owner)
+
+    @functools.cache
+    def generator(inputs_length: int, targets_length: int) -> Predict:
+        assert not isinstance(model, EncoderOnly)
+        return make_predict(
+            model,
+            mesh,
+            decoding,
+            stop_ids=task.vocabulary.stop_ids,
+            first_ids=task.vocabulary.first_ids,
+            inputs_length=inputs_length,
+            targets_length=targets_length,
+            batch_size=batch_size,
+        )
+
+    @functools.cache
+    def scorer(inputs_length: int, targets_length: int) -> Score:
+        assert not isinstance(model, EncoderOnly)
+        return make_score(
+            model,
+            mesh,
+            inputs_length=inputs_length,
+            targets_length=targets_length,
+            batch_size=batch_size,
+        )
+
+    def predict_answers(params: Any, part: Task, asked: Sequence[Question]) -> list[str]:
+        lengths = (part.objective.inputs_length, part.objective.targets_length)
+
+        def on_done(done: int) -> None:
+            on_progress(f"{part.name}: predictions", done, total)
+
+        if part.choices is not None:
+            examples = [example for question in asked for _, example in question.choices]
+            total = len(examples)
+            scores = iter(scorer(*lengths)(params, examples, on_done))
+            return [
+                max((next(scores).score, -n, text) for n, (text, _) in enumerate(q.choices))[2]
+                for q in asked
+            ]
+        prompts = [
+            Prompt(inputs=question.example["inputs"], number=number)
+            for number, question in enumerate(asked)
+        ]
+        total = len(prompts)
+        targets = generator(*lengths)(params, prompts, on_done)
+        return [part.vocabulary.decode(best.tokens) for best, *_ in targets]
+
+    return predict_answers
