@@ -21,6 +21,11 @@ def until_stopped(work: Callable[[threading.Event], _Result]) -> _Result:
         stopping.set()
 
     threading.Thread(target=listen, daemon=True).start()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
         signal.signal(number, lambda signum, frame: signals.put(signum))
-    return work(stopping)
+    try:
+        return work(stopping)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
