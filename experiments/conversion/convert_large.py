@@ -20,8 +20,8 @@ import numpy as np
 
 from t5lite import configurables
 from t5lite.core.lazy import LazyArray
-from t5lite.interop import huggingface
 from t5lite.interop.foreign import Foreign
+from t5lite.interop.huggingface import read_huggingface, write_huggingface
 from t5lite.models.architectures import parameters
 from t5lite.models.initializers import Parameter
 
@@ -48,7 +48,7 @@ def make(folder: pathlib.Path, model_file: str) -> int:
     folder.mkdir(parents=True)
     vocabulary = run.task.vocabulary
     foreign = Foreign(model=run.model, params=arrays, vocabulary=vocabulary)
-    huggingface.write(foreign, folder, np.dtype(np.float32))
+    write_huggingface(foreign, folder, np.dtype(np.float32))
     return sum(4 * math.prod(array.shape) for array in arrays.values())
 
 
@@ -66,7 +66,7 @@ def converted(source: pathlib.Path, output: pathlib.Path, to: str) -> dict[str, 
 
 def same(one: pathlib.Path, other: pathlib.Path) -> bool:
     """Whether two folders of Hugging Face hold the same arrays."""
-    ours, theirs = huggingface.read(one), huggingface.read(other)
+    ours, theirs = read_huggingface(one), read_huggingface(other)
     assert dataclasses.asdict(ours.model.config) == dataclasses.asdict(theirs.model.config)
     return all(
         np.array_equal(array.load(), theirs.params[name].load())

@@ -20,7 +20,7 @@ import transformers
 
 from t5lite.inference.decoding import Decoding
 from t5lite.inference.predict import Prompt, make_predict
-from t5lite.interop import huggingface
+from t5lite.interop.huggingface import read_huggingface
 from t5lite.parallel.mesh import Mesh
 
 EOS = 1
@@ -49,7 +49,7 @@ def main() -> None:
     ).eval()
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
-        foreign = huggingface.read(pathlib.Path(folder))
+        foreign = read_huggingface(pathlib.Path(folder))
         params = {name: jnp.asarray(array.load()) for name, array in foreign.params.items()}
     # As a checkpoint is restored: all of it on each device, once.
     everywhere = jax.NamedSharding(Mesh().make().devices, jax.P())

@@ -19,15 +19,14 @@ from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.core.errors import UserError
 from t5lite.core.lazy import LazyArray
-from t5lite.data.text.vocabularies import (
-    SentencePieceVocabulary,
-    Vocabulary,
-    vocabulary_from_description,
-)
-from t5lite.interop import huggingface, t5x, t5x_files
+from t5lite.data.text.vocabularies import SentencePieceVocabulary, vocabulary_from_description
+from t5lite.interop import t5x_files
 from t5lite.interop.conversion import Conversion
+from t5lite.interop.finite import finite_lazy
 from t5lite.interop.foreign import Foreign, check_array, check_names
+from t5lite.interop.huggingface import is_huggingface, read_huggingface, write_huggingface
 from t5lite.interop.model_gin import model_gin
+from t5lite.interop.t5x import read_t5x
 from t5lite.models.architectures import parameters
 from t5lite.models.config import DTYPES
 from t5lite.models.description import describe, model_of
@@ -40,7 +39,7 @@ VOCABULARY_FILE, MODEL_FILE = "vocabulary.model", "model.gin"
 
 
 def convert_command(flags: Any, bindings: Sequence[str]) -> None:
-    """Reads a checkpoint of any kind and writes it for t5lite or for Hugging Face."""
+    """Reads a checkpoint of any supported format and writes it for t5lite or Hugging Face."""
     quiet_libraries()
     if flags.input is None or flags.output is None:
         raise UserError("convert needs --input and --output")
@@ -57,13 +56,19 @@ def convert_command(flags: Any, bindings: Sequence[str]) -> None:
         console.print(f"{source}: {kind}, {architecture}, {count:,} parameters")
         folder = stack.enter_context(_whole(output))
         if flags.to == "huggingface":
-            remarks = huggingface.write(foreign, folder, np.dtype(DTYPES[conversion.dtype]))
+            remarks = write_huggingface(
+                foreign,
+                folder,
+                np.dtype(DTYPES[conversion.dtype]),
+                max_input_tokens=conversion.max_input_tokens,
+                max_target_tokens=conversion.max_target_tokens,
+            )
             written = str(output)
         else:
             remarks = _write(foreign, folder, output, conversion)
             written = f"{output}/{FOLDER}/{foreign.step}"
     interrupted = [
-        f"{left} is what an interrupted conversion left; delete it"
+        f"an interrupted conversion left {left}; delete it"
         for left in sorted(output.absolute().parent.glob(f"{output.name}.partial-*"))
     ]
     for remark in (*foreign.remarks, *remarks, *interrupted):
@@ -74,39 +79,44 @@ def convert_command(flags: Any, bindings: Sequence[str]) -> None:
 def _read(
     path: pathlib.Path, conversion: Conversion, stack: contextlib.ExitStack
 ) -> tuple[Foreign, str]:
-    """Returns what is at `path`, and whose format it is."""
+    """Returns the checkpoint at `path` and the name of its format."""
     if (found := find_checkpoint(path)) is not None:
-        return _own(found, conversion.vocabulary, stack), "t5lite"
-    if (path / "config.json").is_file():
-        return _with_vocabulary(huggingface.read(path), conversion), "Hugging Face"
+        return _own(found, conversion, stack), "t5lite"
+    if is_huggingface(path):
+        foreign = read_huggingface(path, allow_nonfinite=conversion.allow_nonfinite)
+        return _with_vocabulary(foreign, conversion), "Hugging Face"
     if t5x_files.is_checkpoint(path):
         activations = conversion.mlp_activations
-        foreign = t5x.read(
+        foreign = read_t5x(
             path,
             optimizer_state=conversion.optimizer_state,
             mlp_activations=None if activations is None else tuple(activations),
             encoder_attention=conversion.encoder_attention,
+            allow_nonfinite=conversion.allow_nonfinite,
         )
         return _with_vocabulary(foreign, conversion), "T5X"
     if not path.exists():
-        raise UserError(f"--input {path} is not there")
+        raise UserError(f"--input {path} does not exist")
     holds = ", ".join(sorted(p.name for p in path.iterdir())[:5]) if path.is_dir() else "a file"
     raise UserError(
-        f"--input {path} must be a folder of Hugging Face (config.json and safetensors), T5X's "
-        f"checkpoint_STEP, or t5lite's MODEL_DIR or checkpoints/STEP; got {holds or 'an empty one'}"
+        f"--input {path} must be a Hugging Face folder (config.json and safetensors), T5X's "
+        "checkpoint_STEP, or t5lite's MODEL_DIR or checkpoints/STEP; got "
+        f"{holds or 'an empty folder'}"
     )
 
 
 def _check_used(conversion: Conversion, kind: str, to: str) -> None:
-    """Raises a UserError for a choice that this conversion would not heed."""
+    """Raises a UserError for a choice that would have no effect on this conversion."""
     usual = Conversion()
-    for name, is_heeded, where in (
+    for name, is_used, where in (
         ("optimizer_state", kind == "T5X" and to == "t5lite", "T5X to t5lite"),
         ("mlp_activations", kind == "T5X", "T5X"),
         ("encoder_attention", kind == "T5X", "T5X"),
-        ("dtype", to == "huggingface", "what is written --to=huggingface"),
+        ("dtype", to == "huggingface", "--to=huggingface"),
+        ("max_input_tokens", to == "huggingface", "--to=huggingface"),
+        ("max_target_tokens", to == "huggingface", "--to=huggingface"),
     ):
-        if not is_heeded and getattr(conversion, name) != getattr(usual, name):
+        if not is_used and getattr(conversion, name) != getattr(usual, name):
             raise UserError(f"convert.{name} is for {where}, got a conversion of {kind} to {to}")
 
 
@@ -115,7 +125,7 @@ def _check_vocabulary(foreign: Foreign) -> None:
     if vocabulary is not None and vocabulary.size > size:
         raise UserError(
             f"the vocabulary has {vocabulary.size} ids ({vocabulary.num_sentinels} sentinels "
-            f"included) and the model {size}; name its own as convert.vocabulary"
+            f"included) and the model {size}; bind the model's own as convert.vocabulary"
         )
 
 
@@ -125,7 +135,8 @@ def _with_vocabulary(foreign: Foreign, conversion: Conversion) -> Foreign:
     return dataclasses.replace(foreign, vocabulary=conversion.vocabulary)
 
 
-def _own(folder: str, vocabulary: Vocabulary | None, stack: contextlib.ExitStack) -> Foreign:
+def _own(folder: str, conversion: Conversion, stack: contextlib.ExitStack) -> Foreign:
+    vocabulary = conversion.vocabulary
     checkpoints, step = stack.enter_context(open_checkpoint(folder))
     about = checkpoints.about(step)
     model, params = model_of(about, folder), stored_params(checkpoints, step)
@@ -138,7 +149,7 @@ def _own(folder: str, vocabulary: Vocabulary | None, stack: contextlib.ExitStack
         check_array(folder, name, shape, params[name])
     return Foreign(
         model=model,
-        params=params,
+        params=params if conversion.allow_nonfinite else finite_lazy(params, folder),
         step=step,
         vocabulary=vocabulary,
     )
@@ -146,16 +157,16 @@ def _own(folder: str, vocabulary: Vocabulary | None, stack: contextlib.ExitStack
 
 @contextlib.contextmanager
 def _whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to write in that becomes `output` if all goes well, and else disappears."""
+    """Yields a folder that becomes `output` on success and is removed on failure."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output {output} is there already; name a folder that is not")
+        raise UserError(f"--output {output} exists; choose another folder")
     if output.is_symlink():
         raise UserError(f"--output {output} is a link; name the folder itself")
     output = output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{output.name}.partial-", dir=output.parent))
     try:
-        # As other folders are made; temporary ones are for their owner alone.
+        # The mode of newly created folders: temporary ones are for their owner alone.
         os.umask(mask := os.umask(0))
         partial.chmod(0o777 & ~mask)
         yield partial
@@ -165,10 +176,10 @@ def _whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
             partial.rename(output)
         except OSError as error:
             raise UserError(
-                f"--output {output} was made by another while this ran: {error.strerror}"
+                f"--output {output} was created by another process meanwhile: {error.strerror}"
             ) from error
     finally:
-        # Threads that Orbax left behind may write once more while it is being removed.
+        # Threads of Orbax may still write while the folder is being removed.
         for _ in range(20):
             shutil.rmtree(partial, ignore_errors=True)
             if not partial.exists():
@@ -179,7 +190,7 @@ def _whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
 def _write(
     foreign: Foreign, folder: pathlib.Path, output: pathlib.Path, conversion: Conversion
 ) -> list[str]:
-    """Writes a checkpoint of t5lite, its model's gin file and its vocabulary."""
+    """Writes a t5lite checkpoint, the gin file of its model and its vocabulary."""
     vocabulary, path = foreign.vocabulary, str((output / VOCABULARY_FILE).absolute())
     described = None if vocabulary is None else vocabulary.describe()
     if described is not None and isinstance(vocabulary, SentencePieceVocabulary):
@@ -200,7 +211,7 @@ def _write(
 
 
 def _state(foreign: Foreign, mesh: DeviceMesh) -> dict[str, Any]:
-    """Returns what a checkpoint of t5lite holds, each array with its place on the mesh."""
+    """Returns the content of a t5lite checkpoint, each array with its sharding on the mesh."""
     params = flax.traverse_util.unflatten_dict(dict(foreign.params), sep="/")
     axes = {name: tuple(box.names) for name, box in parameters(foreign.model).items()}
     names: dict[str, Any] = {"step": (), "params": flax.traverse_util.unflatten_dict(axes, sep="/")}

@@ -1,6 +1,6 @@
-"""Checkpoints of other programs, in and out: Hugging Face's and T5X's.
+"""Reads and writes checkpoints of other programs: Hugging Face transformers and T5X.
 
-A foreign checkpoint is read as a `Foreign`: a model, and every parameter as a `LazyArray` under
-its t5lite name, read when it is needed. Only what T5X keeps in a single msgpack file is read as a
-whole. Nothing is unpickled.
+A checkpoint becomes a `Foreign`: a model, and its parameters by t5lite name as `LazyArray`s that
+are read when they are used. Only T5X's single msgpack file is read as a whole. Nothing is
+unpickled. A family of Hugging Face models is one file and one row of `families.FAMILIES`.
 """

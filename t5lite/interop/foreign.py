@@ -1,4 +1,4 @@
-"""What is read from a foreign checkpoint, and how its arrays become ours."""
+"""A checkpoint of another program, and how its arrays become t5lite's."""
 
 import dataclasses
 import math
@@ -12,26 +12,26 @@ from t5lite.core.lazy import LazyArray
 from t5lite.data.text.vocabularies import Vocabulary
 from t5lite.models.architectures import Model
 
-Shape = tuple[int, ...]
+ArrayShape = tuple[int, ...]
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 Rows = slice | types.EllipsisType
 View = Callable[[np.ndarray], np.ndarray]
-# Of an array, read at once.
-PIECE_BYTES = 1 << 26
+# Bytes of an array that are read at a time.
+CHUNK_READ_BYTES = 1 << 26
 ALIGNMENT = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Foreign:
-    """A checkpoint, of whatever program.
+    """A checkpoint of any program.
 
     Args:
-        model: what its parameters belong to.
-        params: by their t5lite names.
-        step: steps it was trained for.
-        vocabulary: None where the checkpoint brings none.
-        opt_state: Adafactor's, by t5lite names; None where it is not wanted.
-        remarks: what a user should know of what was read.
+        model: the model that the parameters belong to.
+        params: the parameters by t5lite name.
+        step: training steps taken.
+        vocabulary: None if the checkpoint has none.
+        opt_state: Adafactor's state by t5lite name; None if it is not read.
+        remarks: what a user should know about the checkpoint.
     """
 
     model: Model
@@ -43,33 +43,33 @@ class Foreign:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
-    """An array in a checkpoint, not read yet.
+class StoredArray:
+    """An array in a checkpoint that has not been read yet.
 
     Args:
         dtype: its name, such as "float32" or "bfloat16".
-        read: returns these of its rows, or with ... all of it.
-        has_pieces: whether rows are read alone; else all of it is, whatever is asked for.
+        read: returns some of its rows, or all of it for `...`.
+        reads_rows: whether rows can be read alone; otherwise `read` always reads the whole array.
     """
 
-    shape: Shape
+    shape: ArrayShape
     dtype: str
     read: Callable[[Rows], np.ndarray]
-    has_pieces: bool = True
+    reads_rows: bool = True
 
-    def pieces(self) -> Iterator[Rows]:
-        """Returns the rows piece by piece, each of about `PIECE_BYTES`."""
-        if not self.shape or not self.has_pieces:
+    def chunks(self) -> Iterator[Rows]:
+        """Yields the rows in chunks of about `CHUNK_READ_BYTES`."""
+        if not self.shape or not self.reads_rows:
             yield ...
             return
         row = 4 * math.prod(self.shape[1:])
-        step = max(1, PIECE_BYTES // max(1, row))
+        step = max(1, CHUNK_READ_BYTES // max(1, row))
         for start in range(0, self.shape[0], step):
             yield slice(start, min(start + step, self.shape[0]))
 
 
-def matrix_shape(name: str, shape: Shape) -> Shape:
-    """Returns the shape of one layer's parameter with heads and their width joined.
+def matrix_shape(name: str, shape: ArrayShape) -> ArrayShape:
+    """Returns the shape of one layer's parameter with heads and head width joined.
 
     >>> matrix_shape("decoder/layers/self_attention/query/kernel", (16, 2, 6))
     (16, 12)
@@ -83,33 +83,33 @@ def matrix_shape(name: str, shape: Shape) -> Shape:
 
 
 def is_stacked(name: str) -> bool:
-    """Returns whether a parameter's first dimension is the layers."""
+    """Returns whether the first dimension of a parameter is the layers."""
     return "/layers/" in name
 
 
 def gathered(
-    shape: Shape, parts: Sequence[Stored], as_stored: View, *, per_layer: bool
+    shape: ArrayShape, parts: Sequence[StoredArray], as_stored: View, *, per_layer: bool
 ) -> LazyArray:
-    """Returns an array made of `parts`: of one for each of its layers, or of a single one.
+    """Returns an array made of `parts`: one for each layer, or a single one.
 
     Args:
-        as_stored: from what is to hold a part, to a view of it that is shaped as the part is.
+        as_stored: maps the slice that receives a part to a view with the part's shape.
     """
 
     def load() -> np.ndarray:
         whole = aligned(shape)
         for target, part in zip(whole if per_layer else [whole], parts, strict=True):
             view = as_stored(target)
-            assert np.shares_memory(view, whole) or not view.size, "a copy is filled, not a view"
-            for rows in part.pieces():
+            assert np.shares_memory(view, whole) or not view.size, "as_stored returned a copy"
+            for rows in part.chunks():
                 view[rows] = part.read(rows)
         return whole
 
     return LazyArray(shape, np.dtype(np.float32), load)
 
 
-def aligned(shape: Shape) -> np.ndarray:
-    """Returns an empty float32 array that JAX on CPUs takes over without a copy."""
+def aligned(shape: ArrayShape) -> np.ndarray:
+    """Returns an uninitialised float32 array that JAX on CPUs uses without a copy."""
     size = 4 * math.prod(shape)
     raw = np.empty(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
@@ -117,24 +117,25 @@ def aligned(shape: Shape) -> np.ndarray:
 
 
 def check_names(owner: str, wanted: Collection[str], found: Collection[str]) -> None:
-    """Raises a UserError where an array is missing, or one is there that nothing asks for."""
+    """Raises a UserError if an array is missing or belongs to no parameter of the model."""
     for names, verb, why in (
-        (sorted(set(wanted) - set(found)), "lacks", "which its model must have"),
-        (sorted(set(found) - set(wanted)), "holds", "which its model has not"),
+        (sorted(set(wanted) - set(found)), "does not hold", "which its model needs"),
+        (sorted(set(found) - set(wanted)), "holds", "which its model does not have"),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise UserError(
-                f"{owner} {verb} {names[0]}{more}, {why}; is it whole, and of the T5 family?"
+                f"{owner} {verb} {names[0]}{more}, {why}; check that the download is complete and "
+                "that its configuration belongs to it"
             )
 
 
-def check_array(owner: str, name: str, wanted: Shape, stored: Stored | LazyArray) -> None:
-    """Raises a UserError where an array has another shape, both printed, or is not of floats."""
+def check_array(owner: str, name: str, wanted: ArrayShape, stored: StoredArray | LazyArray) -> None:
+    """Raises a UserError if an array has another shape, both printed, or another kind of dtype."""
     if stored.shape != wanted:
         raise UserError(
             f"{owner}: {name} must have shape {wanted} by the model's sizes, got {stored.shape}; "
-            "fetch the checkpoint and its configuration from one place"
+            "download the checkpoint and its configuration from the same source"
         )
     if str(stored.dtype) not in FLOATS:
         raise UserError(

@@ -1,278 +1,203 @@
-"""Hugging Face's T5, mT5, umT5 and LongT5: a folder of config.json, safetensors and tokenizer.
-
-Source: huggingface/transformers@v5.23.0:src/transformers/models/{t5,mt5,umt5,longt5}.
-"""
+"""Folders of Hugging Face: config.json, safetensors, the tokenizer and generation_config.json."""
 
 import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import UserError, check_choice
 from t5lite.core.lazy import LazyArray
-from t5lite.interop import tokenizer_files
+from t5lite.data.text.special_tokens import SpecialTokens
+from t5lite.interop.families import FAMILIES, family_to_write
+from t5lite.interop.family import Family, WrittenModel
+from t5lite.interop.finite import finite_stored
 from t5lite.interop.foreign import (
+    ArrayShape,
     Foreign,
-    Shape,
-    Stored,
     check_array,
     check_names,
     gathered,
     is_stacked,
     matrix_shape,
 )
-from t5lite.interop.huggingface_config import config_of, config_to_json, logits_scale
-from t5lite.interop.tensor_files import read_json, stored_tensors, write_tensors
-from t5lite.models.architectures import (
-    Classes,
-    EncoderDecoder,
-    EncoderOnly,
-    Model,
-    parameters,
+from t5lite.interop.generation_settings import (
+    GENERATION_FILE,
+    TRANSFORMERS_VERSION,
+    SpecialIds,
+    generation_config,
+    id_settings,
+    read_special_ids,
 )
-from t5lite.models.config import T5Config
+from t5lite.interop.model_card import model_card
+from t5lite.interop.t5_settings import unknown_fields
+from t5lite.interop.tensor_files import read_json, stored_tensors, write_tensors
+from t5lite.interop.tensor_names import without_wrappers
+from t5lite.interop.tokenizer_files import read_tokenizer, write_tokenizer
+from t5lite.models.architectures import Model, parameters
 
-EMBEDDING, LOGITS = "token_embedder/embedding", "decoder/logits_dense/kernel"
-SHARED, LM_HEAD = "shared.weight", "lm_head.weight"
-# Other names of the embedding, and a bias that old checkpoints hold and no model reads.
-ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-# T5ForTokenClassification keeps its encoder below this name.
-TAGGER_PREFIX = "transformer."
-
-_PROJECTIONS = {"query": "q", "key": "k", "value": "v", "out": "o"}
-_ENCODER_ATTENTION = {
-    "full": "SelfAttention",
-    "local": "LocalSelfAttention",
-    "transient_global": "TransientGlobalSelfAttention",
-}
+CONFIG_FILE, CARD_FILE = "config.json", "README.md"
+ADAPTER_FILE = "adapter_config.json"
 
 
-def tensor_name(config: T5Config, name: str) -> str:
-    """Returns the tensor of a parameter, with `{layer}` where there is one for each layer.
-
-    >>> config = T5Config(
-    ...     vocab_size=384, embed_dim=8, num_heads=2, head_dim=4, mlp_dim=16, num_encoder_layers=1)
-    >>> tensor_name(config, "decoder/layers/encoder_decoder_attention/out/kernel")
-    'decoder.block.{layer}.layer.1.EncDecAttention.o.weight'
-    """
-    whole = {
-        EMBEDDING: SHARED,
-        LOGITS: LM_HEAD,
-        "encoder/encoder_norm/scale": "encoder.final_layer_norm.weight",
-        "decoder/decoder_norm/scale": "decoder.final_layer_norm.weight",
-        "classifier/kernel": "classifier.weight",
-        "classifier/bias": "classifier.bias",
-    }
-    if name in whole:
-        return whole[name]
-    stack, *inner = name.split("/")
-    is_encoder = stack == "encoder"
-    own = _ENCODER_ATTENTION[config.encoder_attention] if is_encoder else "SelfAttention"
-    first = f"{stack}.block.0.layer.0.{own}."
-    if inner[0] == "relpos_bias":
-        return first + "relative_attention_bias.weight"
-    if inner[0] == "side_relpos_bias":
-        return first + "global_relative_attention_bias.weight"
-    block, (part, *rest) = f"{stack}.block.{{layer}}.layer.", inner[1:]
-    last = 1 if is_encoder else 2
-    match part:
-        case "pre_attention_layer_norm" | "pre_self_attention_layer_norm":
-            return block + "0.layer_norm.weight"
-        case "pre_cross_attention_layer_norm":
-            return block + "1.layer_norm.weight"
-        case "pre_mlp_layer_norm":
-            return f"{block}{last}.layer_norm.weight"
-        case "relpos_bias":
-            return f"{block}0.{own}.relative_attention_bias.weight"
-        case "global_layer_norm":
-            return f"{block}0.{own}.global_input_layer_norm.weight"
-        case "attention" | "self_attention":
-            return f"{block}0.{own}.{_PROJECTIONS[rest[0]]}.weight"
-        case "encoder_decoder_attention":
-            return f"{block}1.EncDecAttention.{_PROJECTIONS[rest[0]]}.weight"
-        case "mlp":
-            return f"{block}{last}.DenseReluDense.{rest[0]}.weight"
-    raise AssertionError(name)
-
-
-def tensor_names(config: T5Config, name: str, shape: Shape) -> list[str]:
-    """Returns the tensors of a parameter, one or one for each layer."""
-    pattern = tensor_name(config, name)
-    layers = range(shape[0]) if is_stacked(name) else range(1)
-    return [pattern.format(layer=layer) for layer in layers]
-
-
-def tensor_shape(name: str, shape: Shape) -> Shape:
-    """Returns the shape of each tensor of a parameter: matrices lie the other way round."""
-    matrix = matrix_shape(name, shape[1:] if is_stacked(name) else shape)
-    return matrix[::-1] if is_transposed(name) else matrix
-
-
-def is_transposed(name: str) -> bool:
-    """Returns whether a parameter's tensors are the matrices' transposes."""
-    return name.endswith(("/kernel", "/rel_embedding"))
-
-
-def read(folder: pathlib.Path) -> Foreign:
-    """Returns the checkpoint in a folder.
+def is_huggingface(path: pathlib.Path) -> bool:
+    """Returns whether a path is a folder of a Hugging Face model.
 
     Raises:
-        UserError: where a file is missing or damaged, or the tensors are not those of config.json.
+        UserError: if the folder holds an adapter and no model.
     """
-    settings = read_json(folder / "config.json")
-    config = config_of(settings, str(folder / "config.json"))
-    tensors = stored_tensors(folder)
-    remarks = []
-    if tensors.pop(UNUSED, None) is not None:
-        remarks.append(f"{UNUSED} is not read: no T5 uses it")
-    head = _class_of(settings, tensors)
-    if head == "TokenClassification":
-        tensors = {name.removeprefix(TAGGER_PREFIX): stored for name, stored in tensors.items()}
-    tensors = _without_aliases(tensors, str(folder))
-    if head != "ConditionalGeneration":
-        config = dataclasses.replace(config, num_decoder_layers=0, tied_logits=True)
-        classes = None
-        if head == "TokenClassification":
-            matrix = tensors.get("classifier.weight")
-            if matrix is None or len(matrix.shape) != 2:
-                raise UserError(f"{folder} lacks a matrix classifier.weight, as a tagger must have")
-            classes = Classes(count=matrix.shape[0], per_token=True)
-        model: Model = EncoderOnly(config, classes)
-    else:
-        model, tensors, remark = _with_logits(config, settings, tensors)
-        remarks += remark
-    if (layers := max(config.num_encoder_layers, config.num_decoder_layers)) > len(tensors):
-        raise UserError(f"{folder} holds {len(tensors)} tensors, too few for {layers} layers")
-    shapes = {name: box.value.shape for name, box in parameters(model).items()}
-    names = {name: tensor_names(model.config, name, shape) for name, shape in shapes.items()}
-    check_names(str(folder), [n for several in names.values() for n in several], list(tensors))
-    params = {}
-    for name, shape in shapes.items():
-        for tensor in names[name]:
-            check_array(str(folder), tensor, tensor_shape(name, shape), tensors[tensor])
-        parts = [tensors[tensor] for tensor in names[name]]
-        view = functools.partial(_as_tensor, name)
-        params[name] = gathered(shape, parts, view, per_layer=is_stacked(name))
-    vocabulary, remark = tokenizer_files.read(folder)
-    return Foreign(model=model, params=params, vocabulary=vocabulary, remarks=(*remarks, *remark))
+    if (path / CONFIG_FILE).is_file():
+        return True
+    if (path / ADAPTER_FILE).is_file():
+        base = read_json(path / ADAPTER_FILE).get("base_model_name_or_path")
+        raise UserError(
+            f"{path} holds only an adapter of PEFT, whose base model is {base!r}; load both with "
+            "peft, merge them with model.merge_and_unload(), save_pretrained, and convert that "
+            "folder"
+        )
+    return False
 
 
-def _class_of(settings: Mapping[str, Any], tensors: Mapping[str, Stored]) -> str:
-    """Returns which of the family's classes was saved: by its name or, without one, its tensors."""
-    named = str((settings.get("architectures") or [""])[0])
-    for kind in ("EncoderModel", "TokenClassification", "ConditionalGeneration"):
-        if named.endswith(kind):
-            return kind
-    if any(name.startswith("decoder.") for name in tensors):
-        return "ConditionalGeneration"
-    return "TokenClassification" if "classifier.weight" in tensors else "EncoderModel"
+def read_huggingface(folder: pathlib.Path, *, allow_nonfinite: bool = False) -> Foreign:
+    """Returns the checkpoint in a folder.
 
+    Args:
+        allow_nonfinite: whether parameters may be NaN or infinite; otherwise reading one of them
+            raises a UserError that names the tensor and the index.
 
-def _without_aliases(tensors: dict[str, Stored], owner: str) -> dict[str, Stored]:
-    """Leaves the embedding under one name; the others must be the same."""
-    known = [name for name in (SHARED, *ALIASES) if name in tensors]
-    if not known:
-        return tensors
-    first, *others = known
-    for other in others:
-        if not _equal(tensors[first], tensors[other]):
-            raise UserError(
-                f"{owner}: {other} must equal {first}: T5 has one embedding, got two that differ"
-            )
-    rest = {name: stored for name, stored in tensors.items() if name not in known}
-    return {SHARED: tensors[first], **rest}
-
-
-def _as_tensor(name: str, part: np.ndarray) -> np.ndarray:
-    """A view of a parameter, or of one layer of it, as the tensor that it is there."""
-    matrix = part.reshape(matrix_shape(name, part.shape))
-    return matrix.T if is_transposed(name) else matrix
-
-
-def _equal(one: Stored, other: Stored) -> bool:
-    return one.shape == other.shape and all(
-        np.array_equal(one.read(rows), other.read(rows)) for rows in one.pieces()
+    Raises:
+        UserError: if a file is missing or damaged, the tensors do not match config.json, or the
+            folder asks for something that t5lite does not have.
+    """
+    owner, settings = str(folder), read_json(folder / CONFIG_FILE)
+    kind = settings.get("model_type")
+    check_choice(f"{owner}/{CONFIG_FILE}: model_type", kind, FAMILIES)
+    family = FAMILIES[str(kind)]
+    tensors, remarks = without_wrappers(stored_tensors(folder), owner)
+    for name in sorted(family.unused & tensors.keys()):
+        del tensors[name]
+        remarks.append(f"{name} is not read: no model of its family uses it")
+    if not allow_nonfinite:
+        tensors = finite_stored(tensors, owner)
+    found = family.read(settings, tensors, owner)
+    ids, more = read_special_ids(folder, settings)
+    if unknown := unknown_fields(settings):
+        remarks.append(f"{CONFIG_FILE}: unknown fields are ignored: {', '.join(unknown)}")
+    vocabulary, others = read_tokenizer(folder, ids.special)
+    model = with_start_token(found.model, ids.start)
+    return Foreign(
+        model=model,
+        params=_params_of(family, model, dict(found.tensors), owner),
+        vocabulary=vocabulary,
+        remarks=(*remarks, *found.remarks, *more, *others),
     )
 
 
-def _with_logits(
-    config: T5Config, settings: Mapping[str, Any], tensors: dict[str, Stored]
-) -> tuple[Model, dict[str, Stored], list[str]]:
-    """Returns the model with logits tied or of their own, whichever the tensors need."""
-    scale = logits_scale(settings)
-    root = 1.0 / math.sqrt(config.embed_dim)
-    own = tensors.pop(LM_HEAD, None)
-    # A head that is the embedding is kept under both names by some.
-    if own is not None and SHARED in tensors and _equal(own, tensors[SHARED]):
-        own = None
-    if own is None and scale != 1.0:
-        return EncoderDecoder(dataclasses.replace(config, tied_logits=True)), tensors, []
-    config = dataclasses.replace(config, tied_logits=False)
-    head = own or tensors.get(SHARED)
-    if head is None:
-        return EncoderDecoder(config), tensors, []
-    remarks = []
-    if scale != 1.0:
-        # A matrix of its own whose result is scaled: the factor goes into the matrix.
-        read_head = head.read
-        head = Stored(
-            head.shape,
-            "float32",
-            lambda rows: np.asarray(read_head(rows), np.float32) * np.float32(root),
-        )
-        remarks.append(f"{LM_HEAD} is multiplied by 1 / sqrt(d_model), as its model does")
-    elif own is None:
-        remarks.append(
-            f"there is no {LM_HEAD}: logits get a copy of {SHARED}, to which they are tied without "
-            "T5's scale; training separates the two"
-        )
-    return EncoderDecoder(config), {**tensors, LM_HEAD: head}, remarks
+def with_start_token(model: Model, start: int) -> Model:
+    """Returns the model with the token that precedes the first target."""
+    if start == getattr(model.config, "start_token", 0):
+        return model
+    changes: dict[str, Any] = {"start_token": start}
+    return model.clone(config=dataclasses.replace(model.config, **changes))
 
 
-def write(foreign: Foreign, folder: pathlib.Path, dtype: np.dtype[Any]) -> list[str]:
-    """Writes a checkpoint that `transformers` loads, and returns remarks.
+def _params_of(
+    family: Family, model: Model, tensors: dict[str, Any], owner: str
+) -> dict[str, LazyArray]:
+    config = model.config
+    if (layers := max(config.num_encoder_layers, config.num_decoder_layers)) > len(tensors):
+        raise UserError(f"{owner} holds {len(tensors)} tensors, too few for {layers} layers")
+    shapes = {name: box.value.shape for name, box in parameters(model).items()}
+    names = {name: family.tensor_names(model, name, shape) for name, shape in shapes.items()}
+    check_names(owner, [n for several in names.values() for n in several], list(tensors))
+    params = {}
+    for name, shape in shapes.items():
+        for tensor in names[name]:
+            check_array(owner, tensor, family.tensor_shape(name, shape), tensors[tensor])
+        parts = [tensors[tensor] for tensor in names[name]]
+        view = functools.partial(_as_tensor, family, name)
+        params[name] = gathered(shape, parts, view, per_layer=is_stacked(name))
+    return params
+
+
+def _as_tensor(family: Family, name: str, part: np.ndarray) -> np.ndarray:
+    """Returns a view of a parameter, or of one layer of it, with the shape of its tensor."""
+    matrix = part.reshape(matrix_shape(name, part.shape))
+    return matrix.T if family.is_transposed(name) else matrix
+
+
+def write_huggingface(
+    foreign: Foreign,
+    folder: pathlib.Path,
+    dtype: np.dtype[Any],
+    *,
+    max_input_tokens: int = 512,
+    max_target_tokens: int = 512,
+) -> list[str]:
+    """Writes a folder that transformers loads, and returns remarks.
+
+    Args:
+        max_input_tokens: `model_max_length` of the tokenizer.
+        max_target_tokens: tokens after which `generate` stops.
 
     Raises:
-        UserError: for a model that `transformers` has no class for.
+        UserError: for a model or a vocabulary that transformers has no class for.
     """
-    model = foreign.model
-    settings, remarks = config_to_json(model, dtype.name)
-    prefix = TAGGER_PREFIX if isinstance(model, EncoderOnly) and model.classes else ""
-    factor = np.float32(1.0)
-    if logits_scale(settings) != 1.0 and not model.config.tied_logits:
-        factor = np.float32(math.sqrt(model.config.embed_dim))
-        remarks.append(
-            f"{LM_HEAD} is multiplied by sqrt(d_model), which transformers 5 divides umT5's logits "
-            "by; earlier versions would put the embedding in its place"
-        )
-
-    def group(name: str, array: LazyArray) -> tuple[dict[str, Shape], Callable[[], Any]]:
-        names = tensor_names(model.config, name, array.shape)
-        if not name.startswith("classifier"):
-            names = [prefix + n for n in names]
-        shape = tensor_shape(name, array.shape)
-
-        def make() -> dict[str, np.ndarray]:
-            whole = array.load()
-            layers = whole if is_stacked(name) else whole[None]
-            made = {n: _as_tensor(name, layer) for n, layer in zip(names, layers, strict=True)}
-            if name == LOGITS and factor != 1.0:
-                made = {n: layer * factor for n, layer in made.items()}
-            return made
-
-        return dict.fromkeys(names, shape), make
-
-    # An encoder's logits of tokens have no place there; the remark says so.
-    kept = {n: array for n, array in foreign.params.items() if n != "logits_dense/kernel"}
-    write_tensors(folder, [group(n, array) for n, array in kept.items()], dtype)
-    (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-    if foreign.vocabulary is None:
-        return [*remarks, "no tokenizer is written: the checkpoint has no vocabulary"]
-    tokenizer_files.write(foreign.vocabulary, folder)
+    model, vocabulary, family = foreign.model, foreign.vocabulary, family_to_write()
+    written = family.write(model, dtype.name)
+    special = SpecialTokens() if vocabulary is None else vocabulary.special
+    ids = SpecialIds(start=getattr(model.config, "start_token", 0), special=special)
+    settings = written.settings | id_settings(ids)
+    settings["transformers_version"] = TRANSFORMERS_VERSION
+    kept = {n: array for n, array in foreign.params.items() if n not in written.skipped}
+    groups = [_group(family, written, model, name, array) for name, array in kept.items()]
+    write_tensors(folder, groups, dtype)
+    _write_json(folder / CONFIG_FILE, settings)
+    generation = None
+    if settings["is_encoder_decoder"]:
+        generation = generation_config(ids, max_target_tokens=max_target_tokens)
+        _write_json(folder / GENERATION_FILE, generation)
+    count = sum(math.prod(array.shape) for array in kept.values())
+    card = model_card(settings, generation, parameters=count, step=foreign.step)
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    remarks = list(written.remarks)
+    if vocabulary is None:
+        remarks.append("no tokenizer is written: the checkpoint has no vocabulary")
+    else:
+        write_tokenizer(vocabulary, folder, max_input_tokens=max_input_tokens)
+    _make_readable(folder)
     return remarks
+
+
+def _group(
+    family: Family, written: WrittenModel, model: Model, name: str, array: LazyArray
+) -> tuple[dict[str, ArrayShape], Callable[[], Any]]:
+    """Returns the names and shapes of a parameter's tensors, and a function that makes them."""
+    names = family.tensor_names(model, name, array.shape)
+    if name not in written.unprefixed:
+        names = [written.prefix + n for n in names]
+    factor = np.float32(written.factors.get(name, 1.0))
+
+    def make() -> dict[str, np.ndarray]:
+        whole = array.load()
+        layers = whole if is_stacked(name) else whole[None]
+        made = {n: _as_tensor(family, name, x) for n, x in zip(names, layers, strict=True)}
+        return made if factor == 1.0 else {n: x * factor for n, x in made.items()}
+
+    return dict.fromkeys(names, family.tensor_shape(name, array.shape)), make
+
+
+def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _make_readable(folder: pathlib.Path) -> None:
+    """Gives files the mode of newly created ones: safetensors creates its own for the owner."""
+    os.umask(mask := os.umask(0))
+    for path in folder.iterdir():
+        path.chmod(0o666 & ~mask)

@@ -1,4 +1,4 @@
-"""A converted model as a gin file, for run files to take."""
+"""A converted model as a gin file that run files include."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ from t5lite.data.text.vocabularies import Vocabulary
 from t5lite.models.architectures import EncoderOnly, Model
 from t5lite.models.config import T5Config
 
-# What belongs to a run and not to a model.
+# Fields that belong to a run and not to a model.
 _OF_RUNS = ("dropout_rate", "dtype", "remat", "scan_unroll")
 
 
@@ -14,7 +14,7 @@ def model_gin(model: Model, vocabulary: Vocabulary | None, vocabulary_path: str)
     """Returns the text of a gin file with the model, and the vocabulary if there is one."""
     kind = type(model).__name__
     lines = [
-        "# Written by t5lite convert; name it behind a run file, and train.initial_checkpoint.",
+        "# Written by t5lite convert. Name it after a run file, with train.initial_checkpoint.",
         f"train.model = @{kind}()",
         f"{kind}.config = @T5Config()",
     ]

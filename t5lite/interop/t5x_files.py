@@ -1,4 +1,4 @@
-"""The files of a T5X checkpoint: which arrays it holds, and reading one of them."""
+"""The files of a T5X checkpoint: which arrays they hold, and how to read one."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -11,18 +11,18 @@ import tensorstore
 
 from t5lite.core.errors import UserError
 from t5lite.core.lazy import by_name
-from t5lite.interop.foreign import Rows, Stored
+from t5lite.interop.foreign import Rows, StoredArray
 
 # T5X's file of all small arrays and, in the older format, of all arrays that are not partitioned.
 MSGPACK = "checkpoint"
 PLACEHOLDER = "PLACEHOLDER://"
-# Since this version bfloat16 is saved as it is; before it was saved as uint16.
+# Earlier versions saved bfloat16 as uint16.
 FIRST_VERSION = 3
 _SPEC = {"driver", "kvstore", "metadata"}
 
 
 def is_checkpoint(path: pathlib.Path) -> bool:
-    """Returns whether this looks like a checkpoint of T5X."""
+    """Returns whether a path looks like a checkpoint of T5X."""
     if path.is_file():
         return path.suffix == ".msgpack" or path.name == MSGPACK
     folder = _state_folder(path)
@@ -31,11 +31,11 @@ def is_checkpoint(path: pathlib.Path) -> bool:
     )
 
 
-def stored_arrays(path: pathlib.Path) -> dict[str, Stored]:
-    """Returns every array below `target/` and `state/`, by its path.
+def stored_arrays(path: pathlib.Path) -> dict[str, StoredArray]:
+    """Returns every array under `target/` and `state/`, by its path.
 
     Raises:
-        UserError: where a file is damaged, missing, or of a version before 3.
+        UserError: if a file is damaged, missing, or older than version 3.
     """
     if path.is_file():
         return _from_msgpack(path)
@@ -46,18 +46,18 @@ def stored_arrays(path: pathlib.Path) -> dict[str, Stored]:
 
 
 def _state_folder(path: pathlib.Path) -> pathlib.Path:
-    """T5X's Orbax checkpoints have their arrays one folder down."""
+    """Returns the folder of the arrays: Orbax checkpoints of T5X have them in a subfolder."""
     return path / "state" if (path / "state").is_dir() else path
 
 
-def _from_msgpack(path: pathlib.Path) -> dict[str, Stored]:
+def _from_msgpack(path: pathlib.Path) -> dict[str, StoredArray]:
     try:
-        # NOTE: Flax's msgpack holds arrays and numbers alone; nothing in it is run.
+        # NOTE: Flax's msgpack holds only arrays and numbers; reading it runs no code.
         tree = flax.serialization.msgpack_restore(path.read_bytes())
     except Exception as error:  # msgpack raises many kinds
         raise UserError(
-            f"{path} must be a whole msgpack file of T5X, got one that is cut off or damaged "
-            f"({type(error).__name__}: {error}); fetch it again"
+            f"{path} must be a whole msgpack file of T5X, got one that is truncated or damaged "
+            f"({type(error).__name__}: {error}); download it again"
         ) from error
     if not isinstance(tree, dict):
         raise UserError(f"{path} must be a msgpack file of T5X, got a {type(tree).__name__}")
@@ -70,7 +70,7 @@ def _from_msgpack(path: pathlib.Path) -> dict[str, Stored]:
             )
         tree = tree["optimizer"]
     if not isinstance(tree, dict) or not isinstance(tree.get("target"), dict):
-        raise UserError(f"{path} must hold the parameters of a model below 'target'")
+        raise UserError(f"{path} must hold the parameters of a model under 'target'")
     flat = flax.traverse_util.flatten_dict(tree, sep="/", is_leaf=lambda _, v: _is_spec(v))
     return {
         name: _stored(value, path, name)
@@ -83,7 +83,7 @@ def _is_spec(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() >= _SPEC
 
 
-def _stored(value: Any, path: pathlib.Path, name: str) -> Stored:
+def _stored(value: Any, path: pathlib.Path, name: str) -> StoredArray:
     folder = path.parent
     where: Any = None
     if isinstance(value, str) and value.startswith(PLACEHOLDER):
@@ -92,7 +92,7 @@ def _stored(value: Any, path: pathlib.Path, name: str) -> Stored:
         kvstore = value["kvstore"]
         where = kvstore.get("path", value.get("path")) if isinstance(kvstore, dict) else kvstore
     if where is not None:
-        # The path is relative; one that is not, or leaves the folder, is none that T5X wrote.
+        # T5X writes relative paths inside the folder.
         inside = pathlib.PurePath(str(where).rstrip("/"))
         if not inside.parts or inside.is_absolute() or ".." in inside.parts:
             raise UserError(f"{path}: {name} must be in a folder beside it, got {where!r}")
@@ -100,22 +100,22 @@ def _stored(value: Any, path: pathlib.Path, name: str) -> Stored:
     if not isinstance(value, np.ndarray | np.generic | int | float):
         raise UserError(f"{path}: {name} must be an array, got {type(value).__name__}")
     array = np.asarray(value)
-    return Stored(array.shape, array.dtype.name, lambda rows: array[rows])
+    return StoredArray(array.shape, array.dtype.name, lambda rows: array[rows])
 
 
-def _zarr(folder: pathlib.Path, owner: str) -> Stored:
+def _zarr(folder: pathlib.Path, owner: str) -> StoredArray:
     if not folder.is_dir():
-        raise UserError(f"{owner} must be in {folder}, which is not there")
+        raise UserError(f"{owner} must be in {folder}, which does not exist")
     spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{folder.absolute()}/"}}
     try:
         opened = tensorstore.open(spec, open=True).result()
     except ValueError as error:
         raise UserError(f"{owner}: {folder} must be a zarr array: {_first_line(error)}") from error
     read = _guarded(lambda rows: opened[rows].read().result(), owner)
-    return Stored(tuple(opened.shape), opened.dtype.numpy_dtype.name, read)
+    return StoredArray(tuple(opened.shape), opened.dtype.numpy_dtype.name, read)
 
 
-def _from_orbax(folder: pathlib.Path) -> dict[str, Stored]:
+def _from_orbax(folder: pathlib.Path) -> dict[str, StoredArray]:
     import orbax.checkpoint as ocp
 
     handler = ocp.PyTreeCheckpointHandler()
@@ -142,11 +142,11 @@ def _from_orbax(folder: pathlib.Path) -> dict[str, Stored]:
 
     found: Mapping[str, Any] = by_name(tree, is_leaf=lambda x: hasattr(x, "shape"))
     return {
-        name: Stored(
+        name: StoredArray(
             tuple(metadata.shape),
             np.dtype(metadata.dtype).name,
             reader(name, metadata),
-            has_pieces=False,
+            reads_rows=False,
         )
         for name, metadata in found.items()
         if hasattr(metadata, "shape")

@@ -1,4 +1,4 @@
-"""Folders of safetensors files, one or many with an index, read and written tensor by tensor."""
+"""Folders of safetensors files: one file, or several with an index, tensor by tensor."""
 
 import json
 import pathlib
@@ -9,26 +9,26 @@ from typing import Any
 import numpy as np
 
 from t5lite.core.errors import UserError
-from t5lite.interop.foreign import Rows, Shape, Stored
+from t5lite.interop.foreign import ArrayShape, Rows, StoredArray
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# What others save next to it, or instead of it.
+SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+# Files of other formats that may be beside it, or replace it.
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-# Bytes in one file; it is in memory as a whole while it is written.
+# The size of one file, which is in memory as a whole while it is written.
 FILE_BYTES = 1 << 30
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Returns what a JSON file holds.
+    """Returns the content of a JSON file.
 
     Raises:
-        UserError: where it is not there or holds no JSON object.
+        UserError: if it does not exist or holds no JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{path} is not there; a checkpoint of Hugging Face has one") from error
+        raise UserError(f"{path} does not exist; a Hugging Face folder has one") from error
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} must be a JSON file: {error}") from error
     if not isinstance(content, dict):
@@ -36,55 +36,55 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def stored_tensors(folder: pathlib.Path) -> dict[str, Stored]:
-    """Returns all tensors below a folder, none of them read.
+def stored_tensors(folder: pathlib.Path) -> dict[str, StoredArray]:
+    """Returns all tensors of a folder, without reading them.
 
     Raises:
-        UserError: where there is no safetensors file, one is cut off or damaged, or tensors that
-            the index names are not there.
+        UserError: if there is no safetensors file, one is truncated or damaged, or does not hold a
+            tensor that the index names.
     """
-    if (folder / INDEX).is_file():
-        places = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(places, dict) or not places:
-            raise UserError(f"{folder / INDEX} must have a weight_map from tensors to files")
-        files = sorted({str(name) for name in places.values()})
+    if (folder / INDEX_FILE).is_file():
+        file_of = read_json(folder / INDEX_FILE).get("weight_map")
+        if not isinstance(file_of, dict) or not file_of:
+            raise UserError(f"{folder / INDEX_FILE} must have a weight_map from tensors to files")
+        files = sorted({str(name) for name in file_of.values()})
         if strange := [name for name in files if pathlib.PurePath(name).name != name]:
-            raise UserError(f"{folder / INDEX} must name files beside it, got {strange[0]!r}")
-    elif (folder / SINGLE).is_file():
-        files, places = [SINGLE], None
+            raise UserError(f"{folder / INDEX_FILE} must name files beside it, got {strange[0]!r}")
+    elif (folder / SINGLE_FILE).is_file():
+        files, file_of = [SINGLE_FILE], None
     else:
         found = [name for name in PICKLES if (folder / name).is_file()]
         what = f"only {found[0]}, which is not read: pickles run code" if found else "none"
         raise UserError(
-            f"{folder} must hold {SINGLE} or {INDEX}, got {what}; save the model again with "
+            f"{folder} must hold {SINGLE_FILE} or {INDEX_FILE}, got {what}; save the model with "
             "save_pretrained(safe_serialization=True)"
         )
     held = {file: _tensors_of(folder / file) for file in files}
-    if places is None:
-        return held[SINGLE]
-    tensors: dict[str, Stored] = {}
-    for name, file in places.items():
+    if file_of is None:
+        return held[SINGLE_FILE]
+    tensors: dict[str, StoredArray] = {}
+    for name, file in file_of.items():
         if name not in held[file]:
-            raise UserError(f"{folder / INDEX} has {name} in {file}, which does not hold it")
+            raise UserError(f"{folder / INDEX_FILE} has {name} in {file}, which does not hold it")
         tensors[name] = held[file].pop(name)
     if left := sorted(name for rest in held.values() for name in rest):
-        raise UserError(f"{folder} holds {left[0]} where {INDEX} does not name it")
+        raise UserError(f"{folder} holds {left[0]}, which {INDEX_FILE} does not name")
     return tensors
 
 
-def _tensors_of(path: pathlib.Path) -> dict[str, Stored]:
+def _tensors_of(path: pathlib.Path) -> dict[str, StoredArray]:
     import safetensors
 
     def open_file() -> Any:
         try:
-            # Read, not mapped: mapped pages would count as memory in use.
+            # NOTE: mapped pages would count as memory in use, so the file is read.
             return safetensors.safe_open(path, framework="numpy", backend="pread")
         except FileNotFoundError as error:
-            raise UserError(f"{path} is not there, but the index names it") from error
+            raise UserError(f"{path} does not exist, but the index names it") from error
         except (safetensors.SafetensorError, OSError) as error:
             raise UserError(
-                f"{path} must be a whole safetensors file, got one that is cut off or damaged "
-                f"({error}); fetch it again"
+                f"{path} must be a whole safetensors file, got one that is truncated or damaged "
+                f"({error}); download it again"
             ) from error
 
     def reader(name: str) -> Callable[[Rows], np.ndarray]:
@@ -97,7 +97,7 @@ def _tensors_of(path: pathlib.Path) -> dict[str, Stored]:
     with open_file() as file:
         slices = {name: file.get_slice(name) for name in list(file.keys())}
         return {
-            name: Stored(
+            name: StoredArray(
                 tuple(part.get_shape()),
                 _DTYPES.get(part.get_dtype(), part.get_dtype()),
                 reader(name),
@@ -108,13 +108,17 @@ def _tensors_of(path: pathlib.Path) -> dict[str, Stored]:
 
 def write_tensors(
     folder: pathlib.Path,
-    groups: Sequence[tuple[Mapping[str, Shape], Callable[[], Mapping[str, np.ndarray]]]],
+    groups: Sequence[tuple[Mapping[str, ArrayShape], Callable[[], Mapping[str, np.ndarray]]]],
     dtype: np.dtype[Any],
 ) -> None:
-    """Writes tensors into one file, or several of about `FILE_BYTES` with an index.
+    """Writes tensors to one file, or to several of about `FILE_BYTES` with an index.
 
     Args:
-        groups: names and shapes of tensors that are made together, and what makes them.
+        groups: for tensors that are made together, their names and shapes and a function that
+            makes them.
+
+    Raises:
+        UserError: if the disk has no room, or a file cannot be written.
     """
     import safetensors.numpy
 
@@ -125,34 +129,34 @@ def write_tensors(
     if (free := shutil.disk_usage(folder).free) < sum(sizes):
         raise UserError(
             f"the checkpoint needs {sum(sizes):,} bytes, but {folder.parent} has {free:,} left; "
-            "make room or name another --output"
+            "free some or choose another --output"
         )
     files = _cut(sizes)
-    places: dict[str, str] = {}
-    for number, members in enumerate(files, start=1):
+    file_of: dict[str, str] = {}
+    for number, indices in enumerate(files, start=1):
         several = f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        name = SINGLE if len(files) == 1 else several
+        name = SINGLE_FILE if len(files) == 1 else several
         tensors: dict[str, np.ndarray] = {}
-        for index in members:
+        for index in indices:
             made = groups[index][1]()
-            # Only contiguous arrays are written as they read.
+            # safetensors writes the memory of an array, whatever its strides.
             tensors |= {n: np.ascontiguousarray(array, dtype) for n, array in made.items()}
             del made
         try:
             safetensors.numpy.save_file(tensors, folder / name, metadata={"format": "pt"})
         except (safetensors.SafetensorError, OSError) as error:
             raise UserError(f"{folder / name} cannot be written: {error}") from error
-        places |= dict.fromkeys(tensors, name)
+        file_of |= dict.fromkeys(tensors, name)
     if len(files) > 1:
         listing = {
             "metadata": {"total_size": sum(sizes)},
-            "weight_map": dict(sorted(places.items())),
+            "weight_map": dict(sorted(file_of.items())),
         }
-        (folder / INDEX).write_text(json.dumps(listing, indent=2) + "\n")
+        (folder / INDEX_FILE).write_text(json.dumps(listing, indent=2) + "\n")
 
 
 def _cut(sizes: Sequence[int]) -> list[list[int]]:
-    """Cuts a sequence of groups into files."""
+    """Distributes consecutive groups over files."""
     files: list[list[int]] = [[]]
     held = 0
     for index, size in enumerate(sizes):

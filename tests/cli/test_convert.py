@@ -1,4 +1,4 @@
-"""Checkpoints there and back, as a user converts them."""
+"""Checkpoints converted to Hugging Face and back with the command."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ def scores(out):
     return {name: value for name, value in result.items() if name not in of_the_checkpoint}
 
 
-def test_a_run_goes_to_hugging_face_and_back_and_scores_the_same(t5lite, tmp_path):
+def test_run_scores_the_same_after_conversion_to_hugging_face_and_back(t5lite, tmp_path):
     run, there, back = (str(tmp_path / name) for name in ("run", "there", "back"))
     code, _, _ = t5lite("train", *SMALL, f"--gin.MODEL_DIR={run}", "--gin.train.show_examples=0")
     assert code == 0
@@ -24,7 +24,14 @@ def test_a_run_goes_to_hugging_face_and_back_and_scores_the_same(t5lite, tmp_pat
     assert (code, err) == (0, "")
     assert "t5lite, EncoderDecoder" in out
     files = {path.name for path in pathlib.Path(there).iterdir()}
-    assert files == {"config.json", "model.safetensors", "tokenizer_config.json"}
+    assert files == {
+        "README.md",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer_config.json",
+    }
+    assert {path.stat().st_mode & 0o777 for path in pathlib.Path(there).iterdir()} == {0o644}
     code, out, err = t5lite("convert", f"--input={there}", f"--output={back}")
     assert (code, err) == (0, "")
     assert "Hugging Face, EncoderDecoder" in out
@@ -40,7 +47,7 @@ def test_a_run_goes_to_hugging_face_and_back_and_scores_the_same(t5lite, tmp_pat
     assert "contains a converted checkpoint and no run; use another MODEL_DIR" in err
 
 
-def test_inspect_says_what_a_run_and_a_checkpoint_are(t5lite, tmp_path):
+def test_inspect_describes_a_run_and_a_checkpoint(t5lite, tmp_path):
     code, out, _ = t5lite("inspect", *SMALL, "--json")
     assert code == 0
     report = json.loads(out)
@@ -67,9 +74,9 @@ def test_inspect_says_what_a_run_and_a_checkpoint_are(t5lite, tmp_path):
     ("arguments", "message"),
     [
         (["--input=a"], "convert needs --input and --output"),
-        (["--input=nowhere", "--output=b"], "--input nowhere is not there"),
-        ([f"--input={GOLDEN}", "--output=b"], "must be a folder of Hugging Face (config.json"),
-        ([f"--input={GOLDEN}/ul2", "--output=gin"], "--output gin is there already"),
+        (["--input=nowhere", "--output=b"], "--input nowhere does not exist"),
+        ([f"--input={GOLDEN}", "--output=b"], "must be a Hugging Face folder (config.json"),
+        ([f"--input={GOLDEN}/ul2", "--output=gin"], "--output gin exists"),
         ([f"--input={GOLDEN}/ul2", "--output=b", "--to=torch"], "<t5lite|huggingface>"),
         (
             [f"--input={GOLDEN}/ul2", "--output=b", "--gin.convert.dtype=float16"],
@@ -81,7 +88,7 @@ def test_inspect_says_what_a_run_and_a_checkpoint_are(t5lite, tmp_path):
         ),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(arguments, message, t5lite):
+def test_mistake_prints_one_line_and_leaves_no_output(arguments, message, t5lite):
     code, _, err = t5lite("convert", *arguments)
     assert code == 2
     assert message in err

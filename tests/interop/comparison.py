@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5lite.interop import huggingface
+from t5lite.interop.huggingface import read_huggingface
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.models.architectures import EncoderOnly
 
@@ -40,7 +40,7 @@ def batch_of(outputs: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def check(folder: pathlib.Path) -> None:
     """Raises where logits, encoder states, loss or the gradient of a parameter differ."""
-    foreign = huggingface.read(folder)
+    foreign = read_huggingface(folder)
     outputs = dict(np.load(folder / "outputs.npz"))
     model = foreign.model.clone(config=dataclasses.replace(foreign.model.config, dtype="float32"))
     params, batch = nested(dict(foreign.params)), batch_of(outputs)
@@ -65,7 +65,7 @@ def check(folder: pathlib.Path) -> None:
     if "encoded" in outputs:
         check_close("encoded", encoded[is_input], outputs["encoded"][is_input], TOLERANCE)
 
-    theirs = {n: a.load() for n, a in huggingface.read(folder / "gradients").params.items()}
+    theirs = {n: a.load() for n, a in read_huggingface(folder / "gradients").params.items()}
     ours = flax.traverse_util.flatten_dict(grads, sep="/")
     assert theirs.keys() == ours.keys()
     if "tied_unscaled" in folder.name:

@@ -11,7 +11,9 @@ import pytest
 from t5lite.data.text.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5lite.inference.beam_search import beam_search
 from t5lite.inference.decoding import Decoding
-from t5lite.interop import huggingface, tokenizer_files
+from t5lite.interop.foreign import Foreign
+from t5lite.interop.huggingface import read_huggingface, write_huggingface
+from t5lite.interop.tokenizer_files import read_tokenizer, write_tokenizer
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from t5lite.models.config import T5Config
 from tests.interop.comparison import TOLERANCE, batch_of, check, check_close
@@ -42,16 +44,16 @@ def test_fresh_weights_and_inputs_give_the_same(case, tmp_path):
 def test_what_is_written_loads_in_transformers_with_the_same_logits(case, tmp_path):
     print(f"seed {SEED}")
     transformers_models.make(case, tmp_path / "a", SEED + 1)
-    foreign = huggingface.read(tmp_path / "a")
+    foreign = read_huggingface(tmp_path / "a")
     (tmp_path / "b").mkdir()
-    huggingface.write(foreign, tmp_path / "b", np.dtype(np.float32))
+    write_huggingface(foreign, tmp_path / "b", np.dtype(np.float32))
     kind = transformers_models.CASES[case][0]
     outputs = dict(np.load(tmp_path / "a" / "outputs.npz"))
     check_transformers(kind, tmp_path / "b", outputs, TOLERANCE)
     # What its own class saves of it is read as well.
     model = transformers_models.load(kind, tmp_path / "b")
     model.save_pretrained(tmp_path / "c")
-    again = huggingface.read(tmp_path / "c")
+    again = read_huggingface(tmp_path / "c")
     assert again.model == foreign.model
     for name, array in foreign.params.items():
         np.testing.assert_allclose(array.load(), again.params[name].load(), rtol=1e-6)
@@ -76,8 +78,8 @@ def test_a_model_of_ours_with_logits_of_its_own_is_the_same_there(positions, tmp
 
     model = EncoderDecoder(small.config(positions=positions))
     params = small.params(model)
-    foreign = huggingface.Foreign(model=model, params=lazily(params))
-    remarks = huggingface.write(foreign, tmp_path, np.dtype(np.float32))
+    foreign = Foreign(model=model, params=lazily(params))
+    remarks = write_huggingface(foreign, tmp_path, np.dtype(np.float32))
     assert any("multiplied by sqrt" in r for r in remarks) == (positions == "layer_bias")
     kind = transformers.AutoModelForSeq2SeqLM
     theirs = transformers_models.load(kind, tmp_path)
@@ -87,7 +89,7 @@ def test_a_model_of_ours_with_logits_of_its_own_is_the_same_there(positions, tmp
     logits = small.logits(model, params, batch_of(batch))
     real = batch["targets_mask"] > 0
     check_close("logits", logits[real], made["logits"][real], TOLERANCE)
-    again = huggingface.read(tmp_path)
+    again = read_huggingface(tmp_path)
     assert again.model == model.clone(config=dataclasses.replace(model.config, dtype="bfloat16"))
 
 
@@ -97,8 +99,8 @@ def test_beams_and_their_scores_are_the_same_there(tmp_path):
     model = EncoderDecoder(small.config(vocab_size=40))
     # Sharper than random ones, so that targets end at different places.
     params = jax.tree.map(lambda p: p * 1.7, small.params(model, seed=SEED % 1000))
-    foreign = huggingface.Foreign(model=model, params=lazily(params))
-    huggingface.write(foreign, tmp_path, np.dtype(np.float32))
+    foreign = Foreign(model=model, params=lazily(params))
+    write_huggingface(foreign, tmp_path, np.dtype(np.float32))
     theirs = transformers_models.load(transformers.AutoModelForSeq2SeqLM, tmp_path).float()
     rng = np.random.default_rng(SEED)
     inputs = rng.integers(2, 40, (6, 9)).astype(np.int32)
@@ -216,12 +218,12 @@ def test_tokenizers_are_the_same_there(tmp_path, sentencepiece_model):
         "pieces": SentencePieceVocabulary(path=sentencepiece_model),
     }.items():
         (tmp_path / folder).mkdir()
-        tokenizer_files.write(vocabulary, tmp_path / folder)
+        write_tokenizer(vocabulary, tmp_path / folder)
         theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / folder)
         for index in (0, 1, vocabulary.num_sentinels - 1):
             token = theirs.convert_tokens_to_ids(f"<extra_id_{index}>")
             assert token == vocabulary.sentinel(index), (folder, index)
         for text in ("The language reference.", "naive cafe, 12 of 30"):
             assert theirs(text).input_ids == [*vocabulary.encode(text).tolist(), 1], folder
-        again, _ = tokenizer_files.read(tmp_path / folder)
+        again, _ = read_tokenizer(tmp_path / folder)
         assert again.fingerprint == vocabulary.fingerprint

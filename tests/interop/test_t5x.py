@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t5lite.core.errors import UserError
 from t5lite.core.lazy import by_name
-from t5lite.interop import t5x
+from t5lite.interop.t5x import read_t5x
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
 from tests import small
 
@@ -26,7 +26,7 @@ MODELS = {
 
 
 def t5x_tree(model, *, scanned=False):
-    """The model's parameters as T5X has them: layers apart and heads joined, or scanned."""
+    """The model's parameters as T5X stores them: by layer with joined heads, or scanned."""
     made = {}
     for name, array in by_name(small.params(model)).items():
         stack, array = name.split("/")[0], np.asarray(array)
@@ -68,7 +68,7 @@ def write_zarr(path, array):
 
 
 def write_partitioned(folder, tree):
-    """Parameters of more than one dimension apart, described by specs with relative paths."""
+    """Matrices in zarr directories of their own, described by specs with relative paths."""
     folder.mkdir(parents=True)
     flat = flatten_dict(tree, sep="/")
     for name, array in flat.items():
@@ -86,7 +86,7 @@ def write_partitioned(folder, tree):
 
 
 def write_aggregated(folder, tree):
-    """Orbax as T5X first used it: zarr for parameters, one msgpack for the rest."""
+    """T5X's first Orbax format: zarr for parameters, one msgpack file for the rest."""
     state = folder / "state"
     state.mkdir(parents=True)
     flat = flatten_dict(tree, sep="/")
@@ -123,16 +123,16 @@ def check_equal(foreign, model):
 def test_every_parameter_of_every_format_is_read(form, tmp_path):
     model = MODELS["t5_1_1"]
     FORMATS[form](tmp_path / "checkpoint_7", checkpoint(t5x_tree(model)))
-    foreign = t5x.read(tmp_path / "checkpoint_7")
+    foreign = read_t5x(tmp_path / "checkpoint_7")
     assert foreign.step == 7
     check_equal(foreign, model)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_sizes_and_family_are_read_off_the_arrays(name, tmp_path):
+def test_sizes_and_family_are_inferred_from_the_arrays(name, tmp_path):
     model = MODELS[name]
     write_msgpack(tmp_path / "c", checkpoint(t5x_tree(model)))
-    read = t5x.read(tmp_path / "c").model
+    read = read_t5x(tmp_path / "c").model
     assert type(read) is type(model)
     assert read.config == small.config(
         **{f: getattr(model.config, f) for f in model.config.__dataclass_fields__ if f != "dtype"},
@@ -140,30 +140,30 @@ def test_sizes_and_family_are_read_off_the_arrays(name, tmp_path):
     )
 
 
-def test_an_encoder_alone_is_read(tmp_path):
+def test_an_encoder_without_decoder_is_read(tmp_path):
     tree = {n: a for n, a in t5x_tree(MODELS["t5_1_1"]).items() if not n.startswith("decoder")}
     write_msgpack(tmp_path / "c", checkpoint(tree))
-    assert isinstance(t5x.read(tmp_path / "c").model, EncoderOnly)
+    assert isinstance(read_t5x(tmp_path / "c").model, EncoderOnly)
 
 
 def test_scanned_layers_with_a_bias_each_are_read(tmp_path):
     model = EncoderDecoder(small.config(positions="layer_bias", num_encoder_layers=3))
     write_orbax(tmp_path / "checkpoint_7", checkpoint(t5x_tree(model, scanned=True)))
-    foreign = t5x.read(tmp_path / "checkpoint_7")
+    foreign = read_t5x(tmp_path / "checkpoint_7")
     assert foreign.model.config.positions == "layer_bias"
     check_equal(foreign, model)
 
 
-def test_leaves_of_flaxformer_about_the_format_are_left_out(tmp_path):
+def test_format_leaves_of_flaxformer_are_skipped(tmp_path):
     tree = t5x_tree(MODELS["t5_1_1"])
     for name in ("__save_format_metadata__", "encoder/layers_0/__save_format_metadata__"):
         tree[f"{name}/__version__"] = np.int32(1)
     write_msgpack(tmp_path / "c", checkpoint(tree))
-    check_equal(t5x.read(tmp_path / "c"), MODELS["t5_1_1"])
+    check_equal(read_t5x(tmp_path / "c"), MODELS["t5_1_1"])
 
 
 def heuristic_slots(params, rng):
-    """T5X's slots for matrices: v_row lacks the longer dimension, v_col the shorter."""
+    """T5X's slots for matrices: v_row omits the longer dimension, v_col the shorter."""
     slots = {}
     for name, array in params.items():
         empty, shape = np.zeros((1,), np.float32), np.array(array.shape)
@@ -179,13 +179,13 @@ def heuristic_slots(params, rng):
     return slots
 
 
-def test_adafactors_state_is_read_whole_and_factored(tmp_path):
-    # 128 is the least size that is factored; query and out kernels are square matrices.
+def test_adafactor_state_is_read_whole_and_factored(tmp_path):
+    # 128 is the smallest size that is factored; query and out kernels are square matrices.
     model = EncoderDecoder(small.config(**WIDE))
     params = t5x_tree(model)
     slots = heuristic_slots(params, np.random.default_rng(0))
     write_msgpack(tmp_path / "c", checkpoint(params, slots))
-    state = t5x.read(tmp_path / "c", optimizer_state=True).opt_state
+    state = read_t5x(tmp_path / "c", optimizer_state=True).opt_state
     assert int(state["step"].load()) == 7
 
     def moment(name, field):
@@ -196,7 +196,7 @@ def test_adafactors_state_is_read_whole_and_factored(tmp_path):
     assert moment(ours, "row").shape == (2, 128, 1, 1)
     np.testing.assert_array_equal(moment(ours, "row")[1, :, 0, 0], slots[f"{query}/v_row"])
     np.testing.assert_array_equal(moment(ours, "column")[1, 0].ravel(), slots[f"{query}/v_col"])
-    # Of a square matrix v_row is the first dimension's, which here is that of heads.
+    # The v_row of a square matrix belongs to its first dimension, which is that of heads here.
     ours = "encoder/layers/attention/out/kernel"
     np.testing.assert_array_equal(moment(ours, "row")[1, 0, 0], slots[f"{out}/v_col"])
     np.testing.assert_array_equal(moment(ours, "column")[1].ravel(), slots[f"{out}/v_row"])
@@ -208,11 +208,11 @@ def test_adafactors_state_is_read_whole_and_factored(tmp_path):
     np.testing.assert_array_equal(whole[1], theirs)
 
 
-def test_adafactors_state_of_scanned_layers_is_read(tmp_path):
+def test_adafactor_state_of_scanned_layers_is_read(tmp_path):
     model = EncoderDecoder(small.config(**WIDE, positions="layer_bias", num_encoder_layers=3))
     params = t5x_tree(model, scanned=True)
     rng = np.random.default_rng(0)
-    # By T5X's rules: rows are `embed`, columns heads, kv and mlp, layers stay.
+    # T5X's rules: rows are `embed`, columns are heads, kv and mlp, layers are kept.
     kernels = {"query": ("e", "nhd"), "key": ("e", "nhd"), "value": ("e", "nhd")}
     slots = heuristic_slots(params, rng)
     for name, array in params.items():
@@ -234,7 +234,7 @@ def test_adafactors_state_of_scanned_layers_is_read(tmp_path):
         if array.ndim > 2 and "relpos" in name:
             slots |= {f"{name}/v": rng.random(array.shape, np.float32)}
     write_msgpack(tmp_path / "c", checkpoint(params, slots))
-    state = t5x.read(tmp_path / "c", optimizer_state=True).opt_state
+    state = read_t5x(tmp_path / "c", optimizer_state=True).opt_state
     name = "encoder/encoder/attention/out/kernel"
     ours = "second_moment/encoder/layers/attention/out/kernel"
     np.testing.assert_array_equal(state[f"{ours}/row"].load()[:, 0, 0], slots[f"{name}/v_row"])
@@ -249,14 +249,14 @@ def test_adafactors_state_of_scanned_layers_is_read(tmp_path):
     )
 
 
-def test_the_checkpoint_that_t5x_tests_with_is_read_whole():
+def test_published_test_checkpoint_of_t5x_is_read_completely():
     data = os.environ.get("T5LITE_DATA")
     if data is None:
-        pytest.skip("set T5LITE_DATA to a folder with t5/t5x_test_t5_tiny.checkpoint_0.msgpack")
+        pytest.skip("set T5LITE_DATA to a directory with t5/t5x_test_t5_tiny.checkpoint_0.msgpack")
     path = pathlib.Path(data) / "t5" / "t5x_test_t5_tiny.checkpoint_0.msgpack"
     tree = flax.serialization.msgpack_restore(path.read_bytes())["optimizer"]
     theirs = flatten_dict(tree, sep="/")
-    foreign = t5x.read(path, optimizer_state=True)
+    foreign = read_t5x(path, optimizer_state=True)
     assert sum(array.size for array in foreign.params.values()) == 518_240
     compared = 0
     for name, array in foreign.params.items():
@@ -283,80 +283,85 @@ def broken(tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("decoder/decoder_norm/scale"), "lacks decoder/decoder_norm/scale, which"),
-        (lambda t: t.update({"lora/a": np.ones(3)}), "holds lora/a, which its model has not"),
+        (
+            lambda t: t.pop("decoder/decoder_norm/scale"),
+            "does not hold decoder/decoder_norm/scale, which its model needs",
+        ),
+        (lambda t: t.update({"lora/a": np.ones(3)}), "holds lora/a, which its model does not have"),
         (
             lambda t: t.update({"decoder/decoder_norm/scale": np.ones(3)}),
             r"decoder/decoder_norm/scale must have shape \(16,\) by the model's sizes, got \(3,\)",
         ),
         (
             lambda t: t.update({"encoder/layers_0/attention/qkv_fused/kernel": np.ones(3)}),
-            "fused kernels of Flaxformer are not read",
+            "fused kernels of Flaxformer are not supported",
         ),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(change, message, tmp_path):
+def test_arrays_that_do_not_match_the_model_are_rejected(change, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        t5x.read(broken(tmp_path, change))
+        read_t5x(broken(tmp_path, change))
 
 
-def test_damaged_old_and_foreign_files_are_refused(tmp_path):
+def test_damaged_and_older_files_are_rejected(tmp_path):
     write_msgpack(tmp_path / "a", checkpoint(t5x_tree(MODELS["t5_1_1"])))
     path = tmp_path / "a" / "checkpoint"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="cut off or damaged"):
-        t5x.read(tmp_path / "a")
+    with pytest.raises(UserError, match="truncated or damaged"):
+        read_t5x(tmp_path / "a")
     path.write_bytes(flax.serialization.to_bytes({"version": 2, "optimizer": {}}))
     with pytest.raises(UserError, match="version 3 or later, got 2"):
-        t5x.read(tmp_path / "a")
+        read_t5x(tmp_path / "a")
     path.write_bytes(b"\x80\x04\x95" + json.dumps({}).encode())
-    with pytest.raises(UserError, match="cut off or damaged|got a"):
-        t5x.read(tmp_path / "a")
+    with pytest.raises(UserError, match="truncated or damaged|got a"):
+        read_t5x(tmp_path / "a")
 
 
-def test_an_array_outside_of_the_checkpoint_is_refused(tmp_path):
+def test_array_outside_the_checkpoint_is_rejected(tmp_path):
     tree = t5x_tree(MODELS["t5_1_1"])
     spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": "../../x"}, "metadata": {}}
     tree["decoder/decoder_norm/scale"] = spec
     write_msgpack(tmp_path / "c", checkpoint(tree))
     with pytest.raises(UserError, match="must be in a folder beside it, got '../../x'"):
-        t5x.read(tmp_path / "c")
+        read_t5x(tmp_path / "c")
 
 
-def test_an_array_that_is_not_there_is_named(tmp_path):
+def test_missing_array_is_named(tmp_path):
     write_partitioned(tmp_path / "c", checkpoint(t5x_tree(MODELS["t5_1_1"])))
     gone = tmp_path / "c" / "target.token_embedder.embedding"
     gone.rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="token_embedder/embedding must be in .* not there"):
-        t5x.read(tmp_path / "c")
+    with pytest.raises(UserError, match="token_embedder/embedding must be in .* does not exist"):
+        read_t5x(tmp_path / "c")
 
 
 @pytest.mark.parametrize("step", [-5, 2**40, np.array([1, 2]), 1.5])
-def test_a_step_that_is_none_is_refused(step, tmp_path):
+def test_invalid_step_is_rejected(step, tmp_path):
     tree = checkpoint(t5x_tree(MODELS["t5_1_1"]))
     tree["state"]["step"] = np.asarray(step)
     write_msgpack(tmp_path / "c", tree)
     with pytest.raises(UserError, match="state/step must be a whole number in"):
-        t5x.read(tmp_path / "c")
+        read_t5x(tmp_path / "c")
 
 
 @pytest.mark.parametrize(
     "content", [{"version": "x", "optimizer": {}}, {"version": 3, "optimizer": 1}]
 )
-def test_a_file_of_another_form_is_refused(content, tmp_path):
+def test_file_of_another_structure_is_rejected(content, tmp_path):
     (tmp_path / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(content))
-    with pytest.raises(UserError, match="version 3 or later|parameters of a model below 'target'"):
-        t5x.read(tmp_path)
+    with pytest.raises(UserError, match="version 3 or later|parameters of a model under 'target'"):
+        read_t5x(tmp_path)
 
 
-def test_adafactors_state_of_another_shape_is_refused_before_anything_is_read(tmp_path):
+def test_adafactor_state_of_another_shape_is_rejected_before_reading(tmp_path):
     params = t5x_tree(MODELS["t5_1_1"])
     slots = heuristic_slots(params, np.random.default_rng(0))
     write_msgpack(tmp_path / "a", checkpoint(params, {**slots, "x/v": np.zeros(1, np.float32)}))
-    with pytest.raises(UserError, match="state/param_states holds x/v, which"):
-        t5x.read(tmp_path / "a", optimizer_state=True)
+    with pytest.raises(
+        UserError, match="state/param_states holds x/v, which its model does not have"
+    ):
+        read_t5x(tmp_path / "a", optimizer_state=True)
     name = "decoder/decoder_norm/scale/v"
     write_msgpack(tmp_path / "b", checkpoint(params, {**slots, name: np.zeros(5, np.float32)}))
     with pytest.raises(UserError, match=r"v: decoder/.* must have shape \(16,\) .*, got \(5,\)"):
-        t5x.read(tmp_path / "b", optimizer_state=True)
+        read_t5x(tmp_path / "b", optimizer_state=True)

@@ -157,13 +157,18 @@ class SentencePieceVocabulary(Vocabulary):
         processor = self._processor if begins_word else self._without_space
         return np.asarray(processor.encode(text), np.int32)
 
+    def proto(self) -> Any:
+        """Returns the SentencePiece model as a protocol buffer."""
+        model = importlib.import_module("sentencepiece.sentencepiece_model_pb2").ModelProto()
+        model.ParseFromString(self._processor.serialized_model_proto())
+        return model
+
     @functools.cached_property
     def _without_space(self) -> Any:
         """The same model without the space that it prepends to texts."""
         import sentencepiece
 
-        model = importlib.import_module("sentencepiece.sentencepiece_model_pb2").ModelProto()
-        model.ParseFromString(self._processor.serialized_model_proto())
+        model = self.proto()
         model.normalizer_spec.add_dummy_prefix = False
         return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
 

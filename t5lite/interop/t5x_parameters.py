@@ -1,4 +1,4 @@
-"""Where T5X keeps a parameter, and what belongs to it."""
+"""The arrays of T5X that belong to a parameter."""
 
 from collections.abc import Mapping
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from t5lite.core.lazy import LazyArray
 from t5lite.interop.foreign import (
-    Shape,
-    Stored,
+    ArrayShape,
+    StoredArray,
     check_array,
     gathered,
     is_stacked,
@@ -15,18 +15,18 @@ from t5lite.interop.foreign import (
 )
 from t5lite.models.initializers import Parameter
 
-Arrays = Mapping[str, Stored]
-# Where T5X and Flaxformer name a parameter otherwise.
+Arrays = Mapping[str, StoredArray]
+# Parts of names that differ in T5X and Flaxformer.
 RENAMED = {"global_layer_norm": "attention/T5LayerNorm_0"}
 
 
-class Place:
-    """Where T5X keeps a parameter: in an array for each layer, or with scanned layers in one.
+class T5xParameter:
+    """The arrays of a parameter: one for each layer, or a single one if layers are scanned.
 
     Args:
-        name: the parameter's.
+        name: of the parameter.
         box: its shape and the names of its axes.
-        arrays: what the checkpoint holds.
+        arrays: all arrays of the checkpoint.
     """
 
     def __init__(self, name: str, box: Parameter, arrays: Arrays) -> None:
@@ -46,16 +46,16 @@ class Place:
         self._arrays = arrays
 
     @property
-    def layer_shape(self) -> Shape:
+    def layer_shape(self) -> ArrayShape:
         """The shape of one layer's part."""
         return self.shape[1:] if is_stacked(self.name) else self.shape
 
     def check(self, owner: str) -> None:
-        """Raises a UserError where an array has another shape; heads may be joined or not."""
+        """Raises a UserError if an array has another shape; heads may be joined or not."""
         self.check_like(owner, {name: self._arrays[name] for name in self.names})
 
     def check_like(self, owner: str, arrays: Arrays) -> None:
-        """Raises a UserError where arrays of the parameter's names have other shapes than it."""
+        """Raises a UserError if arrays with the parameter's names have other shapes."""
         whole = self._with_layers(self.layer_shape)
         matrix = self._with_layers(matrix_shape(self.name, self.layer_shape))
         for name in self.names:
@@ -63,14 +63,14 @@ class Place:
             check_array(owner, name, fits, arrays[name])
 
     def array(self, arrays: Arrays) -> LazyArray:
-        """Returns the parameter, or something of its shape, from arrays of these names."""
+        """Returns the parameter, or a moment of its shape, from arrays with its names."""
         return self.like(self.shape, [arrays[name] for name in self.names], layers_at=1)
 
-    def like(self, shape: Shape, parts: list[Stored], *, layers_at: int) -> LazyArray:
-        """Returns an array of `shape` from parts that are stored as the parameter is.
+    def like(self, shape: ArrayShape, parts: list[StoredArray], *, layers_at: int) -> LazyArray:
+        """Returns an array of `shape` from parts that are stored like the parameter.
 
         Args:
-            layers_at: the dimension that the layers are in a part, where they are scanned.
+            layers_at: the dimension of the layers in a part, if they are scanned.
         """
         stored = parts[0].shape
         rest = (*stored[:layers_at], *stored[layers_at + 1 :])
@@ -83,6 +83,6 @@ class Place:
         per_layer = is_stacked(self.name) and not self.is_scanned
         return gathered(shape, parts, as_stored, per_layer=per_layer)
 
-    def _with_layers(self, shape: Shape) -> Shape:
-        """T5X stacks scanned layers along the second dimension."""
+    def _with_layers(self, shape: ArrayShape) -> ArrayShape:
+        """Returns the stored shape: T5X stacks scanned layers along the second dimension."""
         return (shape[0], self.shape[0], *shape[1:]) if self.is_scanned else shape

@@ -1,0 +1,127 @@
+"""Special ids and settings of generation: generation_config.json and its fields in config.json."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from t5lite.core.errors import UserError
+from t5lite.data.text.special_tokens import SpecialTokens
+from t5lite.interop.t5_settings import GENERATION_FIELDS
+from t5lite.interop.tensor_files import read_json
+
+GENERATION_FILE = "generation_config.json"
+# The version of transformers that exports are tested with.
+TRANSFORMERS_VERSION = "5.24.0"
+# T5 pads with 0, ends with 1 and starts the decoder with padding.
+_USUAL_IDS = {"pad_token_id": 0, "eos_token_id": 1}
+_ID_FIELDS = ("pad_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
+# Settings of generate that have no effect at these values.
+_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
+    "do_sample": (False,),
+    "early_stopping": (False,),
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "num_return_sequences": (1,),
+    "diversity_penalty": (0.0,),
+    "temperature": (1.0,),
+    "top_k": (50,),
+    "top_p": (1.0,),
+    "typical_p": (1.0,),
+    "repetition_penalty": (1.0,),
+    "length_penalty": (1.0,),
+    "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "min_length": (0,),
+    "max_length": (20,),
+    "remove_invalid_values": (False,),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpecialIds:
+    """The special ids of a folder.
+
+    Args:
+        start: the token before the first target.
+        special: the ids that a vocabulary carries.
+    """
+
+    start: int = 0
+    special: SpecialTokens = SpecialTokens()
+
+
+def read_special_ids(
+    folder: pathlib.Path, settings: Mapping[str, Any]
+) -> tuple[SpecialIds, list[str]]:
+    """Returns the special ids of config.json and generation_config.json, and remarks.
+
+    `eos_token_id` of generation_config.json may add ends; the other ids must agree.
+
+    Raises:
+        UserError: if an id is not one, is outside the vocabulary, or the two files disagree.
+    """
+    path = folder / GENERATION_FILE
+    generation = read_json(path) if path.is_file() else {}
+    ids: dict[str, Any] = dict(_USUAL_IDS)
+    for name in _ID_FIELDS:
+        values = [f[name] for f in (settings, generation) if f.get(name) is not None]
+        if not values:
+            continue
+        if name != "eos_token_id" and len(values) == 2 and values[0] != values[1]:
+            raise UserError(
+                f"{folder}: {name} must be the same in config.json and {GENERATION_FILE}, got "
+                f"{values[0]!r} and {values[1]!r}"
+            )
+        ids[name] = values[-1]
+    size = settings.get("vocab_size", 0)
+    ends = ids["eos_token_id"] if isinstance(ids["eos_token_id"], list) else [ids["eos_token_id"]]
+    ids |= {f"eos_token_id[{i}]": end for i, end in enumerate(ends)}
+    del ids["eos_token_id"]
+    for name, value in ids.items():
+        if type(value) is not int or not 0 <= value < size:
+            raise UserError(
+                f"{folder}: {name} must be a token id under vocab_size ({size}), got {value!r}"
+            )
+    special = SpecialTokens(
+        pad_id=ids["pad_token_id"],
+        eos_ids=tuple(ends),
+        forced_bos_id=ids.get("forced_bos_token_id"),
+    )
+    start = ids.get("decoder_start_token_id", ids["pad_token_id"])
+    return SpecialIds(start=start, special=special), _remarks(settings, generation)
+
+
+def _remarks(settings: Mapping[str, Any], generation: Mapping[str, Any]) -> list[str]:
+    asked = {
+        name: value
+        for name, value in {**settings, **generation}.items()
+        if name in GENERATION_FIELDS
+        and value is not None
+        and value not in _NEUTRAL_VALUES.get(name, ())
+        and value != []
+    }
+    if not asked:
+        return []
+    listed = ", ".join(f"{name}={value!r}" for name, value in sorted(asked.items()))
+    remark = f"defaults for generate are not converted: {listed}; bind what you need of Decoding"
+    return [remark]
+
+
+def id_settings(ids: SpecialIds) -> dict[str, Any]:
+    """Returns the special ids as fields of config.json and generation_config.json."""
+    ends = list(ids.special.eos_ids)
+    fields: dict[str, Any] = {
+        "decoder_start_token_id": ids.start,
+        "pad_token_id": ids.special.pad_id,
+        "eos_token_id": ends[0] if len(ends) == 1 else ends,
+    }
+    return fields
+
+
+def generation_config(ids: SpecialIds, *, max_target_tokens: int) -> dict[str, Any]:
+    """Returns the content of generation_config.json. `max_length` counts the start token."""
+    fields = {**id_settings(ids), "max_length": 1 + max_target_tokens}
+    if ids.special.forced_bos_id is not None:
+        fields["forced_bos_token_id"] = ids.special.forced_bos_id
+    return {**fields, "transformers_version": TRANSFORMERS_VERSION}

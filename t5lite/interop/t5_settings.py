@@ -1,0 +1,307 @@
+"""config.json of transformers' T5, mT5, umT5 and LongT5, both ways.
+
+Every field of it is applied, must have the one value that t5lite computes, or has no effect on
+logits and loss. A field in none of these groups is named in a remark.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from t5lite.core.errors import UserError, check_choice
+from t5lite.models.architectures import DecoderOnly, EncoderOnly, Model
+from t5lite.models.config import T5Config
+
+T5_MODEL_TYPES = ("t5", "mt5", "umt5", "longt5")
+# transformers' names of activations, and ours.
+TRANSFORMERS_ACTIVATIONS = {
+    "relu": "relu",
+    "gelu_new": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "gelu": "gelu_exact",
+    "silu": "silu",
+    "swish": "silu",
+    "linear": "linear",
+}
+# The names that are written, by ours.
+_WRITTEN_ACTIVATIONS = {"relu": "relu", "gelu": "gelu_new", "gelu_exact": "gelu", "silu": "silu"}
+# The values that the classes take if the file has none.
+_NUMBERS: dict[str, int | float] = {
+    "layer_norm_epsilon": 1e-6,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "local_radius": 127,
+    "global_block_size": 16,
+}
+# Larger than any size of a model; with larger numbers, shapes alone would take for ages.
+MAX_SIZE = 10_000_000
+_SIZES = ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers")
+_ENCODER_ATTENTION = {"local": "local", "transient-global": "transient_global"}
+# Other names under which transformers reads a size.
+_OTHER_NAMES = {
+    "hidden_size": "d_model",
+    "num_attention_heads": "num_heads",
+    "num_hidden_layers": "num_layers",
+    "head_dim": "d_kv",
+}
+APPLIED_FIELDS = frozenset(
+    {
+        *_SIZES,
+        *_NUMBERS,
+        *_OTHER_NAMES,
+        *("architectures", "model_type", "num_decoder_layers", "encoder_attention_type"),
+        *("feed_forward_proj", "dense_act_fn", "is_gated_act"),
+        *("tie_word_embeddings", "scale_decoder_outputs"),
+        *("pad_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id"),
+    }
+)
+# Fields that must have one of these values: another one changes the arithmetic.
+REQUIRED_VALUES: dict[str, tuple[Any, ...]] = {
+    "is_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "cross_attention_hidden_size": (None,),
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+    "tie_encoder_decoder": (False, None),
+    "layerdrop": (0, 0.0, None),
+}
+# Fields without an effect on logits and loss, training choices (such as dropout), and those of
+# generation, which `generation_settings` reads.
+NEUTRAL_FIELDS = frozenset(
+    {
+        *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "torchscript"),
+        *("architectures", "model_type", "is_encoder_decoder", "use_cache", "initializer_factor"),
+        *("dropout_rate", "classifier_dropout", "gradient_checkpointing", "problem_type"),
+        *("id2label", "label2id", "num_labels", "n_positions", "output_past", "tokenizer_class"),
+        *("output_attentions", "output_hidden_states", "return_dict", "return_dict_in_generate"),
+        *("output_scores", "use_bfloat16", "tf_legacy_loss", "chunk_size_feed_forward"),
+        *("finetuning_task", "task_specific_params", "prefix", "bos_token_id", "sep_token_id"),
+        *("_attn_implementation", "_attn_implementation_autoset", "attn_implementation"),
+        *("_commit_hash", "_output_attentions", "auto_map", "transformers_weights"),
+    }
+)
+GENERATION_FIELDS = frozenset(
+    {
+        *("max_length", "max_new_tokens", "min_length", "do_sample", "early_stopping"),
+        *("num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p"),
+        *("typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"),
+        *("encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences"),
+        *("forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty"),
+        *("suppress_tokens", "begin_suppress_tokens"),
+    }
+)
+# Fields of T5Config that config.json expresses, and those that belong to a run.
+_WRITTEN_FIELDS = frozenset(
+    {
+        *("vocab_size", "embed_dim", "num_heads", "head_dim", "mlp_dim", "num_encoder_layers"),
+        *("num_decoder_layers", "mlp_activations", "norm_epsilon", "positions", "num_buckets"),
+        *("max_distance", "encoder_attention", "local_radius", "global_block_size", "tied_logits"),
+        "start_token",
+    }
+)
+_RUN_FIELDS = frozenset(
+    {
+        *("dropout_rate", "dtype", "remat", "scan_unroll", "attention"),
+        # Without experts and rotary positions, which are rejected, these have no effect.
+        *("capacity_factor", "rotary_base"),
+    }
+)
+
+
+def t5_config(settings: Mapping[str, Any], owner: str) -> T5Config:
+    """Returns the sizes and choices of a config.json, except those of logits.
+
+    Raises:
+        UserError: if a size is missing or not a whole number, or a field asks for arithmetic that
+            t5lite does not have.
+    """
+    settings = _with_usual_names(settings, owner)
+    check_required(settings, owner)
+    for name in _SIZES:
+        if type(settings.get(name)) is not int or not 1 <= settings[name] < MAX_SIZE:
+            got = settings.get(name, "none")
+            raise UserError(
+                f"{owner} must have {name}, a whole number > 0 and under {MAX_SIZE:,}, got {got!r}"
+            )
+    family = settings["model_type"]
+    attention = "full"
+    if family == "longt5":
+        kind = settings.get("encoder_attention_type", "local")
+        check_choice(f"{owner}: encoder_attention_type", kind, _ENCODER_ATTENTION)
+        attention = _ENCODER_ATTENTION[kind]
+    decoder_layers = settings.get("num_decoder_layers")
+    numbers = {name: settings.get(name, default) for name, default in _NUMBERS.items()}
+    for name, value in numbers.items():
+        if type(value) not in (int, type(_NUMBERS[name])) or not 0 < value < MAX_SIZE:
+            raise UserError(f"{owner} must have {name}, a number > 0, got {value!r}")
+    try:
+        return T5Config(
+            vocab_size=settings["vocab_size"],
+            embed_dim=settings["d_model"],
+            num_heads=settings["num_heads"],
+            head_dim=settings["d_kv"],
+            mlp_dim=settings["d_ff"],
+            num_encoder_layers=settings["num_layers"],
+            num_decoder_layers=settings["num_layers"] if decoder_layers is None else decoder_layers,
+            mlp_activations=_activations(settings, owner),
+            norm_epsilon=float(numbers["layer_norm_epsilon"]),
+            positions="layer_bias" if family == "umt5" else "shared_bias",
+            num_buckets=numbers["relative_attention_num_buckets"],
+            max_distance=numbers["relative_attention_max_distance"],
+            encoder_attention=attention,
+            local_radius=numbers["local_radius"],
+            global_block_size=numbers["global_block_size"],
+        )
+    except UserError as error:
+        raise UserError(f"{owner} does not describe a T5: {error}") from error
+
+
+def unknown_fields(settings: Mapping[str, Any]) -> list[str]:
+    """Returns the fields of a config.json that are in no group."""
+    known = APPLIED_FIELDS | NEUTRAL_FIELDS | GENERATION_FIELDS | REQUIRED_VALUES.keys()
+    return sorted(settings.keys() - known)
+
+
+def check_required(settings: Mapping[str, Any], owner: str) -> None:
+    """Raises a UserError for a field whose value changes the arithmetic."""
+    for name, allowed in REQUIRED_VALUES.items():
+        if name in settings and settings[name] not in allowed:
+            raise UserError(
+                f"{owner}: {name} must be {allowed[0]!r}, got {settings[name]!r}; t5lite has no "
+                "counterpart of it"
+            )
+
+
+def _with_usual_names(settings: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    usual = dict(settings)
+    for other, name in _OTHER_NAMES.items():
+        if other not in usual:
+            continue
+        value = usual.pop(other)
+        if usual.setdefault(name, value) != value:
+            raise UserError(
+                f"{owner}: {other} and {name} are the same size, got {value!r} and {usual[name]!r}"
+            )
+    return usual
+
+
+def _activations(settings: Mapping[str, Any], owner: str) -> tuple[str, ...]:
+    """Returns the activations of the feed-forward layers.
+
+    `dense_act_fn` and `is_gated_act` are saved by transformers and override what
+    `feed_forward_proj` implies.
+    """
+    usual = "gated-gelu" if settings["model_type"] in ("mt5", "umt5") else "relu"
+    proj = settings.get("feed_forward_proj", usual)
+    gate, _, implied = str(proj).rpartition("-")
+    if gate not in ("", "gated"):
+        gate, implied = "", str(proj)
+    implied = "gelu_new" if proj == "gated-gelu" else implied
+    name = settings.get("dense_act_fn", implied)
+    field = "dense_act_fn" if name != implied else "feed_forward_proj"
+    if name not in TRANSFORMERS_ACTIVATIONS:
+        forms = [*TRANSFORMERS_ACTIVATIONS]
+        if field == "feed_forward_proj":
+            forms += [f"gated-{form}" for form in forms]
+        check_choice(f"{owner}: {field}", proj if field == "feed_forward_proj" else name, forms)
+    is_gated = settings.get("is_gated_act", gate == "gated")
+    if not isinstance(is_gated, bool):
+        raise UserError(f"{owner}: is_gated_act must be true or false, got {is_gated!r}")
+    first = TRANSFORMERS_ACTIVATIONS[name]
+    return (first, "linear") if is_gated else (first,)
+
+
+def logits_scale(settings: Mapping[str, Any]) -> float:
+    """Returns the factor of the decoder's output before the logits.
+
+    It is T5 1.0's 1 / sqrt(d_model), or 1. mT5 never scales. The others do by
+    `tie_word_embeddings`, which transformers 5 saves as true for all of them; it then saves the
+    factor as `scale_decoder_outputs`.
+    """
+    tied = settings.get("tie_word_embeddings") is not False
+    is_scaled = settings.get("scale_decoder_outputs", tied) and settings["model_type"] != "mt5"
+    width = settings.get("d_model", settings.get("hidden_size"))
+    return 1.0 / math.sqrt(width) if is_scaled else 1.0
+
+
+def settings_of(model: Model, dtype: str) -> tuple[dict[str, Any], list[str]]:
+    """Returns config.json for a model, and remarks. Special ids are added by the caller.
+
+    Raises:
+        UserError: for a model that transformers has no class for.
+    """
+    config, remarks = model.config, []
+    _check_writable(model)
+    classes = model.classes if isinstance(model, EncoderOnly) else None
+    family = "umt5" if config.positions == "layer_bias" else "t5"
+    family = "longt5" if config.encoder_attention != "full" else family
+    prefix = {"t5": "T5", "umt5": "UMT5", "longt5": "LongT5"}[family]
+    kind = "ForConditionalGeneration"
+    if isinstance(model, EncoderOnly):
+        kind = "EncoderModel" if classes is None else "ForTokenClassification"
+        if classes is None:
+            remarks.append("the logits of tokens are not written: T5EncoderModel has none")
+    is_gated = len(config.mlp_activations) == 2
+    first = config.mlp_activations[0]
+    written = _WRITTEN_ACTIVATIONS[first]
+    proj = {"gelu": "gelu", "gelu_exact": "gelu"}.get(first, first) if is_gated else written
+    settings: dict[str, Any] = {
+        "architectures": [prefix + kind],
+        "model_type": family,
+        "vocab_size": config.vocab_size,
+        "d_model": config.embed_dim,
+        "num_heads": config.num_heads,
+        "d_kv": config.head_dim,
+        "d_ff": config.mlp_dim,
+        "num_layers": config.num_encoder_layers,
+        "num_decoder_layers": config.num_decoder_layers or config.num_encoder_layers,
+        "feed_forward_proj": f"gated-{proj}" if is_gated else proj,
+        "dense_act_fn": written,
+        "is_gated_act": is_gated,
+        "layer_norm_epsilon": config.norm_epsilon,
+        "relative_attention_num_buckets": config.num_buckets,
+        "relative_attention_max_distance": config.max_distance,
+        "dropout_rate": float(config.dropout_rate),
+        "is_encoder_decoder": not isinstance(model, EncoderOnly),
+        # umT5's class scales whatever this is; `t5_family` multiplies the head instead.
+        "tie_word_embeddings": config.tied_logits or family == "umt5",
+        "torch_dtype": dtype,
+    }
+    if family == "longt5":
+        settings |= {
+            "encoder_attention_type": config.encoder_attention.replace("_", "-"),
+            "local_radius": config.local_radius,
+            "global_block_size": config.global_block_size,
+        }
+    if classes is not None:
+        settings["num_labels"] = classes.count
+    return settings, remarks
+
+
+def _check_writable(model: Model) -> None:
+    config = model.config
+    classes = model.classes if isinstance(model, EncoderOnly) else None
+    pooled = classes is not None and not classes.per_token
+    is_long = config.encoder_attention != "full"
+    first, *rest = config.mlp_activations
+    is_known = first in _WRITTEN_ACTIVATIONS and rest in ([], ["linear"])
+    problems = [
+        (isinstance(model, DecoderOnly), "DecoderOnly"),
+        (not is_known, f"T5Config.mlp_activations {config.mlp_activations}"),
+        (config.positions == "rotary", "rotary T5Config.positions"),
+        (pooled, "Classes.per_token False"),
+        (classes is not None and is_long, f"Classes and {config.encoder_attention!r} attention"),
+        (is_long and config.positions == "layer_bias", "'layer_bias' with LongT5's attention"),
+    ]
+    for field in dataclasses.fields(T5Config):
+        value = getattr(config, field.name)
+        usual = (field.default, config.num_heads if field.name == "num_kv_heads" else field.default)
+        if field.name not in _WRITTEN_FIELDS | _RUN_FIELDS and value not in usual:
+            problems.append((True, f"T5Config.{field.name} {value}"))
+    for is_problem, what in problems:
+        if is_problem:
+            raise UserError(
+                f"--to=huggingface: the T5 family of transformers has no counterpart of {what}; "
+                "keep the checkpoint in t5lite's format"
+            )
