@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -322,7 +323,12 @@ def test_sampling_stops_when_the_search_space_is_exhausted(launch):
     assert out.count("t5lite train") == 2
 
 
-def test_trials_do_not_import_modules_of_the_working_directory_as_standard_ones(tmp_path):
+@pytest.mark.parametrize(
+    "start",
+    [t5lite_command([]), [sys.executable, "-m", "t5lite"]],
+    ids=["trial", "python -m t5lite"],
+)
+def test_modules_of_the_working_directory_never_replace_standard_ones(start, tmp_path):
     (tmp_path / "queue.py").write_text("raise SystemExit('imported')\n")
     (tmp_path / "mine.py").write_text(
         "from t5lite.launching.engines.local import LocalEngine\n"
@@ -330,7 +336,7 @@ def test_trials_do_not_import_modules_of_the_working_directory_as_standard_ones(
     )
 
     def run(*words):
-        command = t5lite_command(["launch", *words])
+        command = [*start, "launch", *words]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 
