@@ -16,11 +16,21 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import logging
 import pathlib
 import pydoc_data.topics
+import secrets
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jaxtyping
+import numpy as np
 import pytest
+
+from t5lite.core.locks import wait_for_lock
+
+# Loading a program from the persistent cache takes about 0.05 seconds.
+MIN_COMPILE_SECONDS = 0.1
+# The same in all workers: they inherit the environment of the process that starts them.
+SEED = int(os.environ.setdefault("T5LITE_TEST_SEED", str(secrets.randbits(31))))
 
 # Where something is done for every record, and checking it takes longer than doing it.
 UNCHECKED = {"core", "data", "objectives"}
@@ -35,35 +45,82 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def programs_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Where compiled programs are kept: many tests, of all processes, compile the same ones."""
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Returns one worker a core for the whole suite; tests that are named run in this process."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return 0
+    # A worker takes up to 2 GB.
+    return min(len(os.sched_getaffinity(0)), 16)
+
+
+@pytest.fixture
+def seed() -> int:
+    """A seed that differs in every run of pytest; a failing test prints it."""
+    print(f"T5LITE_TEST_SEED={SEED} repeats this test")
+    return SEED
+
+
+@pytest.fixture
+def rng(seed: int) -> np.random.Generator:
+    """Random numbers from that seed."""
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="session")
+def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A directory that all processes of this run of pytest share."""
     base = tmp_path_factory.getbasetemp()
-    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
-    # Set by a developer who keeps compiled programs from one run of pytest to the next.
-    path = pathlib.Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", path))
-    path.mkdir(exist_ok=True)
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_dir(shared_dir: pathlib.Path) -> pathlib.Path:
+    """The persistent compilation cache: many tests, of all processes, compile the same programs."""
+    # A developer sets the variable to keep compiled programs from one run of pytest to the next.
+    path = pathlib.Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", shared_dir / "programs"))
+    path.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
     return path
 
 
 @pytest.fixture(scope="session")
+def make_once(shared_dir: pathlib.Path) -> Callable[[str, Callable[[pathlib.Path], None]], Any]:
+    """Makes a directory that all processes of this run of pytest share and only read.
+
+    The function takes the name of the directory and a function that fills it. The first test that
+    needs the directory fills it; those of other processes wait for it.
+    """
+
+    def make(name: str, fill: Callable[[pathlib.Path], None]) -> pathlib.Path:
+        path = shared_dir / "made" / name
+        path.parent.mkdir(exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            wait_for_lock(lock)
+            if not path.with_suffix(".complete").exists():
+                fill(path)
+                path.with_suffix(".complete").touch()
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder for the data sets that tests build, shared by all of them."""
+    """A directory for the data sets that tests build, shared by all tests of a process."""
     return str(tmp_path_factory.mktemp("tfds"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def one_device(data_dir: str, programs_dir: pathlib.Path) -> dict[str, str]:
-    """What a process is told: one CPU device, and what others have made already."""
+    """Environment of a process with one CPU device and the programs of other tests."""
     return {
         "TFDS_DATA_DIR": data_dir,
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "1",
         "XLA_FLAGS": COMPILE_FAST,
         "JAX_COMPILATION_CACHE_DIR": str(programs_dir),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(MIN_COMPILE_SECONDS),
     }
 
 

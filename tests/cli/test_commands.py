@@ -101,7 +101,7 @@ def test_train_then_eval_from_what_the_run_left(t5lite, tmp_path):
     assert "has no checkpoint '4'; it has 3, 6" in err
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_packed_mixture_trains_alike_with_workers_and_resumes(t5lite, tmp_path):
     arguments = [
         *(*MULTITASK, *(a for a in SMALL[1:] if "SpanCorruption" not in a)),

@@ -43,7 +43,7 @@ ASK = signal.SIGTERM
     ("points", "seeds", "kills"),
     [
         (2, 2, ((1, KILL), (2, ASK), (3, KILL))),
-        pytest.param(4, 4, tuple((n, KILL) for n in (1, 4, 8, 11, 14)), marks=pytest.mark.slow),
+        pytest.param(4, 4, tuple((n, KILL) for n in (1, 4, 8, 11, 14)), marks=pytest.mark.proof),
     ],
     ids=["4", "16"],
 )
@@ -142,7 +142,7 @@ def test_bad_trials_are_pruned_and_diverged_trials_fail(launch):
     assert results(launch, "pruned")["trials"][1]["step"] < 60
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_launch_without_a_sweep_in_two_processes(launch, tmp_path):
     code, out, err = launch("--on=local", "--name=two", "--processes=2", *TRAIN)
     assert code == 0, err
@@ -176,7 +176,7 @@ def test_a_sweep_whose_run_file_has_changed_does_not_resume(launch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "more", [[], pytest.param(["--vectorized=2"], marks=pytest.mark.slow)], ids=str
+    "more", [[], pytest.param(["--vectorized=2"], marks=pytest.mark.proof)], ids=str
 )
 def test_an_unknown_objective_stops_the_launch_at_the_first_evaluation(more, launch):
     words = ["--on=local", "--name=b", "--minimize=exact_mach", *more]
@@ -185,7 +185,7 @@ def test_an_unknown_objective_stops_the_launch_at_the_first_evaluation(more, lau
     assert "the objective must be a metric of the run, got 'exact_mach'" in err
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_ctrl_c_saves_all_vectorized_trials(launch, tmp_path):
     words = ["--on=local", "--name=c", "--vectorized=2", "--sweep=DROPOUT=[0.0, 0.1]"]
     train = [*TRAIN, "--gin.STEPS=100000", "--gin.train.log_every_steps=1"]

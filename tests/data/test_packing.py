@@ -37,8 +37,7 @@ def _losses(model, batch):
 
 
 @pytest.mark.parametrize("kind", ["encoder_decoder", "decoder", "prefix"])
-def test_a_packed_batch_has_the_losses_of_the_unpacked_one(kind):
-    rng = np.random.default_rng()
+def test_a_packed_batch_has_the_losses_of_the_unpacked_one(kind, rng):
     lengths = [(5, 3), (0, 4), (7, 2), (4, 0), (1, 1), (9, 5), (0, 1)]
     examples = [_example(rng, *pair) for pair in lengths]
     if kind == "encoder_decoder":
@@ -95,8 +94,7 @@ def test_an_encoder_row_weighs_only_masked_positions():
 
 
 @pytest.mark.parametrize("capacity", [(50,), (50, 20)])
-def test_a_row_holds_the_oldest_example_and_does_not_overflow(capacity):
-    rng = np.random.default_rng()
+def test_a_row_holds_the_oldest_example_and_does_not_overflow(capacity, rng):
     for _ in range(300):
         sizes = [
             tuple(int(rng.integers(0, room + 1)) for room in capacity)

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import pickle
 
-import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -68,8 +67,7 @@ def test_files_of_any_file_system_are_read(tmp_path):
 
 @pytest.mark.parametrize("part_bytes", [1, 7, 100, 5000])
 @pytest.mark.parametrize("ending", ["\n", "\r\n", ""])
-def test_parts_of_a_file_together_are_its_lines(part_bytes, ending, tmp_path, monkeypatch):
-    rng = np.random.default_rng()
+def test_parts_of_a_file_together_are_its_lines(part_bytes, ending, tmp_path, monkeypatch, rng):
     lines = ["x" * n for n in rng.integers(0, 30, 50)] + ["last"]
     (tmp_path / "a.txt").write_bytes((ending or "\n").join(lines).encode() + ending.encode())
     monkeypatch.setattr(files, "PART_BYTES", part_bytes)

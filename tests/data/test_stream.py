@@ -37,10 +37,10 @@ def _features(batches):
 @pytest.mark.parametrize(
     ("processes", "workers"),
     [
-        pytest.param(1, 1, marks=pytest.mark.slow),
+        pytest.param(1, 1, marks=pytest.mark.proof),
         (1, 4),
         (2, 0),
-        pytest.param(4, 0, marks=pytest.mark.slow),
+        pytest.param(4, 0, marks=pytest.mark.proof),
         (8, 0),
     ],
 )
@@ -52,8 +52,8 @@ def test_batches_are_the_same_for_any_number_of_processes_and_workers(
     assert cursors == whole[-1][1]
 
 
-def test_batches_are_the_same_after_restarts_on_other_numbers_of_processes(folder, whole):
-    steps = sorted(np.random.default_rng().choice(np.arange(1, NUM_BATCHES), 3, replace=False))
+def test_batches_are_the_same_after_restarts_on_other_numbers_of_processes(folder, whole, rng):
+    steps = sorted(rng.choice(np.arange(1, NUM_BATCHES), 3, replace=False))
     made, cursors = [], None
     for start, stop, processes in zip(
         [0, *steps], [*steps, NUM_BATCHES], [1, 4, 2, 8], strict=True

@@ -1,7 +1,6 @@
 """With the extra `hf` installed, on weights and inputs never seen before."""
 
 import dataclasses
-import secrets
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from t5lite.interop.huggingface import read_huggingface, write_huggingface
 from t5lite.interop.tokenizer_files import read_tokenizer, write_tokenizer
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from t5lite.models.config import T5Config
+from tests.conftest import SEED
 from tests.interop.comparison import TOLERANCE, batch_of, check, check_close
 
 torch = pytest.importorskip("torch", reason="compares with torch: pip install -e '.[hf]'")
@@ -24,25 +24,22 @@ transformers = pytest.importorskip("transformers", reason="pip install -e '.[hf]
 from tests.interop import transformers_models  # noqa: E402
 
 CASES = sorted(transformers_models.CASES)
-SEED = secrets.randbits(31)
 
 
 @pytest.fixture(autouse=True)
-def quiet():
+def quiet(seed):
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_fresh_weights_and_inputs_give_the_same(case, tmp_path):
-    print(f"seed {SEED}")
     transformers_models.make(case, tmp_path / case, SEED)
     check(tmp_path / case)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_written_loads_in_transformers_with_the_same_logits(case, tmp_path):
-    print(f"seed {SEED}")
     transformers_models.make(case, tmp_path / "a", SEED + 1)
     foreign = read_huggingface(tmp_path / "a")
     (tmp_path / "b").mkdir()

@@ -46,8 +46,7 @@ def merged(example, prefix=()):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
-def test_inputs_and_targets_merge_back_to_the_text_and_fit(objective):
-    seed = int(np.random.default_rng().integers(1 << 31))
+def test_inputs_and_targets_merge_back_to_the_text_and_fit(objective, seed):
     rng = np.random.default_rng(seed)
     objective.check(VOCABULARY)
     for _ in range(300):

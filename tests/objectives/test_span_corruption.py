@@ -30,7 +30,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("inputs", "density", "mean", "tokens_length", "targets"), SETTINGS)
-def test_lengths_masks_and_sentinels_are_t5s(inputs, density, mean, tokens_length, targets):
+def test_lengths_masks_and_sentinels_are_t5s(inputs, density, mean, tokens_length, targets, rng):
     lengths = span_corruption_lengths(inputs, noise_density=density, mean_noise_span_length=mean)
     assert lengths == (tokens_length, targets)
     objective = SpanCorruption(
@@ -39,7 +39,6 @@ def test_lengths_masks_and_sentinels_are_t5s(inputs, density, mean, tokens_lengt
     # In float32, rounded half to even, as TensorFlow does.
     num_noise = int(np.round(np.float32(tokens_length) * np.float32(density)))
     num_spans = int(np.round(np.float32(num_noise) / np.float32(mean)))
-    rng = np.random.default_rng()
     for _ in range(20):
         mask = objective._noise_mask(tokens_length, rng)
         starts = np.flatnonzero(np.diff(mask.astype(int), prepend=0) == 1)

@@ -74,7 +74,7 @@ CLASSIFY = Classification(inputs_length=24, classes=NAMES)
 TAG = Tagging(inputs_length=24, classes=NAMES)
 
 
-@pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.proof), True])
 def test_words_are_tagged(packed, make_run, tmp_path):
     classes = Classes(count=3, per_token=True)
     run = make_run(tmp_path, TAG, "{tags}", classes, packed=packed)
@@ -83,7 +83,7 @@ def test_words_are_tagged(packed, make_run, tmp_path):
     assert accuracy(run) > 0.95
 
 
-@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=pytest.mark.proof)])
 def test_examples_are_classified(packed, make_run, tmp_path):
     classes = Classes(count=3, per_token=False)
     run = make_run(tmp_path, CLASSIFY, "{kind}", classes, packed=packed, total_steps=240)

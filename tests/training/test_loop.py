@@ -41,10 +41,10 @@ def trained(of_three_steps, tmp_path):
     "choices",
     [
         {},
-        pytest.param({"causal": True}, marks=pytest.mark.slow),
+        pytest.param({"causal": True}, marks=pytest.mark.proof),
         pytest.param(
             {"param_dtype": "bfloat16", "offload_optimizer": True, "mesh": Mesh(fsdp=2)},
-            marks=pytest.mark.slow,
+            marks=pytest.mark.proof,
         ),
     ],
     ids=["span_corruption", "causal", "bfloat16_and_offloaded"],

@@ -60,7 +60,7 @@ def of_one(in_processes, tmp_path_factory):
     return model_dir
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.proof)])
 def of_many(request, in_processes, tmp_path_factory):
     """Where several have, and the state that they ended with."""
     model_dir = tmp_path_factory.mktemp("many")
@@ -81,7 +81,7 @@ def test_many_processes_train_as_one(of_many, of_one):
     assert_same_losses(of_many[0], of_one)
 
 
-@pytest.mark.parametrize("count", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 8))])
+@pytest.mark.parametrize("count", [1, *(pytest.param(n, marks=pytest.mark.proof) for n in (2, 8))])
 def test_what_many_processes_saved_any_number_restores(count, in_processes, of_many):
     model_dir, state = of_many
     assert in_processes(count, "restore", model_dir) == state

@@ -91,18 +91,18 @@ def assert_trains_as_one(trained):
     return check
 
 
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
+def proof(*values):
+    return pytest.param(*values, marks=pytest.mark.proof)
 
 
 # Most are one of three at once below.
-@pytest.mark.parametrize("axis", ["dcn", *(slow(axis) for axis in MESH_AXES if axis != "dcn")])
+@pytest.mark.parametrize("axis", ["dcn", *(proof(axis) for axis in MESH_AXES if axis != "dcn")])
 def test_each_axis_alone_trains_as_one_device(axis, assert_trains_as_one):
     assert_trains_as_one({"data": 1, axis: 4})
 
 
 # Three at once are below, for everyone.
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("pair", list(itertools.combinations(MESH_AXES, 2)), ids="-".join)
 def test_axes_in_pairs_train_as_one_device(pair, assert_trains_as_one):
     assert_trains_as_one({"data": 1} | dict.fromkeys(pair, 2))
@@ -123,16 +123,16 @@ NONE = {"config": DENSE, "loss": CrossEntropy(), "offload_optimizer": False}
     ("choices", "of_one"),
     [
         (ALL_AT_ONCE, NONE),
-        slow({"microbatches": 4}, {"microbatches": 1}),
-        slow({"config": {**DENSE, "scan_unroll": 2}}, {"config": DENSE}),
-        slow({"config": {**DENSE, "remat": "attention"}}, {"config": DENSE}),
-        slow({"config": {**DENSE, "remat": "minimal"}}, {"config": DENSE}),
-        slow({"config": {**DENSE, "remat": "full"}}, {"config": DENSE}),
-        slow({"loss": CrossEntropy(chunks=3)}, {"loss": CrossEntropy()}),
-        slow({"offload_optimizer": True}, {"offload_optimizer": False}),
-        slow({"packed": True}, {}),
-        slow({"config": {**DENSE, "positions": "rotary", "num_kv_heads": 2}}, {}),
-        slow({"config": {**DENSE, "encoder_attention": "local", "local_radius": 4}}, {}),
+        proof({"microbatches": 4}, {"microbatches": 1}),
+        proof({"config": {**DENSE, "scan_unroll": 2}}, {"config": DENSE}),
+        proof({"config": {**DENSE, "remat": "attention"}}, {"config": DENSE}),
+        proof({"config": {**DENSE, "remat": "minimal"}}, {"config": DENSE}),
+        proof({"config": {**DENSE, "remat": "full"}}, {"config": DENSE}),
+        proof({"loss": CrossEntropy(chunks=3)}, {"loss": CrossEntropy()}),
+        proof({"offload_optimizer": True}, {"offload_optimizer": False}),
+        proof({"packed": True}, {}),
+        proof({"config": {**DENSE, "positions": "rotary", "num_kv_heads": 2}}, {}),
+        proof({"config": {**DENSE, "encoder_attention": "local", "local_radius": 4}}, {}),
     ],
     ids=lambda choices: "-".join(map(str, choices)),
 )
@@ -147,10 +147,10 @@ def test_every_way_to_save_memory_trains_as_one_device_without(
 @pytest.mark.parametrize(
     ("sizes", "choices", "of_one"),
     [
-        slow({"expert": 4}, {}, {}),
+        proof({"expert": 4}, {}, {}),
         ({"expert": 2, "fsdp": 2}, {"microbatches": 2}, {"microbatches": 1}),
-        slow({"expert": 2, "sequence": 2}, {"packed": True}, {}),
-        slow({"expert": 2, "tensor": 2}, {"config": {**EXPERTS, "remat": "minimal"}}, {}),
+        proof({"expert": 2, "sequence": 2}, {"packed": True}, {}),
+        proof({"expert": 2, "tensor": 2}, {"config": {**EXPERTS, "remat": "minimal"}}, {}),
     ],
     ids=str,
 )
@@ -161,7 +161,7 @@ def test_experts_train_as_on_one_device(sizes, choices, of_one, assert_trains_as
     assert_trains_as_one({"data": 1, **sizes}, of_one={"config": EXPERTS, **of_one}, **choices)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_parameters_in_bfloat16_are_rounded_alike_on_every_mesh(trained):
     _, one = trained({}, devices=1, param_dtype="bfloat16")
     _, many = trained(SPLIT, devices=8, param_dtype="bfloat16")

@@ -83,10 +83,10 @@ SPLIT = {"data": 2, "fsdp": 2, "tensor": 2}
     [
         (SPLIT, 1),
         # Beside AdamW in `test_meshes`.
-        pytest.param(SPLIT, 2, marks=pytest.mark.slow),
-        pytest.param({"fsdp": 8, "data": 1}, 1, marks=pytest.mark.slow),
-        pytest.param({"data": 8}, 1, marks=pytest.mark.slow),
-        pytest.param({"data": 4, "tensor": 2}, 1, marks=pytest.mark.slow),
+        pytest.param(SPLIT, 2, marks=pytest.mark.proof),
+        pytest.param({"fsdp": 8, "data": 1}, 1, marks=pytest.mark.proof),
+        pytest.param({"data": 8}, 1, marks=pytest.mark.proof),
+        pytest.param({"data": 4, "tensor": 2}, 1, marks=pytest.mark.proof),
     ],
     ids=str,
 )

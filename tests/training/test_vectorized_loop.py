@@ -74,8 +74,8 @@ def saved_params(run, step):
 @pytest.mark.parametrize(
     "mesh",
     [
-        pytest.param(Mesh(data=8), marks=pytest.mark.slow),
-        pytest.param(Mesh(fsdp=2, tensor=2), marks=pytest.mark.slow),
+        pytest.param(Mesh(data=8), marks=pytest.mark.proof),
+        pytest.param(Mesh(fsdp=2, tensor=2), marks=pytest.mark.proof),
         Mesh(population=2, data=1, fsdp=2),
     ],
     ids=["data", "split", "population"],
@@ -138,7 +138,7 @@ def test_what_diverges_or_is_pruned_disturbs_nobody(make_run):
     assert [c["failed"] for c in counts] == [0, 1, 0, 0]
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_member_goes_on_alone_and_together(make_run):
     short = [make_run("a", total_steps=3), make_run("b", seed=1, total_steps=3)]
     together(short, 2)

@@ -127,7 +127,7 @@ def test_a_trial_is_preempted_its_watcher_killed_and_it_finishes(cloud, t5lite, 
     assert not cloud.resources
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @needs_cloud
 def test_a_cancelled_trial_saves_and_its_slice_is_deleted(cloud, t5lite, tmp_path):
     process = t5lite.start(*t5lite.new, "--name=two", command=[*TRAIN, "--gin.STEPS=5000"])
@@ -152,7 +152,7 @@ def test_a_cancelled_trial_saves_and_its_slice_is_deleted(cloud, t5lite, tmp_pat
     assert "has no slice" in t5lite("cancel", "two")
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @needs_cloud
 def test_crashes_count_against_the_budget(cloud, t5lite, tmp_path):
     # Every worker fails before an attempt is recorded.
