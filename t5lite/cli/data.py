@@ -117,11 +117,12 @@ def _show_task(task: Task, console: rich.console.Console, split: str, count: int
 def _counts(tokens: Tokens, vocabulary: Vocabulary) -> str:
     """Returns the number of tokens, and how many of them are sentinels or unknown pieces."""
     sentinels = (tokens >= vocabulary.text_ids.stop) & (tokens < vocabulary.sentinel_stop)
-    counts = {"sentinels": int(sentinels.sum())}
-    if vocabulary.has_unknown_pieces:
-        counts["unknown"] = int((tokens == vocabulary.unknown_id).sum())
-    some = "".join(f", {count} {name}" for name, count in counts.items() if count)
-    return f"({len(tokens)} tokens{some})"
+    text = f"{len(tokens)} tokens"
+    if count := int(sentinels.sum()):
+        text += f", {count} sentinel{'s' if count > 1 else ''}"
+    if vocabulary.has_unknown_pieces and (count := int((tokens == vocabulary.unknown_id).sum())):
+        text += f", {count} unknown"
+    return f"({text})"
 
 
 def _coloured(

@@ -61,6 +61,12 @@ def test_a_metric_without_its_package_is_rejected(monkeypatch):
         metrics.metric("bleu")
 
 
+def test_squad_without_an_answer_is_right_for_an_empty_prediction():
+    scores = metrics.squad([[""], [""]], ["", "x"])
+    assert scores == {"squad_exact_match_fraction": 0.5, "squad_f1_fraction": 0.5}
+    assert metrics.word_f1([[""]], [""]) == {"word_f1_fraction": 1.0}
+
+
 @pytest.mark.parametrize(
     ("name", "got"), [("fails", "ZeroDivisionError: none"), ("returns_a_list", "AttributeError")]
 )

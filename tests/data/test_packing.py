@@ -127,6 +127,27 @@ def test_rows_are_filled(lengths, least):
     assert fill >= least
 
 
+def test_rows_of_independent_lengths_are_filled_to_88_percent():
+    layout = EncoderDecoderLayout(512, 512)
+    rng = np.random.default_rng(0)
+
+    def make(number, positions):
+        inputs, targets = rng.integers(20, 401, 2)
+        return {"inputs": np.zeros(inputs, int), "targets": np.zeros(targets, int)}, positions
+
+    stream = RowStream(make, layout, Cursor(0, (TextPosition(),)), packed=True)
+    rows = [next(stream) for _ in range(400)]
+    fill = sum(len(part) for row in rows for each in row for part in each.values())
+    assert 0.86 <= fill / (400 * 1024) <= 0.9
+
+
+def test_a_cursor_of_version_0_1_is_read():
+    fields = {"taken": [4], "pla" + "ces": [[1, 2], [0, 0]], "example": 3}
+    cursor = Cursor.from_json(fields)
+    assert cursor == Cursor(3, (TextPosition(1, 2), TextPosition(0, 0)), (4,))
+    assert Cursor.from_json(cursor.to_json()) == cursor
+
+
 def test_a_cursor_is_small(tmp_path):
     streams.write_files(tmp_path)
     batches = streams.take(streams.mixture(str(tmp_path)), 60)

@@ -3,6 +3,7 @@ import pytest
 import sentencepiece
 
 from t5lite.core.errors import UserError
+from t5lite.data.sources.file_source import FileSource
 from t5lite.data.text.vocabularies import (
     CHUNK_CHARACTERS,
     ByteVocabulary,
@@ -10,6 +11,7 @@ from t5lite.data.text.vocabularies import (
     check_same_vocabulary,
     vocabulary_from_description,
 )
+from t5lite.data.text.vocabulary_training import VocabularyTraining, train_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +117,27 @@ def test_a_checkpoint_accepts_only_its_own_vocabulary(tmp_path):
         check_same_vocabulary(own.fingerprint, ByteVocabulary(), "it")
     with pytest.raises(UserError, match="does not name its vocabulary; convert it with"):
         vocabulary_from_description(None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("symbols", "message"),
+    [
+        ([""], "vocab.user_symbols must be texts that are not empty, got ''"),
+        (["a", " "], "vocab.user_symbols must be texts that are not empty, got ' '"),
+        ([5], "vocab.user_symbols must be texts that are not empty, got 5"),
+        (["a", "b", "a"], "vocab.user_symbols must be different, but 'a' is repeated"),
+        (["<unk>"], "vocab.user_symbols must not hold '<unk>'"),
+        ("[NLU]", r"vocab.user_symbols must be a list, as in \['\[NLU\]'\], got '\[NLU\]'"),
+    ],
+)
+def test_wrong_symbols_of_a_new_vocabulary_are_named(symbols, message, text_file):
+    source = FileSource(files={"train": str(text_file)})
+    with pytest.raises(UserError, match=message):
+        VocabularyTraining(source=source, output="a.model", user_symbols=symbols)
+
+
+def test_a_size_that_a_text_does_not_yield_is_explained(text_file, data_dir, tmp_path):
+    source = FileSource(files={"train": str(text_file)}, data_dir=data_dir)
+    training = VocabularyTraining(source=source, output=f"{tmp_path}/a.model", size=9000)
+    with pytest.raises(UserError, match="vocab.size 9000 is impossible for this text: [A-Za-z]"):
+        train_vocabulary(training, on_line=lambda: None)

@@ -170,7 +170,7 @@ class FileSource:
         }
         digest = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:16]
         recipe = Recipe(
-            name=f"data set files/{digest} (split {split!r}, {len(paths)} files)",
+            name=f"data set files/{digest} of split {split!r}",
             write_part=_write_part,
             finish=functools.partial(_finish, source=source),
             max_errors=self.max_errors,

@@ -30,6 +30,8 @@ def read_rows(part: Part, fields: tuple[str, ...]) -> Iterator[dict[str, Any] | 
     Raises:
         UserError: if the file is not Parquet, or has no single column for a field.
     """
+    import pyarrow
+
     file = _open(part.path)
     names = file.schema_arrow.names
     for name in fields:
@@ -38,9 +40,12 @@ def read_rows(part: Part, fields: tuple[str, ...]) -> Iterator[dict[str, Any] | 
                 f"{part.path} must have one column {name!r} (FileSource.fields), got "
                 f"{names.count(name)}; it has {', '.join(names)}"
             )
+    types = {name: file.schema_arrow.field(name).type for name in fields}
     with _errors(part.path):
+        if any(_has_type(type, pyarrow.types.is_dictionary) for type in types.values()):
+            file = _open_without_schema(part.path)
         table = file.read_row_group(part.start, columns=list(fields))
-        columns = {name: _values(table[name]) for name in fields}
+        columns = {name: _values(table[name], types[name]) for name in fields}
     for number in range(table.num_rows):
         row = {name: values[number] for name, values in columns.items()}
         wrong = [(name, v) for name, v in row.items() if isinstance(v, _NotText)]
@@ -57,15 +62,17 @@ def row_location(part: Part, number: int) -> str:
     return f"{part.path}: row {number} of row group {part.start}"
 
 
-def _values(column: Any) -> list[Any]:
-    """Returns the values of a column. One bad value does not make the others unreadable."""
+def _values(column: Any, type: Any) -> list[Any]:
+    """Returns the values of a column. One bad value does not make the others unreadable.
+
+    Args:
+        type: of the column as it was written.
+    """
     import pyarrow
 
-    if _has_type(column.type, pyarrow.types.is_temporal):
+    if _has_type(type, pyarrow.types.is_temporal):
         # NOTE: pyarrow fails for some dates, and needs pandas for nanoseconds.
-        return [
-            None if null else _NotText(str(column.type)) for null in column.is_null().to_pylist()
-        ]
+        return [None if null else _NotText(str(type)) for null in column.is_null().to_pylist()]
     # As bytes: pyarrow fails for a whole column if one of its texts is not UTF-8.
     values: list[Any] = column.cast(_binary_type(column.type)).to_pylist()
     return values
@@ -99,8 +106,9 @@ def _has_type(type: Any, is_type: Any) -> bool:
     import pyarrow
 
     if pyarrow.types.is_dictionary(type):
-        return _has_type(type.value_type, is_type)
-    inner = [type.field(index).type for index in range(type.num_fields)]
+        inner = [type.value_type]
+    else:
+        inner = [type.field(index).type for index in range(type.num_fields)]
     return bool(is_type(type)) or any(_has_type(each, is_type) for each in inner)
 
 
@@ -109,6 +117,24 @@ def _open(path: str) -> Any:
 
     with _errors(path):
         return pyarrow.parquet.ParquetFile(open_file(path))
+
+
+def _open_without_schema(path: str) -> Any:
+    """Opens a Parquet file without its stored Arrow schema, so that it has no dictionary types.
+
+    pyarrow does not read a dictionary if one of its texts is not UTF-8.
+    """
+    import pyarrow.parquet
+
+    with open_file(path) as file:
+        # The file ends with the metadata, its length in 4 bytes, and b"PAR1".
+        size = file.seek(-8, 2) + 8
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(size - 8 - length)
+        metadata = file.read(length).replace(b"ARROW:schema", b"arrow_schema")
+    end = length.to_bytes(4, "little") + b"PAR1"
+    patched = pyarrow.parquet.read_metadata(pyarrow.BufferReader(b"PAR1" + metadata + end))
+    return pyarrow.parquet.ParquetFile(open_file(path), metadata=patched)
 
 
 @contextlib.contextmanager

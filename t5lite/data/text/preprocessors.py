@@ -5,14 +5,14 @@ drop it. Name your own as "module:function". A field that is a list or an object
 `JsonText`, a string with its JSON; a preprocessor may return lists and objects.
 """
 
-import json
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 from t5lite.core.errors import UserError
 from t5lite.core.named import named, versioned
-from t5lite.data.text.fields import Record, as_field, map_texts
+from t5lite.data.text.fields import JsonText, Record, as_field, map_texts
 from t5lite.data.text.html_tags import without_tags
+from t5lite.data.text.json_values import decode_json, plain_value
 
 Preprocessor = Callable[[Record], Record | None]
 
@@ -79,10 +79,10 @@ def parse_json(record: Record) -> Record:
 
 def _parsed(field: str) -> str:
     try:
-        value = json.loads(field)
-    except (ValueError, RecursionError):
+        value = plain_value(decode_json(field))
+    except ValueError:
         return field
-    return as_field(value) if isinstance(value, list | dict) else field
+    return JsonText(field) if isinstance(value, list | dict) else field
 
 
 PREPROCESSORS: Mapping[str, Preprocessor] = {
