@@ -19,7 +19,7 @@ MISSING = "files missing"
 EARLIER = "earlier version"
 UNFINISHED = "unfinished"
 BUILDING = "building"
-UNKNOWN = "files unreachable"
+UNREACHABLE = "files unreachable"
 
 # A run cannot use these data sets any more.
 PRUNABLE = (CHANGED, MISSING, EARLIER, UNFINISHED)
@@ -92,7 +92,7 @@ def _state(stamps: list[list[Any]]) -> str:
             return MISSING
         # fsspec's file systems raise their own errors.
         except Exception:
-            return UNKNOWN
+            return UNREACHABLE
     return CURRENT
 
 

@@ -34,7 +34,7 @@ def header_of(path: str, fields: Sequence[str], header: bool | None) -> tuple[st
     except UnicodeDecodeError:
         text = ""
     cells = text.split("\t")
-    # Fields that differ in case alone are told apart by it.
+    # Case matters only for fields that differ in nothing else.
     by_case = len({name.casefold() for name in fields}) < len(fields)
     names = {name if by_case else name.casefold(): name for name in fields}
 
