@@ -10,12 +10,12 @@ from t5lite.core.errors import UserError
 from t5lite.launching.engines.resources import ResourceField, resource_fields
 from t5lite.launching.engines.table import ENGINES, engine_class
 
-COMMON_FLAGS = "launch"
+LAUNCH_FLAGS = "launch"
 SWEEP_FLAGS = "sweeps"
 
 
 STRINGS = {
-    COMMON_FLAGS: {
+    LAUNCH_FLAGS: {
         "on": "Engine: local, slurm or slurm:PARTITION, tpu:SLICE such as tpu:v5e-256, gke:SLICE "
         "such as gke:tpu7x-64, or module:Class for an engine of your own.",
         "name": "Name of the launch; everything it writes is in --dir/NAME.",
@@ -32,7 +32,7 @@ STRINGS = {
     },
 }
 INTEGERS = {
-    COMMON_FLAGS: {
+    LAUNCH_FLAGS: {
         "parallel": "Trials at a time; if not given, all of them on Slurm and GKE, else 1.",
     },
     SWEEP_FLAGS: {
@@ -147,9 +147,9 @@ def launch_flag_lines(
     """
     names = {
         "common flags:": [
-            *STRINGS[COMMON_FLAGS],
+            *STRINGS[LAUNCH_FLAGS],
             "dir",
-            *INTEGERS[COMMON_FLAGS],
+            *INTEGERS[LAUNCH_FLAGS],
             "max_failures",
             "dry_run",
         ],

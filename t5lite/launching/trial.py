@@ -32,7 +32,7 @@ from t5lite.launching.sweeps.trial_store import TrialStore
 MISTAKE_EXIT = 2
 TRIAL_POLL_SECONDS = 0.5
 # Until an attempt that failed for a missing resource is retried.
-RETRY_SECONDS = 5.0
+TRIAL_RETRY_SECONDS = 5.0
 
 
 @runtime_checkable
@@ -105,7 +105,7 @@ def run_trial(
                 retries += 1
                 if retries > launch.max_failures:
                     return "unavailable"
-                stopping.wait(RETRY_SECONDS)
+                stopping.wait(TRIAL_RETRY_SECONDS)
             if not starter.restarts:
                 return "stopped"
 

@@ -7,6 +7,7 @@ import pytest
 
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import append_record
+from t5lite.launching.engines.table import engine_of
 from t5lite.launching.launch import Launch
 from t5lite.launching.launch_files import read_launch, save_launch
 from t5lite.launching.plan import plan_lines
@@ -116,9 +117,14 @@ def test_a_launch_of_an_earlier_release_is_read(launch, tmp_path):
     path = tmp_path / "lr" / "launch.json"
     document = json.loads(path.read_text())
     del document["allow_repeats"]
-    path.write_text(json.dumps({**document, "method": "tpe", "trials": 6}))
+    requested = {"nodes": 2, "options": ["--account=me"]}
+    changes = {"engine": "slurm:gpu", "resources": requested, "method": "tpe", "trials": 6}
+    path.write_text(json.dumps({**document, **changes}))
+    found = read_launch(tmp_path / "lr")
     # Its trials keep their numbers, repeated ones included.
-    assert read_launch(tmp_path / "lr").num_trials == 6
+    assert found.num_trials == 6
+    assert "#SBATCH --nodes=2" in engine_of(found).render([0])
+    assert "#SBATCH --account=me" in engine_of(found).render([0])
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "3", '{"command": "train"}', '{"foldr": 1}'])

@@ -67,7 +67,7 @@ def finishes(model_dir, step=4):
 
 @pytest.fixture
 def launch(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(trial, "TRIAL_RETRY_SECONDS", 0.01)
     launch = Launch(
         folder=str(tmp_path / "lr"),
         command="train",

@@ -89,7 +89,8 @@ def test_a_sweep_is_preempted_and_finishes(cluster, t5lite, tmp_path):
     folders = [tmp_path / "sweep" / "trials" / f"{number:04d}" for number in range(8)]
     # Some have been evaluated and are about to train.
     cluster.wait(lambda: any(read_metrics(folder) for folder in folders), 120)
-    cluster.run("sbatch", "--partition=prod", "--nodes=4", "--exclusive", "--wrap=sleep 3")
+    urgent = ["--partition=prod", "--nodes=4", "--exclusive", "--output=/dev/null"]
+    cluster.run("sbatch", *urgent, "--wrap=sleep 3")
     # Resumed, nothing is submitted twice.
     assert "all remaining trials are in Slurm" in t5lite("resume", "sweep")
     cluster.wait(lambda: len(list((tmp_path / "sweep").glob("trials/*/result.json"))) == 8, 400)
