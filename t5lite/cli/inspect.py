@@ -23,11 +23,11 @@ from t5lite.training.trainable import trainable_names
 
 
 def inspect_command(flags: Any, bindings: Sequence[str]) -> None:
-    """Prints the configuration in force, the model's parameters, and the FLOPs of a step."""
+    """Prints the resolved configuration, the parameters of the model, and the FLOPs of a step."""
     quiet_libraries()
     if flags.checkpoint is not None:
         if flags.gin_file or bindings:
-            raise UserError("inspect takes --checkpoint alone, or a run file and bindings")
+            raise UserError("inspect takes either --checkpoint, or a run file and bindings")
         report: dict[str, Any] = {"checkpoint": flags.checkpoint}
         model = _saved_model(flags.checkpoint)
         mesh = config = trainable = None
@@ -52,7 +52,7 @@ def inspect_command(flags: Any, bindings: Sequence[str]) -> None:
     if flags.json:
         print(json.dumps(report))
         return
-    # Wide enough for every name: a terminal may wrap lines, but nothing is left out.
+    # Wide enough for every name: a terminal may wrap lines, but nothing is cut.
     console = rich.console.Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 180)
     if config is not None:
@@ -95,7 +95,7 @@ def parameter_rows(
 
 
 def _spec(sharding: jax.sharding.NamedSharding) -> list[str | None]:
-    """The mesh axes that split each dimension; an axis of size 1 splits nothing."""
+    """Returns the mesh axes that split each dimension; an axis of size 1 splits nothing."""
     named: list[str | None] = []
     for axes in sharding.spec:
         names = (axes,) if isinstance(axes, str) else (axes or ())

@@ -24,7 +24,7 @@ from t5lite.training.run import Run
 def load_run(
     gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]
 ) -> tuple[Run, Evaluation]:
-    """Returns the run that gin describes and how it is evaluated."""
+    """Returns the run that gin describes, and its evaluation."""
     run, evaluation = configurables.load(gin_files, bindings, search_paths, "train", "evaluate")
     return dataclasses.replace(run, eval_split=evaluation.split or run.eval_split), evaluation
 

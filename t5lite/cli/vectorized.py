@@ -1,4 +1,4 @@
-"""Trials of a launch in one program: `t5lite launch --on=local --vectorized=N`."""
+"""Trains trials of a launch in one program: `t5lite launch --on=local --vectorized=N`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,20 +19,20 @@ from t5lite.training.vectorized_loop import VectorizedTrial, train_vectorized
 
 
 def run_vectorized(
-    launch: Launch, study: Study, numbers: Sequence[int], tell: Callable[[int, str], None]
+    launch: Launch, study: Study, numbers: Sequence[int], log: Callable[[int, str], None]
 ) -> dict[int, str]:
-    """Trains trials, `launch.vectorized` at a time, and returns how each ended.
+    """Trains trials, `launch.vectorized` at a time, and returns the outcome of each by number.
 
     Args:
-        tell: called with a trial's number and "started", or how it ended.
+        log: called with the number of a trial and "started", or its outcome.
 
     Raises:
-        UserError: where the trials differ in more than numbers.
-        Preempted: where SIGTERM asked to stop, once all are saved.
+        UserError: if trials differ in more than numbers.
+        Preempted: if SIGTERM asked to stop, after all trials are saved.
     """
     quiet_libraries()
-    ended: dict[int, str] = {}
-    taken: dict[str, Any] = {}
+    outcome_of: dict[int, str] = {}
+    started: dict[str, Any] = {}
     evaluations: dict[str, Evaluator] = {}
 
     def trials() -> Iterator[VectorizedTrial]:
@@ -40,15 +40,15 @@ def run_vectorized(
             trial = study.take(number)
             if trial is None:
                 continue
-            # Whoever ran it may have been killed before it could tell.
+            # The process that trained it may have been killed before it reported the result.
             if (launch.model_dir(number) / RESULT).exists():
-                ended[number] = complete_trial(launch, study, number)
-                tell(number, ended[number])
+                outcome_of[number] = complete_trial(launch, study, number)
+                log(number, outcome_of[number])
                 continue
             arguments = launch.arguments(number, trial.params)
             run, evaluation = loaded(arguments[1:])
-            taken[run.model_dir] = trial, evaluation
-            tell(number, "started")
+            started[run.model_dir] = trial, evaluation
+            log(number, "started")
             yield VectorizedTrial(
                 run=run,
                 config_text=configurables.resolved_text(),
@@ -56,31 +56,33 @@ def run_vectorized(
             )
 
     def evaluate(run: Run) -> Evaluator:
-        evaluation = taken[run.model_dir][1]
-        # Those that are evaluated alike share their programs.
+        evaluation = started[run.model_dir][1]
+        # Trials with equal evaluations share their programs.
         key = repr((run.loss, run.eval_split, evaluation))
         if key not in evaluations:
             evaluations[key] = evaluation_of(run, evaluation, mesh)[1]
         return evaluations[key]
 
     def on_scores(run: Run, step: int, scores: Mapping[str, float]) -> bool:
-        trial = taken[run.model_dir][0]
-        told = launch.scores(trial.number)
-        return bool(launch.prune and told and step) and study.report(trial.number, *told[-1])
+        trial = started[run.model_dir][0]
+        recorded = launch.scores(trial.number)
+        if not (launch.prune and recorded and step):
+            return False
+        return bool(study.report(trial.number, *recorded[-1]))
 
-    def on_end(run: Run, how: str | UserError) -> None:
-        number = taken[run.model_dir][0].number
-        if isinstance(how, UserError):
-            with (launch.model_dir(number) / LOG).open("a") as log:
-                log.write(f"t5lite: {how}\n")
-        if how == "finished":
-            ended[number] = complete_trial(launch, study, number)
-        elif isinstance(how, Unavailable):
-            ended[number] = "unavailable"
+    def on_end(run: Run, outcome: str | UserError) -> None:
+        number = started[run.model_dir][0].number
+        if isinstance(outcome, UserError):
+            with (launch.model_dir(number) / LOG).open("a") as file:
+                file.write(f"t5lite: {outcome}\n")
+        if outcome == "finished":
+            outcome_of[number] = complete_trial(launch, study, number)
+        elif isinstance(outcome, Unavailable):
+            outcome_of[number] = "unavailable"
         else:
-            ended[number] = "pruned" if how == "pruned" else "failed"
-            study.tell(number, ended[number])
-        tell(number, ended[number])
+            outcome_of[number] = "pruned" if outcome == "pruned" else "failed"
+            study.tell(number, outcome_of[number])
+        log(number, outcome_of[number])
 
     runs = [loaded(launch.arguments(0, row)[1:])[0] for row in ends(launch.space, launch.listed)]
     mesh = runs[0].mesh.make()
@@ -89,18 +91,18 @@ def run_vectorized(
         min(launch.vectorized or 1, len(numbers)),
         mesh,
         evaluate=evaluate,
-        # Whatever it is bound by.
+        # Of the runs, because any binding may set it.
         dropout=any(run.model.config.dropout_rate > 0 for run in runs),
         on_scores=on_scores,
         on_end=on_end,
     )
-    return ended
+    return outcome_of
 
 
 def ends(
     texts: Mapping[str, str], listed: Sequence[Mapping[str, Scalar]]
 ) -> list[dict[str, Scalar]]:
-    """Returns trials at the ends of all that is varied; what holds for them holds for all."""
+    """Returns trials at the ends of all ranges; what is valid for them is valid for all trials."""
     if listed:
         return [dict(row) for row in listed]
     space = parse_space(texts)
@@ -110,7 +112,7 @@ def ends(
 
 
 def loaded(flags: Sequence[str]) -> Any:
-    """Returns the run and the evaluation of flags of `t5lite train`."""
+    """Returns the run and the evaluation that flags of `t5lite train` describe."""
     files = [f.partition("=")[2] for f in flags if f.startswith("--gin_file=")]
     paths = [f.partition("=")[2] for f in flags if f.startswith("--gin_search_paths=")]
     bindings = [f[len("--gin.") :] for f in flags if f.startswith("--gin.")]

@@ -1,1 +1,1 @@
-"""Schedules and optimizers: numbers that are inputs of the step, around optax transformations."""
+"""Schedules and optimizers: optax transformations whose numbers are inputs of the step."""

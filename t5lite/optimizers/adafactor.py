@@ -1,4 +1,4 @@
-"""Adafactor as T5 was trained with it, which is not optax's.
+"""Adafactor as T5 used it, which differs from optax's.
 
 Source: Shazeer & Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", and
 google-research/t5x@main:t5x/adafactor.py for the constants and their order.
@@ -14,22 +14,22 @@ from jaxtyping import Array, Float, Int
 
 from t5lite.core.numbers import Number
 
-# Layers and experts that are stacked in one array are independent parameters.
+# Layers and experts stacked in one array are independent parameters.
 BATCH_AXES = ("layers", "experts")
-# The dimension of this name makes the rows, all others together the columns: a kernel [embed,
+# The dimension of this name is the rows, and all others together are the columns: a kernel [embed,
 # heads, kv] is factored as the matrix [embed, heads * kv].
 ROW_AXIS = "embed"
 
 
 class Factored(NamedTuple):
-    """Means of the squared gradient over the columns and over the rows, those of length 1 kept."""
+    """Means of the squared gradient over columns and over rows; dimensions of length 1 are kept."""
 
     row: Float[Array, "..."]
     column: Float[Array, "..."]
 
 
 class AdafactorState(NamedTuple):
-    """Steps taken, and for each parameter its second moment (factored or whole) and momentum."""
+    """Number of steps, and the second moment (factored or whole) and momentum of each parameter."""
 
     step: Int[Array, ""]
     second_moment: Any
@@ -53,15 +53,15 @@ def adafactor(
 
     Args:
         learning_rate: relative to the scale of each parameter (see the last argument).
-        param_axes: the tree of parameters with the names of each one's axes in its place.
+        param_axes: the tree of parameters with the names of the axes of each as leaves.
         decay_rate: the moment's decay at step t, counted from 1, is 1 - t^-decay_rate.
         epsilon1: added to the squared gradient.
-        epsilon2: the least scale of a parameter.
-        clipping_threshold: an update whose root mean square is over it is scaled down to it.
+        epsilon2: minimum scale of a parameter.
+        clipping_threshold: maximum root mean square of an update; larger updates are scaled down.
         beta1: decay of momentum, kept on the scaled update; None for no momentum.
-        weight_decay_rate: share of each parameter taken off at each step, whatever the learning
-            rate; None for none.
-        min_dim_size_to_factor: with fewer rows or columns the moment is kept whole.
+        weight_decay_rate: fraction of each parameter subtracted at each step, independent of the
+            learning rate; None for no decay.
+        min_dim_size_to_factor: moments of parameters with fewer rows or columns are not factored.
         multiply_by_parameter_scale: whether an update is multiplied by the parameter's root mean
             square.
     """

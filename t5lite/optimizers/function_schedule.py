@@ -53,12 +53,9 @@ def as_schedule(owner: str, function: Callable[..., Any]) -> Schedule:
     Raises:
         UserError: if it cannot be traced, or does not return one number.
     """
-    # A pytree without leaves is a schedule too; a plain function is a leaf.
-    is_plain = jax.tree.leaves(function) == [function]
-    schedule = FunctionSchedule(function=function) if is_plain else function
     name = getattr(function, "__name__", type(function).__name__)
     try:
-        rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+        rate = jax.eval_shape(function, jax.ShapeDtypeStruct((), jnp.int32))
     # A function of one's own may raise anything.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -68,7 +65,9 @@ def as_schedule(owner: str, function: Callable[..., Any]) -> Schedule:
         ) from error
     if rate.shape != ():
         raise UserError(f"{owner}: {name} must return one number, got shape {rate.shape}")
-    return schedule
+    # A plain function is a leaf; a schedule of the package is a tree, perhaps without leaves.
+    is_plain = jax.tree.leaves(function) == [function]
+    return FunctionSchedule(function=function) if is_plain else function
 
 
 def optax_schedules() -> dict[str, Callable[..., FunctionSchedule]]:

@@ -24,7 +24,7 @@ def muon(
     biases, norms, and the projection to the vocabulary are updated by Adam.
 
     Args:
-        param_axes: the tree of parameters with the names of the axes of each.
+        param_axes: the tree of parameters with the names of the axes of each as leaves.
         **arguments: of `optax.contrib.muon`, except `muon_weight_dimension_numbers`.
     """
     return optax.contrib.muon(

@@ -1,4 +1,4 @@
-"""Parameters in bfloat16 that still move by less than the distance of two such numbers."""
+"""Stochastic rounding, which keeps updates smaller than the spacing of bfloat16 numbers."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from t5lite.core.streams import stream
 
 
 def stochastic_round(x: Float32[Array, "*shape"], key: Key[Array, ""]) -> BFloat16[Array, "*shape"]:
-    """Returns one of the two nearest bfloat16 numbers, the nearer the likelier: the mean is `x`.
+    """Returns one of the two nearest bfloat16 numbers at random, so that the mean is `x`.
 
     >>> x = jnp.full(4096, 1.0 + 2**-9)  # a quarter of the way from 1 to the next, 1 + 2**-7
     >>> rounded = stochastic_round(x, jax.random.key(0)).astype(jnp.float32)
@@ -29,7 +29,7 @@ def apply_updates(params: Any, updates: Any, key: Key[Array, ""]) -> Any:
     """Returns params + updates in the dtype of each parameter, bfloat16 rounded stochastically.
 
     Args:
-        key: of the step; every parameter has a stream of its own by its name.
+        key: of the step; every parameter has its own stream, by its name.
     """
 
     def apply(path: Any, param: Array, update: Array) -> Array:

@@ -1,1 +1,1 @@
-"""Where arrays live: the mesh, rules from logical axes to its axes, and the placing of batches."""
+"""Sharding: the mesh, rules from logical axes to mesh axes, and global arrays of batches."""

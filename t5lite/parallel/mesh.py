@@ -123,7 +123,8 @@ class Mesh:
         """Returns the same mesh over each of several equal groups of devices."""
         if len(devices) % self.population:
             raise field_error(self, "population", f"a divisor of the {len(devices)} devices")
-        size, one = len(devices) // self.population, dataclasses.replace(self, population=1)
+        size = len(devices) // self.population
+        one = dataclasses.replace(self, population=1)
         parts = [one.make(devices[start : start + size]) for start in range(0, len(devices), size)]
         grid = np.stack([part.devices.devices for part in parts])
         names = (POPULATION, *MESH_AXES)

@@ -1,1 +1,1 @@
-"""Training: the run as a user describes it, the state, the pure step, and the loop around it."""
+"""Training: the choices of a run, its state, the pure step, the loop, checkpoints and writers."""

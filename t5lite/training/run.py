@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from t5lite.core.errors import UserError, check_choice, suggestion
-from t5lite.core.fields import field_name
+from t5lite.core.errors import UserError, suggestion
+from t5lite.core.fields import check_field_choice, check_fields, field_error, field_name
 from t5lite.core.files import local_folder
-from t5lite.core.numbers import Number, check_number
+from t5lite.core.numbers import Number
 from t5lite.data.batching.features import DecoderLayout, EncoderDecoderLayout, EncoderLayout, Layout
 from t5lite.data.mixture import Mixture
 from t5lite.data.task import Task
@@ -28,6 +28,18 @@ from t5lite.training.trainable import EVERYTHING, check_patterns
 from t5lite.training.writers.json_lines import JsonLines
 from t5lite.training.writers.tensorboard import TensorBoard
 from t5lite.training.writers.writer import Writer
+
+# Fields that count something of which there is at least one.
+COUNT_FIELDS = (
+    "batch_size",
+    "microbatches",
+    "length_multiple",
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "keep_every_steps",
+    "eval_every_steps",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,50 +129,39 @@ class Run:
     show_examples: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model_dir", str(local_folder("train.model_dir", self.model_dir)))
-        for name in ("total_steps", "show_examples"):
-            check_number(f"train.{name}", getattr(self, name), "at least 0", lambda n: n >= 0)
-        for name in ("seed", "data_seed"):
-            rule = "in [0, 2**31)"
-            check_number(f"train.{name}", getattr(self, name), rule, lambda n: 0 <= n < 2**31)
-        check_number("train.data_workers", self.data_workers, "at least 0", lambda n: n >= 0)
+        folder = local_folder(field_name(self, "model_dir"), self.model_dir)
+        object.__setattr__(self, "model_dir", str(folder))
+        from_zero = ("total_steps", "show_examples", "data_workers")
+        check_fields(self, from_zero, "at least 0", lambda n: n >= 0)
+        check_fields(self, COUNT_FIELDS, "at least 1", lambda n: n >= 1)
+        check_fields(self, ("seed", "data_seed"), "in [0, 2**31)", lambda n: 0 <= n < 2**31)
+        check_fields(self, ("max_gradient_norm",), "over 0", lambda norm: norm > 0)
         for pair in self.skip_batches:
             fits = isinstance(pair, tuple | list) and [type(n) for n in pair] == [int, int]
             if not (fits and 1 <= pair[0] <= pair[1]):
-                raise UserError(
-                    "train.skip_batches must be pairs (first, last) with 1 <= first <= last, as "
-                    f"in [(10, 12)], got {self.skip_batches!r}"
-                )
-        for name in (
-            *("batch_size", "microbatches", "length_multiple", "log_every_steps"),
-            *("checkpoint_every_steps", "keep_checkpoints", "keep_every_steps"),
-            *("eval_every_steps",),
-        ):
-            check_number(f"train.{name}", getattr(self, name), "at least 1", lambda n: n >= 1)
-        check_number(
-            "train.max_gradient_norm", self.max_gradient_norm, "over 0", lambda norm: norm > 0
-        )
+                rule = "pairs (first, last) with 1 <= first <= last, as in [(10, 12)]"
+                raise field_error(self, "skip_batches", rule)
         if self.batch_size % self.microbatches:
-            raise UserError(
-                f"train.batch_size must be divisible by train.microbatches ({self.microbatches}), "
-                f"got {self.batch_size}"
-            )
+            divisor = f"{field_name(self, 'microbatches')} ({self.microbatches})"
+            raise field_error(self, "batch_size", f"divisible by {divisor}")
         if self.keep_highest is not None and self.keep_lowest is not None:
             raise UserError(
-                "train.keep_highest and train.keep_lowest are mutually exclusive, got "
-                f"{self.keep_highest!r} and {self.keep_lowest!r}"
+                f"{field_name(self, 'keep_highest')} and {field_name(self, 'keep_lowest')} are "
+                f"mutually exclusive, got {self.keep_highest!r} and {self.keep_lowest!r}"
             )
-        check_choice("train.param_dtype", self.param_dtype, DTYPES)
+        check_field_choice(self, "param_dtype", DTYPES)
         check_loss(self.loss)
         check_patterns(field_name(self, "trainable"), self.trainable)
         self._check_writers()
         check_rules(self.restore_rules)
-        if self.initial_checkpoint is None and (self.restore_rules or self.restore_optimizer):
-            name = "restore_rules" if self.restore_rules else "restore_optimizer"
-            raise UserError(f"train.{name} needs train.initial_checkpoint, got none")
+        for name in ("restore_rules", "restore_optimizer"):
+            if getattr(self, name) and self.initial_checkpoint is None:
+                needed = field_name(self, "initial_checkpoint")
+                raise UserError(f"{field_name(self, name)} needs {needed}, got none")
         if self.restore_rules and self.restore_optimizer:
             raise UserError(
-                "train.restore_optimizer needs the model of the checkpoint, got train.restore_rules"
+                f"{field_name(self, 'restore_optimizer')} needs the model of the checkpoint, got "
+                f"{field_name(self, 'restore_rules')}"
             )
         self._check_fit()
 
@@ -181,8 +182,8 @@ class Run:
         config, vocabulary = self.model.config, self.task.vocabulary
         if self.packed and config.encoder_attention == "transient_global":
             raise UserError(
-                "train.packed must be False with T5Config.encoder_attention 'transient_global', "
-                "whose global tokens would mix several examples"
+                f"{field_name(self, 'packed')} must be False with T5Config.encoder_attention "
+                "'transient_global', whose global tokens would mix several examples"
             )
         if vocabulary.size > config.vocab_size:
             raise UserError(
@@ -222,11 +223,8 @@ class Run:
         if name is None:
             return None
         if name not in scores:
-            owner = "train.keep_highest" if self.keep_highest else "train.keep_lowest"
-            raise UserError(
-                f"{owner} must be a score of the evaluation, got {name!r}; "
-                f"{suggestion(name, scores)}"
-            )
+            field = "keep_highest" if self.keep_highest else "keep_lowest"
+            raise field_error(self, field, "a score of the evaluation", suggestion(name, scores))
         value = scores[name] if self.keep_highest else -scores[name]
         return value if math.isfinite(value) else None
 
