@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,7 +61,7 @@ class WandbRun:
 
         id_file = info.model_dir / RUN_ID
         if info.is_new or not id_file.exists():
-            write_atomically(id_file, wandb.util.generate_id())
+            write_atomically(id_file, secrets.token_hex(4))
         config: dict[str, Any] = {**info.environment, "gin": info.config_text}
         self._run = wandb.init(
             project=writer.project,
