@@ -37,7 +37,7 @@ import functools
 import io
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -45,7 +45,7 @@ from gin import config as gin_internals
 
 import t5lite
 from t5lite.core.named import import_function
-from t5lite.gin_builders import make_builder
+from t5lite.gin_builders import make_builder, substituted
 from t5lite.gin_errors import build_errors, parse_errors
 from t5lite.gin_text import (
     binding_statement,
@@ -63,7 +63,11 @@ _TARGETS: dict[str, Callable[..., Any]] = {}
 
 
 def load(
-    gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str], *roots: str
+    gin_files: Sequence[str],
+    bindings: Sequence[str],
+    search_paths: Sequence[str],
+    *roots: str,
+    substitutes: Mapping[str, Callable[..., Any]] | None = None,
 ) -> tuple[Any, ...]:
     """Parses files, then bindings, and returns the objects of `roots`.
 
@@ -72,6 +76,8 @@ def load(
         bindings: `NAME=VALUE`; a value that gin cannot parse is a string.
         search_paths: directories in which files and includes are looked for, after the current one
             and before those that come with t5lite.
+        substitutes: by name, what to call instead of the public class or function, with the same
+            parameters.
 
     Raises:
         UserError: for a missing file, an unknown name, a required parameter that is not bound, a
@@ -89,7 +95,7 @@ def load(
         gin.parse_config(_registered(statements))
         states.append(current_bindings())
         gin.finalize()
-    with build_errors(_TARGETS):
+    with build_errors(_TARGETS), substituted(substitutes or {}):
         built = tuple(gin.get_configurable(root)() for root in roots)
     check_all_read(states, ROOTS)
     return built

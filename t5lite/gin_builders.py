@@ -1,11 +1,13 @@
 """The functions that gin calls: each checks what was bound to a class or function, and calls it."""
 
 import collections.abc
+import contextlib
+import contextvars
 import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gin
@@ -22,6 +24,21 @@ _PLAIN_TYPES = (int, float, str, bool, types.NoneType, collections.abc.Sequence)
 _PLAIN_NAMES = {types.NoneType: "None", collections.abc.Sequence: "list"}
 # Longer values are cut in errors.
 _SHOWN_CHARACTERS = 200
+
+
+# By name, what builders call instead of their targets.
+_SUBSTITUTES: contextvars.ContextVar[Mapping[str, Callable[..., Any]]]
+_SUBSTITUTES = contextvars.ContextVar("substitutes", default=types.MappingProxyType({}))
+
+
+@contextlib.contextmanager
+def substituted(substitutes: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Lets builders call substitutes of their targets, by name, while the context is open."""
+    token = _SUBSTITUTES.set(substitutes)
+    try:
+        yield
+    finally:
+        _SUBSTITUTES.reset(token)
 
 
 def make_builder(name: str, target: Callable[..., Any], *, is_own: bool = False) -> Any:
@@ -53,7 +70,7 @@ def make_builder(name: str, target: Callable[..., Any], *, is_own: bool = False)
                 )
             elif key in parts:
                 bound[key] = gin.get_configurable(parts[key])()
-        return target(**bound)
+        return _SUBSTITUTES.get().get(name, target)(**bound)
 
     # gin asks the signature what can be bound. Every parameter gets a default, so that the error
     # for a missing one is the one above and not gin's.

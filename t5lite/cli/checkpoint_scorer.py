@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from t5lite.cli.documents import finite, json_document
 from t5lite.cli.selection import ChosenCheckpoint
 from t5lite.cli.work_progress import WorkProgress
 from t5lite.core.run_directory import append_record, read_records
@@ -65,7 +65,7 @@ class CheckpointScorer:
             **({"averaged_steps": list(chosen.steps)} if len(chosen.steps) > 1 else {}),
             "saved_at": saved_at,
             **self.identity,
-            **scores,
+            **finite(scores),
         }
         if jax.process_index() == 0:
             append_record(self.record, **result)
@@ -127,4 +127,4 @@ class CheckpointScorer:
 def print_json(results: list[dict[str, Any]]) -> None:
     """Prints results as one JSON document, in the first process."""
     if jax.process_index() == 0:
-        print(json.dumps(results), flush=True)
+        print(json_document(results), flush=True)

@@ -14,8 +14,8 @@ import rich.progress
 import rich.table
 import rich.text
 
-from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
+from t5lite.cli.run_files import load_roots
 from t5lite.core.examples import Tokens
 from t5lite.data.batching.stream import Batches, eval_examples
 from t5lite.data.sources.built_data_sets import PRUNABLE, built_data_sets, prune
@@ -37,7 +37,7 @@ def data_command(action: str, flags: Any, bindings: Sequence[str]) -> None:
     if action in ("list", "prune") and not flags.gin_file:
         folders = [data_folder(flags.data_dir)]
     else:
-        (run,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "train")
+        (run,) = load_roots(flags, bindings, "train")
         folders = _folders_of(run)
     if action == "build":
         build_data(run, console, workers=flags.workers)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import pathlib
 import time
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,9 +13,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from t5lite import configurables
 from t5lite.cli.checkpoint_scorer import CheckpointScorer, print_json
 from t5lite.cli.quiet import quiet_libraries
+from t5lite.cli.run_files import load_roots
 from t5lite.cli.score_tables import print_score_tables
 from t5lite.cli.selection import (
     CHECKPOINT_FORMS,
@@ -42,10 +43,7 @@ WATCH_SECONDS = 5.0
 def eval_command(flags: Any, bindings: Sequence[str]) -> None:
     """Scores checkpoints on a split, prints tables and appends to `MODEL_DIR/eval/SPLIT.jsonl`."""
     quiet_libraries()
-    gin_files, bindings = _run_of(flags, bindings)
-    trained, evaluation = configurables.load(
-        gin_files, bindings, flags.gin_search_paths, "train", "evaluate"
-    )
+    trained, evaluation = _load(flags, bindings)
     start_processes()
     mesh = trained.mesh.make()
     progress = WorkProgress()
@@ -58,20 +56,23 @@ def eval_command(flags: Any, bindings: Sequence[str]) -> None:
         _score(scorer, flags)
 
 
-def _run_of(flags: Any, bindings: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Returns the gin files and bindings: without a run file, the `config.gin` of a MODEL_DIR.
+def _load(flags: Any, bindings: Sequence[str]) -> tuple[Any, ...]:
+    """Returns the run and its evaluation: without a run file, by the `config.gin` of a MODEL_DIR.
 
     The MODEL_DIR is the one that is named, whatever its `config.gin` says: it may have moved.
     """
     if flags.gin_file:
-        return flags.gin_file, bindings
+        return load_roots(flags, bindings, "train", "evaluate")
     model_dir = model_dir_of(flags.checkpoint)
     if model_dir is None:
         raise UserError(
             f"--checkpoint={flags.checkpoint} has no config.gin, which says what to score; name "
             f"{CHECKPOINT_FORMS}, or add the --gin_file of a run"
         )
-    return [str(model_dir / "config.gin")], [f"train.model_dir={model_dir}", *bindings]
+    files = types.SimpleNamespace(
+        gin_file=[str(model_dir / "config.gin")], gin_search_paths=flags.gin_search_paths
+    )
+    return load_roots(files, [f"train.model_dir={model_dir}", *bindings], "train", "evaluate")
 
 
 def _score(scorer: CheckpointScorer, flags: Any) -> None:

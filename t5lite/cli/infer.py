@@ -9,13 +9,13 @@ from typing import Any
 
 import jax
 
-from t5lite import configurables
 from t5lite.cli.paths import user_path
 from t5lite.cli.quiet import quiet_libraries
+from t5lite.cli.run_files import load_roots, saved_vocabulary
 from t5lite.cli.selection import ChosenCheckpoint, chosen_checkpoints
 from t5lite.cli.work_progress import WorkProgress
 from t5lite.core.errors import UserError
-from t5lite.data.text import preprocessors, vocabularies
+from t5lite.data.text import preprocessors
 from t5lite.data.text.vocabulary import Vocabulary
 from t5lite.inference.answers import (
     Answer,
@@ -97,16 +97,14 @@ def infer_command(flags: Any, bindings: Sequence[str]) -> None:
 def _load(flags: Any, bindings: Sequence[str]) -> tuple[Run | None, Inference]:
     """Returns the run that the run file describes, if there is one, and what to do."""
     if flags.gin_file:
-        trained, inference = configurables.load(
-            flags.gin_file, bindings, flags.gin_search_paths, "train", "infer"
-        )
+        trained, inference = load_roots(flags, bindings, "train", "infer")
         return trained, inference
     if flags.checkpoint == "latest":
         raise UserError(
             "infer needs --checkpoint=RUN, a checkpoint or a Hugging Face folder, or the "
             "--gin_file of a run"
         )
-    (inference,) = configurables.load([], bindings, flags.gin_search_paths, "infer")
+    (inference,) = load_roots(flags, bindings, "infer")
     return None, inference
 
 
@@ -122,11 +120,13 @@ def _model_and_vocabulary(
     else:
         model = model_of(chosen.about, chosen.path)
         if vocabulary is None:
-            # Relative paths are relative to the MODEL_DIR.
-            folder = pathlib.Path(chosen.path).parent.parent
-            vocabulary = vocabularies.vocabulary_from_description(
-                chosen.about["vocabulary"], folder
-            )
+            try:
+                vocabulary = saved_vocabulary(chosen.about, pathlib.Path(chosen.path).parents[1])
+            except UserError as error:
+                raise UserError(
+                    f"{error}; name its file by --gin.infer.vocabulary=@SentencePieceVocabulary() "
+                    "--gin.SentencePieceVocabulary.path=FILE"
+                ) from error
         # The file may have been replaced by another vocabulary.
         chosen.check_vocabulary(vocabulary)
     if isinstance(model, EncoderOnly):

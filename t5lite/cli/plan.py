@@ -1,7 +1,6 @@
 """`t5lite plan`."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +9,9 @@ import jax
 import rich.console
 import rich.table
 
-from t5lite import configurables
+from t5lite.cli.documents import json_document
 from t5lite.cli.quiet import quiet_libraries
+from t5lite.cli.run_files import load_roots
 from t5lite.core.errors import UserError
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.models.flops import train_flops
@@ -61,7 +61,7 @@ def plan_command(flags: Any, bindings: Sequence[str]) -> None:
     if flags.topology is None:
         raise UserError("plan needs --topology, such as v5e:16x16, v5p:4x4x4 or cpu:8")
     devices = devices_of(flags.topology, flags.slices)
-    (run,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "train")
+    (run,) = load_roots(flags, bindings, "train", needs_vocabulary=False)
     if run.mesh.dcn is None and flags.slices > 1:
         # Simulated devices do not know their slice.
         run = dataclasses.replace(run, mesh=dataclasses.replace(run.mesh, dcn=flags.slices))
@@ -76,7 +76,8 @@ def plan_command(flags: Any, bindings: Sequence[str]) -> None:
         pathlib.Path(flags.hlo).write_text(made.costs.program.text)
     if flags.json:
         report = plan_as_json(made)
-        print(json.dumps(report if chosen is None else report | {"suggested": chosen.bindings}))
+        suggested = {} if chosen is None else {"suggested": chosen.bindings}
+        print(json_document(report | suggested))
         return
     print_plan(console, made)
     if chosen is not None:

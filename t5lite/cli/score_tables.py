@@ -1,9 +1,10 @@
-"""Tables of scores on a terminal of 80 columns."""
+"""Tables of scores, in blocks that fit the terminal."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
-import rich.console
-import rich.table
+from t5lite.cli.columns import columns_text, terminal_width
 
 # The columns of the first table, and their formats.
 LOSS_COLUMNS = {
@@ -15,33 +16,33 @@ LOSS_COLUMNS = {
     "target_tokens": ("tokens", ",.0f"),
     "examples": ("examples", ",.0f"),
 }
-# Checkpoints side by side in the second table; further ones follow below.
-CHECKPOINTS_PER_TABLE = 4
 
 
 def print_score_tables(results: list[dict[str, Any]]) -> None:
-    """Prints the losses of all results in one table, and all other scores in further ones."""
-    console = rich.console.Console()
-    table = rich.table.Table(title=f"{results[0]['split']}, losses in nats per token", box=None)
-    for title, _ in LOSS_COLUMNS.values():
-        table.add_column(title, justify="right", no_wrap=True)
-    for result in results:
-        table.add_row(*(format(result[name], form) for name, (_, form) in LOSS_COLUMNS.items()))
-    console.print(table)
+    """Prints the losses of all results in one table, and all other scores in another."""
+    width = terminal_width()
+    rows = [
+        [_formatted(result, name, form) for name, (_, form) in LOSS_COLUMNS.items()]
+        for result in results
+    ]
+    print(f"{results[0]['split']}, losses in nats per token")
+    print(columns_text([title for title, _ in LOSS_COLUMNS.values()], rows, width=width))
     # In order, once each: a metric of one's own may report other scores for another checkpoint.
-    others = dict.fromkeys(
+    names = dict.fromkeys(
         name
         for result in results
         for name, value in result.items()
         if isinstance(value, float) and name not in LOSS_COLUMNS
     )
-    for start in range(0, len(results), CHECKPOINTS_PER_TABLE):
-        some = results[start : start + CHECKPOINTS_PER_TABLE]
-        rest = rich.table.Table(box=None)
-        # A name that is too long for the line continues on the next one.
-        rest.add_column("score", overflow="fold")
-        for result in some:
-            rest.add_column(f"step {result['step']}", justify="right", no_wrap=True)
-        for name in others:
-            rest.add_row(name, *(format(r[name], ".5g") if name in r else "-" for r in some))
-        console.print(rest)
+    if names:
+        titles = ["score", *(f"step {result['step']}" for result in results)]
+        cells = [[name, *(_formatted(each, name, ".5g") for each in results)] for name in names]
+        print(f"\n{columns_text(titles, cells, width=width, left=['score'])}")
+
+
+def _formatted(result: Mapping[str, Any], name: str, form: str) -> str:
+    """Returns a score; "-" if the result does not have it, "nan" if it is not finite."""
+    if name not in result:
+        return "-"
+    value = result[name]
+    return format(math.nan if value is None else value, form)

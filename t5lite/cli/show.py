@@ -1,4 +1,4 @@
-"""What a trained model makes of a few examples, for a person to read."""
+"""Predictions of a trained model for a few examples, printed for a person to read."""
 
 import itertools
 from typing import Any
@@ -22,16 +22,18 @@ from t5lite.training.run import Run
 
 
 def show_examples(run: Run, mesh: DeviceMesh, params: Any) -> None:
-    """Prints how well the evaluation text is predicted, and its first examples filled in.
+    """Prints the loss on plain text, and the first examples with their spans filled in.
 
-    Of a model that is no encoder-decoder, or an objective without spans, no examples.
+    There are no examples for a model without an encoder and a decoder, or an objective without
+    spans.
     """
     console = rich.console.Console(quiet=jax.process_index() > 0, highlight=False, soft_wrap=True)
     if isinstance(run.model, EncoderOnly) and run.model.classes is not None:
-        console.print("examples are shown of models that write text; this one decides on classes")
+        console.print("this model classifies: there is no generated text to show")
         return
-    task, split = run.task, run.eval_split
-    # Sentinels and ends of sequence are easy to predict, and no part of the text.
+    task = run.task
+    split = run.eval_split
+    # Sentinels and ends of sequence are easy to predict and not part of the text.
     evaluate = make_evaluate(
         run.model,
         task,
@@ -39,16 +41,16 @@ def show_examples(run: Run, mesh: DeviceMesh, params: Any) -> None:
         run.loss,
         mesh,
         split=split,
-        # As many rows as are trained on at a time: what fits there fits here.
+        # The number of rows that training has in memory at a time.
         batch_size=run.batch_size // run.microbatches,
         counted=task.vocabulary.is_text,
     )
     text = evaluate(params)["cross_entropy_nats_per_token"]
-    console.print(f"cross-entropy of tokens of the text alone: {text:.4f} nats per token")
+    console.print(f"cross-entropy of text tokens: {text:.4f} nats per token")
     for part in task.tasks:
         entropy = unigram_entropy(part, split)
         name = "" if part is task else f"{part.name}: "
-        console.print(f"{name}entropy of the tokens of the same text: {entropy:.4f} nats per token")
+        console.print(f"{name}unigram entropy of the same tokens: {entropy:.4f} nats per token")
     if not (
         isinstance(run.model, EncoderDecoder)
         and isinstance(task, Task)
@@ -57,15 +59,17 @@ def show_examples(run: Run, mesh: DeviceMesh, params: Any) -> None:
         return
     examples = list(itertools.islice(eval_examples(task, split), run.show_examples))
     predict = make_predict(
-        *(run.model, mesh, Decoding()),
+        run.model,
+        mesh,
+        Decoding(),
         stop_ids=task.vocabulary.stop_ids,
         first_ids=task.vocabulary.first_ids,
         inputs_length=task.objective.inputs_length,
         targets_length=task.objective.targets_length,
         batch_size=run.batch_size // run.microbatches,
     )
-    written = predict(params, [Prompt(inputs=example["inputs"]) for example in examples])
-    for number, (example, (best, *_)) in enumerate(zip(examples, written, strict=True), start=1):
+    targets = predict(params, [Prompt(inputs=example["inputs"]) for example in examples])
+    for number, (example, (best, *_)) in enumerate(zip(examples, targets, strict=True), start=1):
         console.print(f"\nexample {number}: spans in brackets", style="bold")
         console.print("  model: ", _filled(example["inputs"], best.tokens, task.vocabulary))
         console.print("  text:  ", _filled(example["inputs"], example["targets"], task.vocabulary))

@@ -5,6 +5,7 @@ from typing import Any
 
 from t5lite import configurables
 from t5lite.cli.eval import evaluation_of
+from t5lite.cli.flags import flags_of
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.train import load_run
 from t5lite.core.errors import Unavailable, UserError
@@ -113,8 +114,7 @@ def ends(
 
 def loaded(flags: Sequence[str]) -> Any:
     """Returns the run and the evaluation that flags of `t5lite train` describe."""
-    files = [f.partition("=")[2] for f in flags if f.startswith("--gin_file=")]
-    paths = [f.partition("=")[2] for f in flags if f.startswith("--gin_search_paths=")]
     bindings = [f[len("--gin.") :] for f in flags if f.startswith("--gin.")]
-    searched = ",".join(paths).split(",") if paths else []
-    return load_run(files, bindings, searched)
+    values = flags_of("train")
+    values(["t5lite", *(f for f in flags if not f.startswith("--gin."))])
+    return load_run(values, bindings)

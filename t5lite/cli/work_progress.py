@@ -53,19 +53,23 @@ class WorkProgress:
     def report(self, what: str, done: int, total: int | None) -> None:
         """Shows how much of a piece of work is done; `total` is None if unknown.
 
-        The first call for a piece of work sets its start.
+        The first call for a piece of work sets its start. Until something is done it shows that
+        programs are being compiled.
         """
         now = time.perf_counter()
         if what != self._what:
             if self._what is not None:
                 self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(what, total=total, completed=done)
+            compiling = f"{what}: compiling"
+            self._task = self._bar.add_task(compiling, total=total, completed=done)
+            if self._bar.disable:
+                self.log(compiling)
             self._what = what
             self._first = done
             self._started = now
             self._next_line = now + LINE_SECONDS
             return
-        self._bar.update(self._task, completed=done, total=total)
+        self._bar.update(self._task, completed=done, total=total, description=what)
         if self._bar.disable and now >= self._next_line and done > self._first:
             self._next_line = now + LINE_SECONDS
             rate = (done - self._first) / (now - self._started)

@@ -43,6 +43,8 @@ class _Exit(Exception):
 def command(monkeypatch, capsys, data_dir):
     """Runs a command in this process, with its eight devices: status, output and errors."""
     monkeypatch.setenv("TFDS_DATA_DIR", data_dir)
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "path", [*sys.path])
     loggers = [logging.getLogger(name) for name in ("t5lite", "absl")]
     before = [(each.level, each.propagate, [*each.handlers]) for each in loggers]

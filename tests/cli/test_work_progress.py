@@ -10,6 +10,7 @@ def test_lines_show_progress_if_there_is_no_terminal(monkeypatch, capsys):
         for done in (100, 110, 140, 142, 160):
             progress.report("predict", done, 200)
     assert capsys.readouterr().err.splitlines() == [
+        "predict: compiling",
         "predict: 140/200  2.0 per second  0:00:30 left",
         "predict: 160/200  1.5 per second  0:00:27 left",
     ]
@@ -21,4 +22,4 @@ def test_the_total_may_be_unknown(monkeypatch, capsys):
     with WorkProgress() as progress:
         progress.report("losses", 0, None)
         progress.report("losses", 50, None)
-    assert capsys.readouterr().err == "losses: 50  5.0 per second\n"
+    assert capsys.readouterr().err == "losses: compiling\nlosses: 50  5.0 per second\n"
