@@ -23,7 +23,8 @@ from t5lite.inference.requests import Inference
 from t5lite.interop.conversion import Conversion
 from t5lite.launching.sweeps.sweep import Sweep
 from t5lite.losses.cross_entropy import CrossEntropy
-from t5lite.models.architectures import Classes, DecoderOnly, EncoderDecoder, EncoderOnly
+from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
+from t5lite.models.classifier import Classes
 from t5lite.models.config import T5Config
 from t5lite.objectives.causal import Causal
 from t5lite.objectives.classes import Classification, Tagging

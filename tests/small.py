@@ -17,8 +17,9 @@ from t5lite.data.sources.file_source import FileSource
 from t5lite.data.task import Task
 from t5lite.data.text.vocabularies import ByteVocabulary
 from t5lite.inference.evaluate import Evaluator, make_evaluate
-from t5lite.models.architectures import DecoderOnly, EncoderDecoder, Model, init
+from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from t5lite.models.config import T5Config
+from t5lite.models.model import Model, init
 from t5lite.objectives.causal import Causal
 from t5lite.objectives.span_corruption import SpanCorruption
 from t5lite.optimizers.optimizer import make_optimizer
@@ -105,7 +106,7 @@ def params(model: Model, seed: int = 0) -> Any:
 
     def uneven(path: Any, leaf: Any) -> Any:
         is_scale = path[-1].key == "scale"
-        return leaf * rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32) if is_scale else leaf
+        return leaf + rng.uniform(-0.5, 0.5, leaf.shape).astype(np.float32) if is_scale else leaf
 
     return jax.tree_util.tree_map_with_path(uneven, made)
 

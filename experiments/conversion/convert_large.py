@@ -22,8 +22,8 @@ from t5lite import configurables
 from t5lite.core.lazy import LazyArray
 from t5lite.interop.foreign import Foreign
 from t5lite.interop.huggingface import read_huggingface, write_huggingface
-from t5lite.models.architectures import parameters
 from t5lite.models.initializers import Parameter
+from t5lite.models.model import parameters
 
 FILES = "gin/run/quickstart.gin"
 

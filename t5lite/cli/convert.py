@@ -27,9 +27,9 @@ from t5lite.interop.foreign import Foreign, check_array, check_names
 from t5lite.interop.huggingface import is_huggingface, read_huggingface, write_huggingface
 from t5lite.interop.model_gin import model_gin
 from t5lite.interop.t5x import read_t5x
-from t5lite.models.architectures import parameters
-from t5lite.models.config import DTYPES
+from t5lite.models.config_fields import DTYPES
 from t5lite.models.description import describe, model_of
+from t5lite.models.model import parameters
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import state_axes, tree_shardings
 from t5lite.training.checkpoints import FOLDER, find_checkpoint, open_checkpoint

@@ -23,7 +23,7 @@ from t5lite.inference.answers import (
     make_predict_answer,
     make_score_answer,
 )
-from t5lite.inference.decoding import GenerativeModel, check_target_lengths
+from t5lite.inference.decoding import check_target_lengths
 from t5lite.inference.infer import (
     STANDARD_OUTPUT,
     ResultFile,
@@ -35,8 +35,8 @@ from t5lite.inference.infer import (
 from t5lite.inference.predict import make_predict
 from t5lite.inference.requests import Inference, Request, fingerprint, read_requests
 from t5lite.inference.score import make_score
-from t5lite.models.architectures import EncoderOnly, Model
 from t5lite.models.description import describe, model_of
+from t5lite.models.model import GenerativeModel, Model, generative
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.processes import start_processes
 from t5lite.training.run import Run
@@ -129,9 +129,7 @@ def _model_and_vocabulary(
                 ) from error
         # The file may have been replaced by another vocabulary.
         chosen.check_vocabulary(vocabulary)
-    if isinstance(model, EncoderOnly):
-        raise UserError("infer needs a model with a decoder, got EncoderOnly; see t5lite eval")
-    return model, vocabulary
+    return generative(model, "infer"), vocabulary
 
 
 def _identity(

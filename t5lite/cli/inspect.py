@@ -13,9 +13,9 @@ from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.run_files import load_roots
 from t5lite.cli.selection import chosen_checkpoints
 from t5lite.core.errors import UserError
-from t5lite.models.architectures import Model, parameters
 from t5lite.models.description import describe, model_of
 from t5lite.models.flops import train_flops
+from t5lite.models.model import Model, parameters
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import sharding_of
 from t5lite.training.trainable import trainable_names

@@ -19,7 +19,7 @@ from t5lite.core.errors import UserError
 from t5lite.data.text import vocabularies
 from t5lite.data.text.vocabulary import Vocabulary
 from t5lite.models import description
-from t5lite.models.architectures import Model
+from t5lite.models.model import Model
 from t5lite.training.checkpoints import FOLDER, Checkpoints, find_checkpoint, open_checkpoint
 
 LATEST, BEST, ALL = ("latest", "best", "all")

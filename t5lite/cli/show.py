@@ -15,7 +15,7 @@ from t5lite.data.text.vocabulary import Vocabulary
 from t5lite.inference.decoding import Decoding
 from t5lite.inference.evaluate import make_evaluate
 from t5lite.inference.predict import Prompt, make_predict
-from t5lite.models.architectures import EncoderDecoder, EncoderOnly
+from t5lite.models.model import generative
 from t5lite.objectives.span_corruption import SpanCorruption, fill_spans
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.training.run import Run
@@ -28,7 +28,7 @@ def show_examples(run: Run, mesh: DeviceMesh, params: Any) -> None:
     spans.
     """
     console = rich.console.Console(quiet=jax.process_index() > 0, highlight=False, soft_wrap=True)
-    if isinstance(run.model, EncoderOnly) and run.model.classes is not None:
+    if run.model.classes is not None:
         console.print("this model classifies: there is no generated text to show")
         return
     task = run.task
@@ -52,14 +52,15 @@ def show_examples(run: Run, mesh: DeviceMesh, params: Any) -> None:
         name = "" if part is task else f"{part.name}: "
         console.print(f"{name}unigram entropy of the same tokens: {entropy:.4f} nats per token")
     if not (
-        isinstance(run.model, EncoderDecoder)
+        run.model.has_encoder
+        and run.model.has_decoder
         and isinstance(task, Task)
         and isinstance(task.objective, SpanCorruption)
     ):
         return
     examples = list(itertools.islice(eval_examples(task, split), run.show_examples))
     predict = make_predict(
-        run.model,
+        generative(run.model, "train.show_examples"),
         mesh,
         Decoding(),
         stop_ids=task.vocabulary.stop_ids,

@@ -5,6 +5,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
+# The token before the first target, unless `T5Config.start_token` says otherwise: T5 starts with
+# the padding id.
+START_TOKEN = 0
+
 # Of any length: an objective returns other lengths than it receives.
 Tokens = Int[np.ndarray, "_"]
 

@@ -11,7 +11,6 @@ from t5lite.core.batches import Batch
 from t5lite.inference.decoding import (
     Decoded,
     Decoding,
-    GenerativeModel,
     decode_step,
     decode_while,
     each_row,
@@ -22,6 +21,7 @@ from t5lite.inference.decoding import (
     reordered,
 )
 from t5lite.inference.highest import top_k, top_k_of_rows
+from t5lite.models.model import GenerativeModel
 
 # The score of an empty slot: below every real score, and finite so that sums of it are not NaN.
 NEVER = -1e9

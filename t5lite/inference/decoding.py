@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from t5lite.core.batches import Batch
 from t5lite.core.errors import UserError
 from t5lite.core.fields import check_fields, field_error, field_name
 from t5lite.core.numbers import Number, numeric, static
-from t5lite.models.architectures import Batch, DecoderOnly, EncoderDecoder
-from t5lite.models.cache import Cache, grown, written
+from t5lite.models.cache import Cache, grown, updated
+from t5lite.models.model import GenerativeModel
 from t5lite.models.stack import unstacked
-
-GenerativeModel = EncoderDecoder | DecoderOnly
 
 # The first capacity of a cache, in tokens per hypothesis. Every step attends to the whole cache, so
 # it starts small and doubles when it is full; each capacity compiles its own loop.
@@ -181,7 +180,8 @@ def prefill(
     Args:
         batch: of the model. `decoder_input_tokens`, if present, are read before anything is
             generated; they are aligned to the right, and positions before a row's first token have
-            segment 0. Without them, an encoder-decoder starts with token 0.
+            segment 0. Without them, an encoder-decoder starts with
+            `T5Config.start_token`.
         hypotheses: per row.
         length: maximum number of generated tokens.
     """
@@ -189,8 +189,10 @@ def prefill(
     layers = unstacked(layers, model.config.num_decoder_layers)
     params = {**params, "decoder": {**params["decoder"], "layers": layers}}
     if "decoder_input_tokens" not in batch:
-        start = jnp.zeros((batch["encoder_segment_ids"].shape[0], 1), jnp.int32)
-        batch = {**batch, "decoder_input_tokens": start, "decoder_segment_ids": start + 1}
+        rows = batch["encoder_segment_ids"].shape[0]
+        start = jnp.full((rows, 1), model.config.start_token, jnp.int32)
+        ones = jnp.ones_like(start)
+        batch = {**batch, "decoder_input_tokens": start, "decoder_segment_ids": ones}
     prompt_length = batch["decoder_input_tokens"].shape[1]
     variables = {"params": params}
     cache: Any = model.apply(variables, batch, capacity=prompt_length, method="start")
@@ -216,7 +218,7 @@ def decode_step(
     count = tokens.shape[1]
     new = jnp.eye(count, dtype=bool)[None]
     new = jnp.broadcast_to(new, (tokens.shape[0], count, count))
-    may_see = written(before.may_see, new, before.cache.length, axis=2)
+    may_see = updated(before.may_see, new, before.cache.length, axis=2)
     read: Any = model.apply(
         {"params": before.params},
         tokens,

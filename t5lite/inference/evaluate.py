@@ -20,7 +20,7 @@ from t5lite.inference.decoding import Decoding
 from t5lite.inference.example_sums import ExampleSums, make_sum_examples
 from t5lite.inference.predictions import ReportProgress, make_predict_answers
 from t5lite.losses.loss import Loss, mean_metrics
-from t5lite.models.architectures import EncoderOnly, Model
+from t5lite.models.model import Model
 from t5lite.parallel.dispatch import settle
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import on_mesh
@@ -97,7 +97,7 @@ def make_evaluate(
         predict = make_predict_answers(
             model, mesh, task, decoding, batch_size=batch_size, on_progress=on_progress
         )
-    has_text = not isinstance(model, EncoderOnly) or model.classes is None
+    has_text = model.classes is None
 
     def num_bytes_of(part: Task, examples: Sequence[Example]) -> list[int]:
         if not has_text:

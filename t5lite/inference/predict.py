@@ -9,14 +9,15 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from t5lite.core.batches import Batch
 from t5lite.core.errors import UserError
 from t5lite.core.examples import Tokens
 from t5lite.core.streams import stream
 from t5lite.inference.beam_search import NEVER, beam_search
 from t5lite.inference.buckets import batches_by_length, bucket
-from t5lite.inference.decoding import Decoded, Decoding, GenerativeModel
+from t5lite.inference.decoding import Decoded, Decoding
 from t5lite.inference.sampling import sample
-from t5lite.models.architectures import Batch, EncoderDecoder
+from t5lite.models.model import GenerativeModel
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import (
     batch_sharding,
@@ -191,7 +192,7 @@ def _sizes(model: GenerativeModel, prompt: Prompt, targets_length: int) -> tuple
     """Returns the key by which prompts are sorted into batches of similar size."""
     prefix = len(prompt.prefix)
     inputs = len(prompt.inputs)
-    if isinstance(model, EncoderDecoder):
+    if model.has_encoder:
         return (bucket(prefix, targets_length) if prefix else 0), inputs
     return (inputs + prefix,)
 
@@ -205,7 +206,7 @@ def _batch_of(
 ) -> dict[str, np.ndarray]:
     """Returns the batch that `decoding.prefill` takes; rows without a prompt are padding."""
     fixed = model.config.num_experts is not None
-    if isinstance(model, EncoderDecoder):
+    if model.has_encoder:
         width = bucket(max(len(prompt.inputs) for prompt in prompts), inputs_length, fixed=fixed)
         batch = {
             name: np.zeros((rows, width), np.int32)
@@ -218,11 +219,11 @@ def _batch_of(
             return batch
         prefixes = [prompt.prefix for prompt in prompts]
         longest = bucket(max(map(len, prefixes)), targets_length, fixed=fixed)
-        return {**batch, **_right_aligned(prefixes, rows, 1 + longest)}
+        return {**batch, **_right_aligned(prefixes, rows, 1 + longest, model.config.start_token)}
     sequences = [np.concatenate([prompt.inputs, prompt.prefix]) for prompt in prompts]
     # A prefix is at most as long as a target.
     width = bucket(1 + max(map(len, sequences)), 1 + inputs_length + targets_length, fixed=fixed)
-    batch = _right_aligned(sequences, rows, width)
+    batch = _right_aligned(sequences, rows, width, model.config.start_token)
     if model.config.prefix_attention:
         sees_all = np.zeros_like(batch["decoder_segment_ids"])
         for row, prompt in enumerate(prompts):
@@ -234,10 +235,13 @@ def _batch_of(
     return batch
 
 
-def _right_aligned(sequences: Sequence[Tokens], rows: int, width: int) -> dict[str, np.ndarray]:
-    """Returns token 0 and the sequences, all ending in the last position."""
+def _right_aligned(
+    sequences: Sequence[Tokens], rows: int, width: int, start_token: int
+) -> dict[str, np.ndarray]:
+    """Returns the start token and the sequences, all ending in the last position."""
     tokens, segments = np.zeros((2, rows, width), np.int32)
     for row, ids in enumerate(sequences):
+        tokens[row, width - len(ids) - 1] = start_token
         tokens[row, width - len(ids) :] = ids
         segments[row, width - len(ids) - 1 :] = 1
     return {"decoder_input_tokens": tokens, "decoder_segment_ids": segments}

@@ -10,7 +10,7 @@ from t5lite.data.task import Task
 from t5lite.inference.decoding import Decoding, check_target_lengths
 from t5lite.inference.predict import Predict, Prompt, make_predict
 from t5lite.inference.score import Score, make_score
-from t5lite.models.architectures import EncoderOnly, Model
+from t5lite.models.model import Model, generative
 from t5lite.parallel.mesh import DeviceMesh
 
 # From parameters, a task and its questions to an answer for each question.
@@ -40,9 +40,8 @@ def make_predict_answers(
 
     @functools.cache
     def generator(inputs_length: int, targets_length: int) -> Predict:
-        assert not isinstance(model, EncoderOnly)
         return make_predict(
-            model,
+            generative(model, "Task.metrics"),
             mesh,
             decoding,
             stop_ids=task.vocabulary.stop_ids,
@@ -54,9 +53,8 @@ def make_predict_answers(
 
     @functools.cache
     def scorer(inputs_length: int, targets_length: int) -> Score:
-        assert not isinstance(model, EncoderOnly)
         return make_score(
-            model,
+            generative(model, "Task.metrics"),
             mesh,
             inputs_length=inputs_length,
             targets_length=targets_length,

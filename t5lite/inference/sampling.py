@@ -12,7 +12,6 @@ from t5lite.core.streams import stream
 from t5lite.inference.decoding import (
     Decoded,
     Decoding,
-    GenerativeModel,
     decode_step,
     decode_while,
     each_row,
@@ -23,6 +22,7 @@ from t5lite.inference.decoding import (
 )
 from t5lite.inference.filters import keep_top_k, keep_top_p
 from t5lite.inference.highest import top_k
+from t5lite.models.model import GenerativeModel
 
 # Samples of a row that are decoded together. They share one cache and each attends to all of it, so
 # the cost grows with their square.

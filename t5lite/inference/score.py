@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from t5lite.core.batches import Batch
 from t5lite.core.examples import Example
 from t5lite.core.numbers import as_inputs
 from t5lite.data.batching.features import DecoderLayout, EncoderDecoderLayout, Layout, batch_of
 from t5lite.inference.buckets import batches_by_length, bucket
-from t5lite.inference.decoding import GenerativeModel
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.models.apply import ModelApply
-from t5lite.models.architectures import Batch, EncoderDecoder
+from t5lite.models.model import GenerativeModel
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
 
@@ -66,9 +66,7 @@ def make_score(
         sizes = [(len(example["targets"]), len(example["inputs"])) for example in examples]
         # Rows of an encoder-decoder have two lengths; those of a decoder-only model have their sum.
         keys = [
-            (bucket(targets, targets_length), inputs)
-            if isinstance(model, EncoderDecoder)
-            else (targets + inputs,)
+            (bucket(targets, targets_length), inputs) if model.has_encoder else (targets + inputs,)
             for targets, inputs in sizes
         ]
         with on_mesh(mesh):
@@ -98,10 +96,16 @@ def _layout_of(
 ) -> Layout:
     """Returns a layout that fits the targets and inputs of some examples."""
     fixed = model.config.num_experts is not None
-    if isinstance(model, EncoderDecoder):
+    if model.has_encoder:
         targets, inputs = np.max(sizes, axis=0).tolist()
         return EncoderDecoderLayout(
-            bucket(inputs, inputs_length, fixed=fixed), bucket(targets, targets_length, fixed=fixed)
+            bucket(inputs, inputs_length, fixed=fixed),
+            bucket(targets, targets_length, fixed=fixed),
+            model.config.start_token,
         )
     longest = inputs_length + targets_length
-    return DecoderLayout(bucket(max(map(sum, sizes)), longest, fixed=fixed), has_inputs=True)
+    return DecoderLayout(
+        bucket(max(map(sum, sizes)), longest, fixed=fixed),
+        has_inputs=True,
+        start_token=model.config.start_token,
+    )

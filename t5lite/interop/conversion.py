@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from t5lite.core.fields import check_field_choice, check_fields
 from t5lite.data.text.vocabularies import Vocabulary
-from t5lite.models.config import DTYPES
+from t5lite.models.config_fields import DTYPES
 from t5lite.parallel.mesh import Mesh
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from t5lite.interop.foreign import ArrayShape, StoredArray, is_stacked, matrix_shape
-from t5lite.models.architectures import Model
+from t5lite.models.model import Model
 
 Settings = Mapping[str, Any]
 

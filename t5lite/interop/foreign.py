@@ -10,7 +10,7 @@ import numpy as np
 from t5lite.core.errors import UserError
 from t5lite.core.lazy import LazyArray
 from t5lite.data.text.vocabularies import Vocabulary
-from t5lite.models.architectures import Model
+from t5lite.models.model import Model
 
 ArrayShape = tuple[int, ...]
 FLOATS = ("float32", "bfloat16", "float16", "float64")

@@ -39,7 +39,7 @@ from t5lite.interop.t5_settings import unknown_fields
 from t5lite.interop.tensor_files import read_json, stored_tensors, write_tensors
 from t5lite.interop.tensor_names import without_wrappers
 from t5lite.interop.tokenizer_files import read_tokenizer, write_tokenizer
-from t5lite.models.architectures import Model, parameters
+from t5lite.models.model import Model, parameters
 
 CONFIG_FILE, CARD_FILE = "config.json", "README.md"
 ADAPTER_FILE = "adapter_config.json"

@@ -3,8 +3,8 @@
 import dataclasses
 
 from t5lite.data.text.vocabularies import Vocabulary
-from t5lite.models.architectures import EncoderOnly, Model
 from t5lite.models.config import T5Config
+from t5lite.models.model import Model
 
 # Fields that belong to a run and not to a model.
 _OF_RUNS = ("dropout_rate", "dtype", "remat", "scan_unroll")
@@ -18,7 +18,7 @@ def model_gin(model: Model, vocabulary: Vocabulary | None, vocabulary_path: str)
         f"train.model = @{kind}()",
         f"{kind}.config = @T5Config()",
     ]
-    if isinstance(model, EncoderOnly) and model.classes is not None:
+    if model.classes is not None:
         lines.append("EncoderOnly.classes = @Classes()")
         lines += [f"Classes.{k} = {v!r}" for k, v in dataclasses.asdict(model.classes).items()]
     if model.config.encoder_attention == "transient_global":

@@ -14,8 +14,10 @@ from t5lite.core.errors import UserError
 from t5lite.interop.family import Family, ReadModel, Settings, WrittenModel
 from t5lite.interop.foreign import Rows, StoredArray
 from t5lite.interop.t5_settings import logits_scale, settings_of, t5_config
-from t5lite.models.architectures import Classes, EncoderDecoder, EncoderOnly, Model
+from t5lite.models.architectures import EncoderDecoder, EncoderOnly
+from t5lite.models.classifier import Classes
 from t5lite.models.config import T5Config
+from t5lite.models.model import Model
 
 EMBEDDING, LOGITS = "token_embedder/embedding", "decoder/logits_dense/kernel"
 SHARED, LM_HEAD = "shared.weight", "lm_head.weight"

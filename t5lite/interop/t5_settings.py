@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from t5lite.core.errors import UserError, check_choice
-from t5lite.models.architectures import DecoderOnly, EncoderOnly, Model
 from t5lite.models.config import T5Config
+from t5lite.models.model import Model
 
 T5_MODEL_TYPES = ("t5", "mt5", "umt5", "longt5")
 # transformers' names of activations, and ours.
@@ -233,12 +233,12 @@ def settings_of(model: Model, dtype: str) -> tuple[dict[str, Any], list[str]]:
     """
     config, remarks = model.config, []
     _check_writable(model)
-    classes = model.classes if isinstance(model, EncoderOnly) else None
+    classes = model.classes
     family = "umt5" if config.positions == "layer_bias" else "t5"
     family = "longt5" if config.encoder_attention != "full" else family
     prefix = {"t5": "T5", "umt5": "UMT5", "longt5": "LongT5"}[family]
     kind = "ForConditionalGeneration"
-    if isinstance(model, EncoderOnly):
+    if not model.has_decoder:
         kind = "EncoderModel" if classes is None else "ForTokenClassification"
         if classes is None:
             remarks.append("the logits of tokens are not written: T5EncoderModel has none")
@@ -263,7 +263,7 @@ def settings_of(model: Model, dtype: str) -> tuple[dict[str, Any], list[str]]:
         "relative_attention_num_buckets": config.num_buckets,
         "relative_attention_max_distance": config.max_distance,
         "dropout_rate": float(config.dropout_rate),
-        "is_encoder_decoder": not isinstance(model, EncoderOnly),
+        "is_encoder_decoder": model.has_decoder,
         # umT5's class scales whatever this is; `t5_family` multiplies the head instead.
         "tie_word_embeddings": config.tied_logits or family == "umt5",
         "torch_dtype": dtype,
@@ -281,13 +281,13 @@ def settings_of(model: Model, dtype: str) -> tuple[dict[str, Any], list[str]]:
 
 def _check_writable(model: Model) -> None:
     config = model.config
-    classes = model.classes if isinstance(model, EncoderOnly) else None
+    classes = model.classes
     pooled = classes is not None and not classes.per_token
     is_long = config.encoder_attention != "full"
     first, *rest = config.mlp_activations
     is_known = first in _WRITTEN_ACTIVATIONS and rest in ([], ["linear"])
     problems = [
-        (isinstance(model, DecoderOnly), "DecoderOnly"),
+        (not model.has_encoder, type(model).__name__),
         (not is_known, f"T5Config.mlp_activations {config.mlp_activations}"),
         (config.positions == "rotary", "rotary T5Config.positions"),
         (pooled, "Classes.per_token False"),

@@ -20,8 +20,9 @@ from t5lite.interop.foreign import (
 from t5lite.interop.t5x_adafactor import adafactor_state
 from t5lite.interop.t5x_files import stored_arrays
 from t5lite.interop.t5x_parameters import Arrays, T5xParameter
-from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly, Model, parameters
+from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
 from t5lite.models.config import T5Config
+from t5lite.models.model import Model, parameters
 
 # Flaxformer's leaf about the format, beside parameters.
 METADATA = "__save_format_metadata__"

@@ -1,7 +1,10 @@
-"""The networks: pure mathematics in functions, weights in thin Linen modules around them.
+"""The networks: mathematics in plain functions, parameters in thin Linen modules around them.
 
-Read in this order: config, masks, positions, attention, feedforward, encoder, decoder,
-architectures.
-Parameter names follow T5X and are public API. The network never sees a padding id: what may be
-attended to, and what counts, comes in as masks and weights.
+`config_fields` lists what can be chosen. A part is a row in a table: `attention.ATTENTION`,
+`norms.NORMS` and `NORM_PLACEMENTS`, `positions.POSITIONS`, `mixers.MIXERS`,
+`feedforward.ACTIVATIONS`. `config` checks the choices; `stack`, `encoder`, `decoder` and
+`architectures` put the parts together and do not distinguish them.
+
+Parameter names follow T5X and are public API. The network never sees a padding id: masks and
+weights say what may be attended to and what counts.
 """

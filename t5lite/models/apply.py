@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Key
 from t5lite.core.batches import Batch
 from t5lite.core.lazy import by_name
 from t5lite.core.numbers import Number
-from t5lite.models.architectures import Model
 from t5lite.models.experts import COLLECTION
+from t5lite.models.model import Model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,28 +1,120 @@
-"""Multi-head attention as T5 does it: no 1/sqrt(d), an additive bias, no biases in the maps."""
+"""Attention as a function of queries, keys and values, looked up by name.
 
-from typing import NamedTuple
+To add an implementation, write a function with the signature of `AttentionFunction` and name it as
+`T5Config.attention = "module:function"`, or add a row to `ATTENTION`. It serves self-attention,
+cross-attention, local attention and attention to a cache.
+"""
 
-import flax.linen as nn
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from t5lite.core.numbers import Number
-from t5lite.models.config import T5Config
-from t5lite.models.initializers import Scaled
-from t5lite.models.layers import Linear, dropout
-from t5lite.models.positions import Places, rotate
+from t5lite.models.dropout import dropout
+from t5lite.models.masks import AttentionMask
+from t5lite.models.relative_bias import AttentionBias, DenseBias
 
-# Finite, so that the softmax of a query with no key to attend to is not NaN; see `attend`.
+# Finite, so that the softmax of a query without visible keys is not NaN; see `attend`.
 MASKED_SCORE = -1e10
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 
-class KeysValues(NamedTuple):
-    """What queries attend to; one head of it may serve several heads of queries."""
 
-    key: Float[Array, "b k g d"]
-    value: Float[Array, "b k g d"]
+@runtime_checkable
+class AttentionFunction(Protocol):
+    """Returns for each query and head the average of the values of the keys that it attends to.
+
+    The weights are the softmax over visible keys of soft_cap(scale * query . key) + bias, and are
+    dropped out; query head i reads the key head i * g // h. A query without visible keys gets 0.
+    Mask and bias are data, `AttentionMask` and `RelativeBias`; see there for how to build them for
+    a block of keys.
+
+    A function may have an attribute `prepare(mask, bias, query_length, key_length)`, which returns
+    mask and bias in another form. It is called once for a stack, outside of the loop over layers.
+    """
+
+    def __call__(
+        self,
+        query: Float[Array, "b q h d"],
+        key: Float[Array, "b k g d"],
+        value: Float[Array, "b k g d"],
+        *,
+        mask: AttentionMask,
+        bias: AttentionBias | None,
+        scale: float,
+        soft_cap: float | None,
+        dropout_rate: Number | None,
+        dropout_key: Key[Array, ""] | None,
+    ) -> Float[Array, "b q h d"]: ...
+
+
+def prepared(
+    function: AttentionFunction,
+    mask: AttentionMask,
+    bias: AttentionBias | None,
+    query_length: int,
+    key_length: int,
+) -> tuple[AttentionMask, AttentionBias | None]:
+    """Returns mask and bias in the form in which `function` takes them in each layer."""
+    prepare = getattr(function, "prepare", None)
+    if prepare is None:
+        return mask, bias
+    ready: tuple[AttentionMask, AttentionBias | None] = prepare(
+        mask, bias, query_length, key_length
+    )
+    return ready
+
+
+def _with_prepare(prepare: Callable[..., Any]) -> Callable[[_F], _F]:
+    def decorate(function: _F) -> _F:
+        function.prepare = prepare  # type: ignore[attr-defined]  # functions take attributes
+        return function
+
+    return decorate
+
+
+def _materialised(
+    mask: AttentionMask, bias: AttentionBias | None, query_length: int, key_length: int
+) -> tuple[AttentionMask, AttentionBias | None]:
+    dense = AttentionMask(visible=mask.to_array(query_length, key_length))
+    if bias is not None:
+        bias = DenseBias(array=bias.to_array(query_length, key_length))
+    return dense, bias
+
+
+@_with_prepare(_materialised)
+def reference_attention(
+    query: Float[Array, "b q h d"],
+    key: Float[Array, "b k g d"],
+    value: Float[Array, "b k g d"],
+    *,
+    mask: AttentionMask,
+    bias: AttentionBias | None,
+    scale: float = 1.0,
+    soft_cap: float | None = None,
+    dropout_rate: Number | None = None,
+    dropout_key: Key[Array, ""] | None = None,
+) -> Float[Array, "b q h d"]:
+    """The attention that all others are compared with; it materialises mask, bias and weights."""
+    lengths = query.shape[1], key.shape[1]
+    visible = mask.to_array(*lengths)
+    weights = attention_weights(
+        query,
+        key,
+        bias=None if bias is None else bias.to_array(*lengths),
+        mask=visible,
+        scale=scale,
+        soft_cap=soft_cap,
+    )
+    if dropout_key is not None:
+        weights = dropout(weights, dropout_rate, dropout_key)
+    return attend(weights, value, mask=visible)
+
+
+ATTENTION: Mapping[str, AttentionFunction] = {"reference": reference_attention}
 
 
 def attention_weights(
@@ -31,12 +123,14 @@ def attention_weights(
     *,
     bias: Float[Array, "#b h q k"] | None = None,
     mask: Bool[Array, "#b 1 q k"] | None = None,
+    scale: float = 1.0,
+    soft_cap: float | None = None,
 ) -> Float[Array, "b h q k"]:
-    """Returns the softmax over keys of query . key + bias, in float32; 0 where masked, unless all
-    keys of a query are, as `attend` sees to.
+    """Returns the softmax over keys of soft_cap(scale * query . key) + bias, in float32.
 
-    Scores are not divided by sqrt(d): T5 puts that factor into the initial query kernel. Query
-    head i attends to the keys of head i * g // h.
+    Masked keys have a weight of 0, unless all keys of a query are masked; see `attend`. T5 has no
+    scale: the factor 1 / sqrt(d) is in the initial query kernel. Query head i attends to the keys
+    of head i * g // h.
 
     Differs from T5X, which by default takes the softmax in the dtype of the activations.
     """
@@ -47,6 +141,10 @@ def attention_weights(
         grouped = query.reshape(b, q, g, h // g, d)
         scores = jnp.einsum("bqgrd,bkgd->bgrqk", grouped, key, preferred_element_type=jnp.float32)
         scores = scores.reshape(b, h, q, key.shape[1])
+    if scale != 1.0:
+        scores = scores * scale
+    if soft_cap is not None:
+        scores = soft_cap * jnp.tanh(scores / soft_cap)
     if bias is not None:
         scores = scores + bias.astype(jnp.float32)
     if mask is not None:
@@ -60,11 +158,13 @@ def attend(
     *,
     mask: Bool[Array, "#b 1 q k"] | None = None,
 ) -> Float[Array, "b q h d"]:
-    """Returns the average of the values under the weights; 0 for a query with no key to attend to.
+    """Returns the average of the values under the weights; 0 for a query without visible keys.
 
-    Such is a target whose input is empty: in a row with other examples it must not see theirs.
+    Such a query is a target whose input is empty: in a packed row it must not see the inputs of
+    other examples.
 
-    Differs from T5X, where it is the average of all values, of padding or other examples.
+    Differs from T5X, where it is the average of all values, those of padding and other examples
+    included.
     """
     (b, h, q, k), (g, d) = weights.shape, value.shape[2:]
     weights = weights.astype(value.dtype)
@@ -77,89 +177,3 @@ def attend(
         return average
     has_key = mask.any(axis=-1)[:, 0, :, None, None]
     return jnp.where(has_key, average, jnp.zeros([], average.dtype))
-
-
-class Attention(nn.Module):
-    """Attention of queries made from one sequence to keys and values made from one.
-
-    Parameters:
-        query/kernel [embed, heads, kv], normal with variance 1 / (embed * kv).
-        key/kernel, value/kernel [embed, heads, kv], normal with variance 1 / embed.
-        out/kernel [heads, kv, embed], normal with variance 1 / (heads * kv).
-
-    Args:
-        has_positions: whether queries and keys are places in one sequence, so that rotary positions
-            turn them.
-    """
-
-    config: T5Config
-    has_positions: bool = True
-
-    def setup(self) -> None:
-        config = self.config
-
-        def heads(count: int, scale: float) -> Linear:
-            shape = (config.embed_dim, count, config.head_dim)
-            init = Scaled(scale, "normal", in_axes=(0,), out_axes=(1, 2))
-            return Linear("ble,ehd->blhd", shape, ("embed", "heads", "kv"), init)
-
-        self.query = heads(config.num_heads, 1.0 / config.head_dim)
-        self.key, self.value = heads(config.kv_heads, 1.0), heads(config.kv_heads, 1.0)
-        init = Scaled(1.0, "normal", in_axes=(0, 1), out_axes=(2,))
-        shape = (config.num_heads, config.head_dim, config.embed_dim)
-        self.out = Linear("blhd,hde->ble", shape, ("heads", "kv", "embed"), init)
-
-    def queries(
-        self, x: Float[Array, "b q e"], places: Places | None = None
-    ) -> Float[Array, "b q h d"]:
-        """Returns the queries of `x`, whose tokens stand at `places`; None for one by one."""
-        return self._turned(_by_head(self.query(x)), places)
-
-    def keys_values(
-        self, source: Float[Array, "b k e"], places: Places | None = None
-    ) -> KeysValues:
-        """Returns the keys and values of `source`, whose tokens stand at `places`."""
-        key, value = (_by_head(part(source), "key_length") for part in (self.key, self.value))
-        return KeysValues(self._turned(key, places), value)
-
-    def __call__(
-        self,
-        query: Float[Array, "b q h d"],
-        source: KeysValues,
-        *,
-        bias: Float[Array, "#b h q k"] | None,
-        mask: Bool[Array, "#b 1 q k"] | None,
-        dropout_rate: Number | None,
-    ) -> Float[Array, "b q h d"]:
-        """Returns for each query what it attends to, by head."""
-        rng = None if dropout_rate is None else self.make_rng("dropout")
-        attended = _attended
-        if self.config.remat == "attention":
-            attended = jax.checkpoint(attended)
-        return attended(query, source, bias, mask, dropout_rate, rng)
-
-    def _turned(
-        self, heads: Float[Array, "b l h d"], places: Places | None
-    ) -> Float[Array, "b l h d"]:
-        if self.config.positions != "rotary" or not self.has_positions:
-            return heads
-        places = np.arange(heads.shape[1]) if places is None else places
-        return rotate(heads, places, self.config.rotary_base)
-
-
-def _attended(
-    query: Float[Array, "b q h d"],
-    source: KeysValues,
-    bias: Float[Array, "#b h q k"] | None,
-    mask: Bool[Array, "#b 1 q k"] | None,
-    dropout_rate: Number | None,
-    rng: Key[Array, ""] | None,
-) -> Float[Array, "b q h d"]:
-    weights = attention_weights(query, source.key, bias=bias, mask=mask)
-    if rng is not None:
-        weights = dropout(weights, dropout_rate, rng)
-    return attend(weights, source.value, mask=mask)
-
-
-def _by_head(x: Float[Array, "b l h d"], length: str = "length") -> Float[Array, "b l h d"]:
-    return nn.with_logical_constraint(x, ("batch", length, "heads", "kv"))

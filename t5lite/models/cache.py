@@ -1,34 +1,30 @@
-"""What a decoder keeps of the tokens that it has read, so that none is read twice."""
+"""What a decoder keeps of the tokens that it has processed, so that none is processed twice."""
 
 import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from t5lite.models.attention import KeysValues
-from t5lite.models.positions import Start
+from t5lite.models.attention_layer import KeysValues
 
 
 class ByHead(NamedTuple):
-    """Keys and values as a cache holds them: those of a head together, as products read them.
-
-    Both products have tokens or features side by side where their results have them.
-    """
+    """Keys and values as a cache holds them, in the layout in which both products read them."""
 
     key: Float[Array, "b g d k"]
     value: Float[Array, "b g k d"]
 
     def read(self) -> KeysValues:
-        """Returns what attention takes."""
+        """Returns them as attention takes them."""
         return KeysValues(jnp.moveaxis(self.key, 3, 1), jnp.swapaxes(self.value, 1, 2))
 
-    def with_new(self, source: KeysValues, start: Start) -> "ByHead":
-        """Returns the same with those of new tokens from `start` on."""
+    def with_new(self, source: KeysValues, start: Int[Array, ""]) -> "ByHead":
+        """Returns them with those of new tokens, the first of them at `start`."""
         new = by_head(source)
         return ByHead(
-            written(self.key, new.key, start, axis=3), written(self.value, new.value, start, axis=2)
+            updated(self.key, new.key, start, axis=3), updated(self.value, new.value, start, axis=2)
         )
 
 
@@ -38,7 +34,7 @@ def by_head(source: KeysValues) -> ByHead:
 
 
 class LayerCache(NamedTuple):
-    """One layer's part of a cache: of the tokens that were read, and of what was encoded."""
+    """One layer's part of a cache: of the tokens so far, and of what was encoded."""
 
     own: ByHead
     encoded: ByHead | None
@@ -47,15 +43,15 @@ class LayerCache(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cache:
-    """A value like any other: reading on returns a new one.
+    """The state of incremental decoding, a value: each step returns a new one.
 
-    The same tree holds shapes or shardings in the place of arrays, so no type is one.
+    The same tree also holds shapes or shardings instead of arrays, so the fields are untyped.
 
     Args:
-        length: tokens read so far, the same in all rows, int32 [].
-        segment_ids: of those tokens, 0 behind them, int32 [b, capacity].
-        positions: where in the target those tokens stand, int32 [capacity].
-        layers: one for each.
+        length: tokens so far, the same in all rows, int32 [].
+        segment_ids: of those tokens, 0 in unused slots, int32 [b, capacity].
+        positions: of those tokens in the target, int32 [capacity].
+        layers: one for each layer.
         encoded_segment_ids: int32 [b, k]; None without an encoder.
     """
 
@@ -66,13 +62,13 @@ class Cache:
     encoded_segment_ids: Any = None
 
 
-def written(whole: Array, part: Array, start: Start, *, axis: int) -> Array:
-    """Returns `whole` with `part` from `start` on along `axis`."""
+def updated(whole: Array, part: Array, start: Int[Array, ""], *, axis: int) -> Array:
+    """Returns `whole` with `part` at `start` along `axis`."""
     return jax.lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), start, axis)
 
 
 def grown(cache: Cache, more: int) -> Cache:
-    """Returns a cache with room for so many tokens more."""
+    """Returns a cache with room for `more` tokens."""
 
     def longer(x: Array, axis: int) -> Array:
         return jnp.pad(x, [(0, more if n == axis else 0) for n in range(x.ndim)])

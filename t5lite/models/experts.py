@@ -1,4 +1,4 @@
-"""A feed-forward layer of many experts, of which each token goes to one or two."""
+"""A feed-forward layer of many experts; each token goes to one or two of them."""
 
 import math
 
@@ -8,21 +8,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from t5lite.core.numbers import Number
-from t5lite.models.config import T5Config
+from t5lite.models.adapters import Axis
+from t5lite.models.config_fields import T5Fields
+from t5lite.models.dropout import Dropout
 from t5lite.models.feedforward import activated
-from t5lite.models.initializers import Scaled
-from t5lite.models.layers import Dropout, Linear
+from t5lite.models.initializers import ScaledInit
+from t5lite.models.linear import LinearMap
 
-# What `Experts` tells of every row, by name; `batch_loss` collects it.
+# The Flax collection in which `Experts` reports the statistics of every row, by name.
 COLLECTION = "experts"
 
 
-def capacity(config: T5Config, tokens: int) -> int:
+def expert_capacity(config: T5Fields, tokens: int) -> int:
     """Returns how many tokens of a row one expert takes.
 
-    >>> config = T5Config(vocab_size=384, embed_dim=8, num_heads=2, head_dim=4, mlp_dim=16,
+    >>> config = T5Fields(vocab_size=384, embed_dim=8, num_heads=2, head_dim=4, mlp_dim=16,
     ...     num_encoder_layers=1, num_experts=4, capacity_factor=1.25)
-    >>> capacity(config, 512)
+    >>> expert_capacity(config, 512)
     160
     """
     assert config.num_experts is not None
@@ -37,23 +39,23 @@ def route(
     choices: int,
     capacity: int,
 ) -> tuple[Float[Array, "b l x c"], dict[str, Float[Array, "b"]]]:
-    """Returns the weight of each place of each expert for each token, and what a row is told by.
+    """Returns the weight of each slot of each expert for each token, and statistics of each row.
 
-    A token goes to its `choices` likeliest experts, its weights being their probabilities, of
-    several divided by their sum. Each row shares out its own places in the order of its tokens, to
-    each its first choice before its second. A token that finds no place has a weight of 0, as has
-    padding, which takes none. So what becomes of a token depends on no later one, no other row, no
-    mesh and no number of microbatches.
+    A token goes to its `choices` likeliest experts, weighted by their probabilities; several are
+    divided by their sum. Each row assigns the slots of its experts in the order of its tokens, the
+    first choice of a token before its second. A token that finds no slot has a weight of 0, as has
+    padding, which takes none. So the result for a token depends on no later token, no other row,
+    no mesh and no number of microbatches.
 
     Returns:
-        The weights, and for each row `load_balance` (1 where tokens are spread evenly, at most the
+        The weights, and for each row `load_balance` (1 if tokens are spread evenly, at most the
         number of experts), `router_z` (the mean square of the scores' log-sum-exp) and `dropped`
-        (the share of choices without a place).
+        (the fraction of choices without a slot).
 
     Source: Fedus et al., "Switch Transformers", equations 4 to 6; Zoph et al., "ST-MoE", equation
     5; Lepikhin et al., "GShard", algorithm 1, for two choices.
     Differs from all of them in that a group of tokens is a row of the batch, and from GShard in
-    that second choices do not wait for first ones of later tokens, which would tell of the future.
+    that second choices do not wait for first choices of later tokens, which would leak the future.
     """
     (rows, length, count), tokens = scores.shape, is_token.astype(jnp.float32)
     probabilities = jax.nn.softmax(scores, axis=-1)
@@ -63,9 +65,9 @@ def route(
     choice = jax.nn.one_hot(chosen, count) * tokens[..., None, None]
     in_order = choice.reshape(rows, length * choices, count)
     taken = (jnp.cumsum(in_order, axis=1) - 1.0).reshape(choice.shape)
-    place = jnp.sum(taken * choice, axis=-1).astype(jnp.int32)
-    fits = choice * (place < capacity)[..., None]
-    weights = jnp.einsum("blj,bljx,bljc->blxc", gates, fits, jax.nn.one_hot(place, capacity))
+    slot = jnp.sum(taken * choice, axis=-1).astype(jnp.int32)
+    fits = choice * (slot < capacity)[..., None]
+    weights = jnp.einsum("blj,bljx,bljc->blxc", gates, fits, jax.nn.one_hot(slot, capacity))
 
     of_row = jnp.maximum(tokens.sum(axis=1), 1.0)
     share = choice[:, :, 0].sum(axis=1) / of_row[:, None]
@@ -79,50 +81,68 @@ def route(
 
 
 class Experts(nn.Module):
-    """As many feed-forward layers as there are experts, and the router that chooses among them.
+    """A feed-forward layer for each expert, and the router that chooses among them.
 
     Parameters:
         router/kernel [embed, expert_scores], truncated normal with variance 0.1 / embed;
         wi_0/kernel, ... [experts, embed, mlp] and wo/kernel [experts, mlp, embed], as in
         `FeedForward`.
+
+    Args:
+        full_name: prefix of the maps' names, such as `decoder/layers/mlp`.
     """
 
-    config: T5Config
+    config: T5Fields
+    full_name: str
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b l e"], is_token: Bool[Array, "b l"], *, dropout_rate: Number | None
     ) -> Float[Array, "b l e"]:
         config = self.config
-        experts, embed, mlp = config.num_experts, config.embed_dim, config.mlp_dim
-        assert experts is not None
-        router = Linear(
-            *("ble,ex->blx", (embed, experts), ("embed", "expert_scores")),
-            *(Scaled(0.1, "truncated_normal"),),
-            name="router",
-        )
-        weights, told = route(
+        assert config.num_experts is not None
+        experts = Axis("experts", config.num_experts)
+        embed, mlp = Axis("embed", config.embed_dim), Axis("mlp", config.mlp_dim)
+
+        def linear_map(
+            name: str,
+            einsum: str,
+            inputs: Axis,
+            outputs: Axis,
+            stacked: tuple[Axis, ...] = (experts,),
+            variance: float = 1.0,
+        ) -> LinearMap:
+            return LinearMap(
+                einsum,
+                inputs=(inputs,),
+                outputs=(outputs,),
+                initializer=ScaledInit(variance, "truncated_normal"),
+                full_name=f"{self.full_name}/{name}",
+                adapters=config.adapters,
+                stacked=stacked,
+                name=name,
+            )
+
+        scores = Axis("expert_scores", config.num_experts)
+        router = linear_map("router", "ble,ex->blx", embed, scores, stacked=(), variance=0.1)
+        weights, statistics = route(
             router(x.astype(jnp.float32)),
             is_token,
             choices=config.experts_per_token,
-            capacity=capacity(config, x.shape[1]),
+            capacity=expert_capacity(config, x.shape[1]),
         )
-        for name, value in told.items():
+        for name, value in statistics.items():
             self.sow(COLLECTION, name, value)
-        init = Scaled(1.0, "truncated_normal")
-        sent = _sent(jnp.einsum("blxc,ble->xbce", (weights > 0).astype(x.dtype), x))
+        routed = _by_expert(jnp.einsum("blxc,ble->xbce", (weights > 0).astype(x.dtype), x))
 
-        def wide(name: str) -> Linear:
-            shape, axes = (experts, embed, mlp), ("experts", "embed", "mlp")
-            return Linear("xbce,xef->xbcf", shape, axes, init, name=name)
+        def widen(name: str) -> LinearMap:
+            return linear_map(name, "xbce,xef->xbcf", embed, mlp)
 
-        hidden = Dropout(name="dropout")(activated(config, sent, wide), dropout_rate)
+        hidden = Dropout(name="dropout")(activated(config, routed, widen), dropout_rate)
         hidden = nn.with_logical_constraint(hidden, ("experts", "expert_batch", None, "mlp"))
-        narrow = Linear(
-            *("xbcf,xfe->xbce", (experts, mlp, embed), ("experts", "mlp", "embed"), init), name="wo"
-        )
-        return jnp.einsum("blxc,xbce->ble", weights.astype(x.dtype), _sent(narrow(hidden)))
+        narrowed = linear_map("wo", "xbcf,xfe->xbce", mlp, embed)(hidden)
+        return jnp.einsum("blxc,xbce->ble", weights.astype(x.dtype), _by_expert(narrowed))
 
 
-def _sent(x: Float[Array, "x b c e"]) -> Float[Array, "x b c e"]:
+def _by_expert(x: Float[Array, "x b c e"]) -> Float[Array, "x b c e"]:
     return nn.with_logical_constraint(x, ("experts", "expert_batch", None, "activation_embed"))

@@ -1,27 +1,42 @@
 """T5's feed-forward layer, plain (relu) or gated (gelu times linear)."""
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
+import jax
 from jaxtyping import Array, Bool, Float
 
 from t5lite.core.numbers import Number
-from t5lite.models.config import ACTIVATIONS, T5Config
-from t5lite.models.initializers import Scaled
-from t5lite.models.layers import Dropout, Linear
+from t5lite.models.adapters import Axis
+from t5lite.models.config_fields import T5Fields
+from t5lite.models.dropout import Dropout
+from t5lite.models.initializers import ScaledInit
+from t5lite.models.linear import LinearMap
+
+# "gelu" is the tanh approximation, which published T5 checkpoints were trained with.
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
+    "silu": jax.nn.silu,
+    "linear": lambda x: x,
+}
 
 
 def activated(
-    config: T5Config, x: Float[Array, "..."], wide: Callable[[str], Linear]
+    config: T5Fields, x: Float[Array, "..."], widen: Callable[[str], LinearMap]
 ) -> Float[Array, "..."]:
-    """Returns the product of `x` widened once for each activation, by the map that `wide` makes."""
+    """Returns the product over activations of `x` widened by a map of its own, which `widen` makes
+    from its name, and activated.
+    """
     names = config.mlp_activations
-    made = [
-        ACTIVATIONS[activation](wide("wi" if len(names) == 1 else f"wi_{index}")(x))
+    factors = [
+        ACTIVATIONS[activation](widen("wi" if len(names) == 1 else f"wi_{index}")(x))
         for index, activation in enumerate(names)
     ]
-    return math.prod(made[1:], start=made[0])
+    return math.prod(factors[1:], start=factors[0])
 
 
 class FeedForward(nn.Module):
@@ -31,24 +46,36 @@ class FeedForward(nn.Module):
         wi/kernel, or wi_0/kernel, wi_1/kernel, ... with several activations [embed, mlp],
         wo/kernel [mlp, embed]: truncated normal with variance 1 / fan-in.
 
-    Called like `experts.Experts`, which takes its place; every place is worked on, token or not.
+    It is called like `experts.Experts`; it processes padding like tokens.
+
+    Args:
+        full_name: prefix of the maps' names, such as `decoder/layers/mlp`.
     """
 
-    config: T5Config
+    config: T5Fields
+    full_name: str
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b l e"], is_token: Bool[Array, "b l"], *, dropout_rate: Number | None
     ) -> Float[Array, "b l e"]:
         config = self.config
-        init = Scaled(1.0, "truncated_normal")
+        embed, mlp = Axis("embed", config.embed_dim), Axis("mlp", config.mlp_dim)
 
-        def wide(name: str) -> Linear:
-            shape = (config.embed_dim, config.mlp_dim)
-            return Linear("ble,ef->blf", shape, ("embed", "mlp"), init, name=name)
+        def linear_map(name: str, einsum: str, inputs: Axis, outputs: Axis) -> LinearMap:
+            return LinearMap(
+                einsum,
+                inputs=(inputs,),
+                outputs=(outputs,),
+                initializer=ScaledInit(1.0, "truncated_normal"),
+                full_name=f"{self.full_name}/{name}",
+                adapters=config.adapters,
+                name=name,
+            )
 
-        hidden = Dropout(name="dropout")(activated(config, x, wide), dropout_rate)
+        def widen(name: str) -> LinearMap:
+            return linear_map(name, "ble,ef->blf", embed, mlp)
+
+        hidden = Dropout(name="dropout")(activated(config, x, widen), dropout_rate)
         hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
-        return Linear(
-            "blf,fe->ble", (config.mlp_dim, config.embed_dim), ("mlp", "embed"), init, name="wo"
-        )(hidden)
+        return linear_map("wo", "blf,fe->ble", mlp, embed)(hidden)

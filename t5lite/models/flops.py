@@ -1,22 +1,25 @@
 """FLOPs of one training step by the formula, matrix products only, nothing counted twice.
 
-Activations computed again in the backward pass are not counted, attention is counted in full
-(no credit for causal masks), and keys and values of cross-attention are counted over the input.
-Of experts those are counted that a token goes to, and the router.
+Recomputed activations are not counted. Attention is counted over all keys of its window, with no
+credit for causal masks, and keys and values of cross-attention are counted over the input. Of
+experts, those that a token goes to and the router are counted. Adapters are not counted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly, Model
 from t5lite.models.config import T5Config
+from t5lite.models.masks import Window
+from t5lite.models.model import Model
+from t5lite.models.stack import window_pattern
 
 
 def forward_flops(model: Model, lengths: Mapping[str, int]) -> int:
     """Returns the floating-point operations of one sequence forward, in FLOPs.
 
     Args:
-        lengths: of a row, in tokens, by the name of the feature.
+        lengths: of a row, in tokens, by feature.
 
+    >>> from t5lite.models.architectures import EncoderDecoder
     >>> base = EncoderDecoder(T5Config(
     ...     vocab_size=32128, embed_dim=768, num_heads=12, head_dim=64, mlp_dim=2048,
     ...     num_encoder_layers=12, num_decoder_layers=12))
@@ -25,20 +28,21 @@ def forward_flops(model: Model, lengths: Mapping[str, int]) -> int:
     0.426
     """
     config = model.config
-    inputs = 0 if isinstance(model, DecoderOnly) else lengths["encoder_input_tokens"]
-    targets = 0 if isinstance(model, EncoderOnly) else lengths["decoder_input_tokens"]
-    decoder_layer = _attention(config, targets, targets) + _feed_forward(config, targets)
-    if isinstance(model, EncoderDecoder):
-        decoder_layer += _attention(config, targets, inputs)
-    encoder_layer = _encoder_attention(config, inputs) + _feed_forward(config, inputs)
-    outputs = config.vocab_size
-    if isinstance(model, EncoderOnly) and model.classes is not None:
-        outputs = model.classes.count
-    return (
-        config.num_encoder_layers * encoder_layer
-        + config.num_decoder_layers * decoder_layer
-        + 2 * config.embed_dim * outputs * (targets or inputs)
+    inputs = lengths["encoder_input_tokens"] if model.has_encoder else 0
+    targets = lengths["decoder_input_tokens"] if model.has_decoder else 0
+    encoder = sum(
+        _encoder_attention(config, inputs, window) + _feed_forward(config, inputs)
+        for window in _windows(config.encoder_windows, config.num_encoder_layers)
     )
+    cross = _attention(config, targets, inputs) if model.has_encoder else 0
+    decoder = sum(
+        _attention(config, targets, targets, _seen(targets, window and (window[0], 0)))
+        + cross
+        + _feed_forward(config, targets)
+        for window in _windows(config.decoder_windows, config.num_decoder_layers)
+    )
+    outputs = config.vocab_size if model.classes is None else model.classes.count
+    return encoder + decoder + 2 * config.embed_dim * outputs * (targets or inputs)
 
 
 def train_flops(model: Model, lengths: Mapping[str, int]) -> int:
@@ -47,16 +51,27 @@ def train_flops(model: Model, lengths: Mapping[str, int]) -> int:
 
 
 def _attention(config: T5Config, queries: int, keys: int, seen: int | None = None) -> int:
-    """Of one layer; `seen` is how many of the keys each query is compared with."""
+    """Of one layer; `seen` is the number of keys that each query is compared with."""
     inner = config.num_heads * config.head_dim
     kv_inner = config.kv_heads * config.head_dim
     maps = 4 * config.embed_dim * (inner * queries + kv_inner * keys)
     return maps + 4 * queries * (keys if seen is None else seen) * inner
 
 
-def _encoder_attention(config: T5Config, tokens: int) -> int:
+def _windows(windows: Sequence[Window | None], num_layers: int) -> list[Window | None]:
+    """Returns the window of each layer."""
+    pattern = window_pattern(windows, num_layers)
+    return [pattern.windows[kind] for kind in pattern.kinds]
+
+
+def _seen(tokens: int, window: Window | None) -> int:
+    """Returns how many keys of a sequence a query is compared with, both sides of it counted."""
+    return tokens if window is None else min(tokens, sum(window) + 1)
+
+
+def _encoder_attention(config: T5Config, tokens: int, window: Window | None) -> int:
     if config.encoder_attention == "full":
-        return _attention(config, tokens, tokens)
+        return _attention(config, tokens, tokens, _seen(tokens, window))
     has_global = config.encoder_attention == "transient_global"
     global_tokens = tokens // config.global_block_size if has_global else 0
     seen = 3 * (config.local_radius + 1) + global_tokens

@@ -1,4 +1,4 @@
-"""How parameters begin, in a form that can be shown."""
+"""How parameters are initialised, in a form that can be printed."""
 
 import dataclasses
 import math
@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Key
 
 
 @dataclasses.dataclass(frozen=True)
-class Normal:
-    """Random numbers of mean 0 and a standard deviation of 1."""
+class NormalInit:
+    """A normal distribution with mean 0 and standard deviation 1."""
 
     def __call__(
         self, key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike
@@ -26,8 +26,8 @@ class Normal:
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant:
-    """One number everywhere."""
+class ConstantInit:
+    """The same number everywhere."""
 
     value: float
 
@@ -42,15 +42,15 @@ class Constant:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scaled:
-    """Random numbers of mean 0 and variance `scale` / fan, the fan being the number of inputs.
+class ScaledInit:
+    """A distribution with mean 0 and variance `scale` / fan, where fan is the number of inputs.
 
     Args:
         distribution: "normal", "truncated_normal" or "uniform".
         fan: "fan_in", or "fan_avg" for the mean of the numbers of inputs and outputs.
-        in_axes, out_axes: dimensions whose sizes multiply to the number of inputs, and of outputs.
+        in_axes, out_axes: dimensions of the inputs and of the outputs; their sizes multiply.
 
-    >>> Scaled(1.0, "normal", in_axes=(0,), out_axes=(1, 2)).describe((16, 2, 8))
+    >>> ScaledInit(1.0, "normal", in_axes=(0,), out_axes=(1, 2)).describe((16, 2, 8))
     'normal, std 0.25'
     """
 
@@ -80,11 +80,11 @@ class Scaled:
         return f"{self.distribution.replace('_', ' ')}, std {math.sqrt(self.scale / fan):.3g}"
 
 
-Initializer = Normal | Constant | Scaled
+Initializer = NormalInit | ConstantInit | ScaledInit
 
 
 class Parameter(nn.LogicallyPartitioned):
-    """A new parameter with the names of its axes, and how it was made."""
+    """A new parameter with the logical names of its axes and a description of its initialiser."""
 
     initializer: str = struct.field(default="", pytree_node=False)
 

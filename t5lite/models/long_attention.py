@@ -1,40 +1,44 @@
-"""LongT5's encoder attention: to tokens nearby, and to sums of blocks of tokens.
+"""LongT5's encoder attention: to tokens nearby, and to summaries of blocks of tokens.
 
-Queries are cut into blocks of `local_radius` + 1 tokens; those of a block have it and the blocks to
-both sides as keys, so that cost grows with the length and not with its square.
+Queries are cut into blocks of `local_radius` + 1 tokens. The keys of a block are those of the block
+and of its neighbours, so that the cost grows with the length and not with its square.
 
 Source: Guo et al., "LongT5: Efficient Text-To-Text Transformer for Long Sequences", section 3.
 """
 
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from t5lite.core.numbers import Number
-from t5lite.models.attention import Attention, KeysValues
-from t5lite.models.config import T5Config
-from t5lite.models.layers import RMSNorm
-from t5lite.models.masks import segment_mask
-from t5lite.models.positions import RelativePositionBias
+from t5lite.models.attention_layer import (
+    Attention,
+    AttentionContext,
+    KeysValues,
+    prepared_context,
+)
+from t5lite.models.config_fields import T5Fields
+from t5lite.models.masks import AttentionMask
+from t5lite.models.relative_bias import DenseBias, RelativePositionBias
 
 
-class SelfContext(NamedTuple):
-    """What every layer of an encoder is told of the row that attends to itself.
+class LongContext(NamedTuple):
+    """What all layers of an encoder know of a batch.
 
-    `mask` and `bias` are [b, l, l], or with local attention of blocks of queries and the keys that
-    they may see. `summed` is 1 where a token is part of the sum that makes a global token.
+    `attention` has a row for each block of queries. `summed` is 1 for a token that is part of the
+    sum that makes a global token; None without global tokens.
     """
 
-    mask: Bool[Array, "#b 1 q k"]
-    bias: Float[Array, "#b h q k"] | None
+    attention: AttentionContext
     summed: Float[Array, "rows l global"] | None = None
 
 
 def in_blocks(x: Array, size: int) -> Array:
-    """Returns [b, l, ...] as [b * blocks, size, ...], the last block filled up with zeros.
+    """Returns [b, l, ...] as [b * blocks, size, ...], the last block padded with zeros.
 
     >>> in_blocks(jnp.array([[1, 2, 3]]), 2).tolist()
     [[1, 2], [3, 0]]
@@ -44,7 +48,7 @@ def in_blocks(x: Array, size: int) -> Array:
 
 
 def with_neighbours(x: Array, size: int) -> Array:
-    """Returns each block of `in_blocks` with the ones to both sides, [b * blocks, 3 * size, ...].
+    """Returns each block of `in_blocks` with both neighbours, [b * blocks, 3 * size, ...].
 
     >>> with_neighbours(jnp.array([[1, 2, 3]]), 2).tolist()
     [[0, 0, 1, 2, 3, 0], [1, 2, 3, 0, 0, 0]]
@@ -57,65 +61,72 @@ def with_neighbours(x: Array, size: int) -> Array:
 
 
 def blocks_of_tokens(is_token: Bool[Array, "b l"], size: int) -> Int[Array, "b l"]:
-    """Returns the block that each token is summed up in, -1 for none.
+    """Returns the block that each token is summed in, -1 for none.
 
-    Only blocks full of tokens are summed up; the tokens behind the last one go to it.
+    Only blocks full of tokens are summed; the tokens after the last one belong to it.
 
     >>> blocks_of_tokens(jnp.array([[True] * 5 + [False]]), 2).tolist()
     [[0, 0, 1, 1, 1, -1]]
     """
-    place = np.arange(is_token.shape[1])
-    is_end = jnp.asarray(place % size == size - 1)[None]
+    position = np.arange(is_token.shape[1])
+    is_end = jnp.asarray(position % size == size - 1)[None]
     last = jnp.sum(is_token & is_end, axis=1, keepdims=True) - 1
-    return jnp.where(is_token, jnp.minimum(jnp.asarray(place // size)[None], last), -1)
+    return jnp.where(is_token, jnp.minimum(jnp.asarray(position // size)[None], last), -1)
 
 
 def long_context(
-    config: T5Config,
+    config: T5Fields,
     segment_ids: Int[Array, "b l"],
     relpos_bias: RelativePositionBias,
     side_relpos_bias: RelativePositionBias | None,
-) -> SelfContext:
+) -> LongContext:
     """Returns the context of local attention; with `side_relpos_bias`, of global tokens too."""
-    block = config.local_radius + 1
-    distance = np.arange(3 * block)[None] - np.arange(block, 2 * block)[:, None]
-    near = segment_mask(in_blocks(segment_ids, block), with_neighbours(segment_ids, block))
-    mask = near & jnp.asarray(np.abs(distance) < block)[None, None]
-    bias = relpos_bias(block, 3 * block, block)
+    radius = config.local_radius
+    block = radius + 1
+    lengths = block, 3 * block
+    mask = AttentionMask(
+        query_segment_ids=in_blocks(segment_ids, block),
+        key_segment_ids=with_neighbours(segment_ids, block),
+        query_positions=np.arange(block, 2 * block),
+        window=(radius, radius),
+    )
+    bias = relpos_bias(distance_limit=3 * block, query_offset=block)
     count = segment_ids.shape[1] // config.global_block_size
     if side_relpos_bias is None or count == 0:
-        return SelfContext(mask, bias)
+        return LongContext(prepared_context(config, mask, bias, *lengths))
 
     is_token = segment_ids > 0
     blocks = blocks_of_tokens(is_token, config.global_block_size)
     summed = jax.nn.one_hot(blocks, count, dtype=config.compute_dtype)
     offset = jnp.arange(count)[None, None] - blocks[..., None]
-    values = side_relpos_bias.values(np.arange(1 - count, count + 1))
+    values = side_relpos_bias(count + 1).values(np.arange(1 - count, count + 1))
     side_bias = jnp.moveaxis(jnp.take(values, offset + count - 1, axis=1), 0, 2)
     is_global = jnp.arange(count)[None, None] <= blocks.max(axis=1)[:, None, None]
     side_mask = is_token[:, :, None] & is_global
-    return SelfContext(
-        jnp.concatenate([mask, in_blocks(side_mask, block)[:, None]], axis=3),
-        jnp.concatenate(
-            [
-                jnp.broadcast_to(bias, (mask.shape[0], *bias.shape[1:])),
-                jnp.swapaxes(in_blocks(side_bias, block), 1, 2),
-            ],
-            axis=3,
-        ),
-        summed,
+    near_mask, near_bias = mask.to_array(*lengths), bias.to_array(*lengths)
+    assert near_mask is not None
+    visible = jnp.concatenate([near_mask, in_blocks(side_mask, block)[:, None]], axis=3)
+    scores = jnp.concatenate(
+        [
+            jnp.broadcast_to(near_bias, (near_mask.shape[0], *near_bias.shape[1:])),
+            jnp.swapaxes(in_blocks(side_bias, block), 1, 2),
+        ],
+        axis=3,
     )
+    # The bias on global tokens depends on the row, which a `RelativeBias` cannot express.
+    dense = AttentionMask(visible=visible), DenseBias(array=scores)
+    return LongContext(prepared_context(config, *dense, block, 3 * block + count), summed)
 
 
 def long_attention(
     attention: Attention,
-    global_norm: RMSNorm | None,
+    global_norm: nn.Module | None,
     x: Float[Array, "b l e"],
-    context: SelfContext,
+    context: LongContext,
     *,
     dropout_rate: Number | None,
 ) -> Float[Array, "b l h d"]:
-    """Returns for each token what it attends to, by head."""
+    """Returns for each token and head the average of the values that it attends to."""
     (rows, length, _), block = x.shape, attention.config.local_radius + 1
     near = KeysValues(*(with_neighbours(part, block) for part in attention.keys_values(x)))
     if context.summed is not None and global_norm is not None:
@@ -129,7 +140,5 @@ def long_attention(
             )
         )
     queries = in_blocks(attention.queries(x), block)
-    attended = attention(
-        queries, near, bias=context.bias, mask=context.mask, dropout_rate=dropout_rate
-    )
+    attended = attention(queries, near, context.attention, dropout_rate=dropout_rate)
     return attended.reshape(rows, -1, *attended.shape[2:])[:, :length]

@@ -1,47 +1,109 @@
-"""Attention masks from segment ids: True where a query may attend to a key.
+"""Which keys a query may attend to, as data.
 
-A segment id is 0 where a row holds nothing and 1, 2, ... for the examples packed into it, so one
-rule serves packed and unpacked rows alike.
+An attention implementation receives an `AttentionMask` and decides itself how to use it: the
+reference implementation materialises it, others build it one block of keys at a time (`keys`) or
+hand its fields to a kernel.
 """
 
+import dataclasses
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+# Positions of tokens, one for each query or key, the same in all rows of a batch.
+Positions = Any
+# How many tokens to the left and to the right of itself a query may attend to; None is no limit.
+Window = tuple[int, int]
 
-def segment_mask(
-    query_segment_ids: Int[Array, "b q"], key_segment_ids: Int[Array, "b k"]
-) -> Bool[Array, "b 1 q k"]:
-    """Lets a query attend to the keys of its own example, and to no empty place.
 
-    >>> import jax.numpy as jnp
-    >>> segment_mask(jnp.array([[1, 2, 0]]), jnp.array([[1, 1, 2, 0]]))[0, 0].astype(int)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionMask:
+    """A query may attend to a key if every field that is set allows it.
+
+    Args:
+        query_segment_ids: the example in a packed row that each query belongs to, int [b, q].
+        key_segment_ids: of each key, int [b, k]; 0 is padding, which no query attends to. Both or
+            neither are set.
+        query_positions, key_positions: int [q] and [k]; None is 0, 1, 2, ...
+        query_prefix, key_prefix: 1 for tokens of a prefix, int [b, q] and [b, k]. Tokens of a
+            prefix attend to each other in both directions despite `causal`.
+        visible: an explicit mask, bool [#b, 1, q, k], for what no rule expresses.
+        causal: whether a query attends to no key at a later position.
+        window: how far a query sees to the left and to the right, in positions.
+
+    >>> mask = AttentionMask(causal=True, window=(1, 1))
+    >>> mask.to_array(3, 3)[0, 0].astype(int)
+    Array([[1, 0, 0],
+           [1, 1, 0],
+           [0, 1, 1]], dtype=int32)
+    >>> ids = jnp.array([[1, 2, 0]]), jnp.array([[1, 1, 2, 0]])
+    >>> mask = AttentionMask(query_segment_ids=ids[0], key_segment_ids=ids[1])
+    >>> mask.to_array(3, 4)[0, 0].astype(int)
     Array([[1, 1, 0, 0],
            [0, 0, 1, 0],
            [0, 0, 0, 0]], dtype=int32)
     """
-    query, key = query_segment_ids[:, None, :, None], key_segment_ids[:, None, None, :]
-    return (query == key) & (key != 0)
+
+    query_segment_ids: Any = None
+    key_segment_ids: Any = None
+    query_positions: Positions = None
+    key_positions: Positions = None
+    query_prefix: Any = None
+    key_prefix: Any = None
+    visible: Any = None
+    causal: bool = dataclasses.field(default=False, metadata={"static": True})
+    window: Window | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def to_array(self, query_length: int, key_length: int) -> Bool[Array, "#b 1 q k"] | None:
+        """Returns the mask as an array, True where a query may attend; None if all may."""
+        allowed = self.visible
+        queries = _positions(self.query_positions, query_length)[:, None]
+        keys = _positions(self.key_positions, key_length)[None, :]
+        if self.causal:
+            in_order = (keys <= queries)[None, None]
+            if self.query_prefix is not None:
+                queried, prefix = self.query_prefix > 0, self.key_prefix > 0
+                in_order = in_order | (queried[:, None, :, None] & prefix[:, None, None, :])
+            allowed = _both(allowed, in_order)
+        if self.window is not None:
+            left, right = self.window
+            near = (keys >= queries - left) & (keys <= queries + right)
+            allowed = _both(allowed, near[None, None])
+        if self.query_segment_ids is not None:
+            mine = self.query_segment_ids[:, None, :, None]
+            theirs = self.key_segment_ids[:, None, None, :]
+            allowed = _both(allowed, (mine == theirs) & (theirs != 0))
+        return allowed
+
+    def keys(self, start: int | Int[Array, ""], size: int) -> "AttentionMask":
+        """Returns the mask on the keys `start` to `start + size` alone; `start` may be traced.
+
+        >>> mask = AttentionMask(causal=True, key_positions=jnp.arange(3))
+        >>> mask.keys(1, 2).to_array(3, 2)[0, 0].astype(int)
+        Array([[0, 0],
+               [1, 0],
+               [1, 1]], dtype=int32)
+        """
+        sliced: dict[str, Any] = {"key_positions": key_positions(self.key_positions, start, size)}
+        for name, axis in (("key_segment_ids", 1), ("key_prefix", 1), ("visible", 3)):
+            if (field := getattr(self, name)) is not None:
+                sliced[name] = jax.lax.dynamic_slice_in_dim(field, start, size, axis)
+        return dataclasses.replace(self, **sliced)
 
 
-def causal_mask(length: int) -> Bool[Array, "1 1 l l"]:
-    """Lets a position attend to itself and to what came before.
-
-    >>> causal_mask(3)[0, 0].astype(int)
-    Array([[1, 0, 0],
-           [1, 1, 0],
-           [1, 1, 1]], dtype=int32)
-    """
-    return jnp.tril(jnp.ones((length, length), bool))[None, None]
+def key_positions(positions: Positions, start: int | Int[Array, ""], size: int) -> Positions:
+    """Returns the positions of the keys `start` to `start + size`."""
+    if positions is None:
+        return jnp.arange(size) + start
+    return jax.lax.dynamic_slice_in_dim(jnp.asarray(positions), start, size)
 
 
-def prefix_mask(is_prefix: Int[Array, "b l"]) -> Bool[Array, "b 1 l l"]:
-    """Lets the places of a prefix, which are 1, attend to each other.
+def _positions(positions: Positions, length: int) -> Int[Array, "length"]:
+    return jnp.arange(length) if positions is None else jnp.asarray(positions)
 
-    >>> import jax.numpy as jnp
-    >>> prefix_mask(jnp.array([[1, 1, 0]]))[0, 0].astype(int)
-    Array([[1, 1, 0],
-           [1, 1, 0],
-           [0, 0, 0]], dtype=int32)
-    """
-    prefix = is_prefix > 0
-    return prefix[:, None, :, None] & prefix[:, None, None, :]
+
+def _both(first: Any, second: Any) -> Any:
+    return second if first is None else first & second

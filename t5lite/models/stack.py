@@ -1,60 +1,199 @@
-"""What encoder and decoder share: a layer scanned over the depth, so that compile time does not
-grow with it.
+"""A stack of layers: a loop over stacked parameters, so that compile time does not grow with depth.
 
-The parameters of all layers are stacked along a first axis named "layers".
+The parameters of all layers are stacked along a first axis named "layers", whatever the pattern in
+which the layers differ: a checkpoint can be used with another pattern, and names stay the same.
 """
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from t5lite.models.config import REMAT_POLICIES, T5Config
+from t5lite.models.config_fields import T5Fields
 from t5lite.models.experts import COLLECTION, Experts
 from t5lite.models.feedforward import FeedForward
+from t5lite.models.linear import LINEAR_RESULT
+from t5lite.models.masks import Window
 
 Stream = Float[Array, "b l e"]
 
+# What the forward pass of a layer keeps for the backward pass, from all of it to the least.
+# "attention" is no policy of the layer: attention alone recomputes its weights.
+REMAT_POLICIES: Mapping[str, Callable[..., Any] | None] = {
+    "none": None,
+    "attention": None,
+    "minimal": jax.checkpoint_policies.save_only_these_names(LINEAR_RESULT),
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class WindowPattern(NamedTuple):
+    """The windows of a stack's layers.
+
+    Args:
+        windows: the different ones.
+        kinds: for each layer, which of them it has.
+        period: the kinds repeat after so many layers.
+    """
+
+    windows: tuple[Window | None, ...]
+    kinds: tuple[int, ...]
+    period: int
+
+
+def window_pattern(windows: Sequence[Window | None], num_layers: int) -> WindowPattern:
+    """Returns the windows of `num_layers` layers that repeat `windows`; none of them is no limit.
+
+    >>> window_pattern([(4, 4), None], 5)
+    WindowPattern(windows=((4, 4), None), kinds=(0, 1, 0, 1, 0), period=2)
+    >>> window_pattern([(4, 4)], 3)
+    WindowPattern(windows=((4, 4),), kinds=(0, 0, 0), period=1)
+    """
+    pattern = tuple(windows) or (None,)
+    different = tuple(dict.fromkeys(pattern))
+    kinds = tuple(different.index(pattern[n % len(pattern)]) for n in range(num_layers))
+    period = 1 if len(different) == 1 else min(len(pattern), num_layers)
+    return WindowPattern(different, kinds, period)
+
 
 def constrained(x: Stream) -> Stream:
-    """Places the stream between layers on the mesh."""
+    """Constrains the sharding of the residual stream between layers."""
     return nn.with_logical_constraint(x, ("batch", "length", "activation_embed"))
 
 
-def feed_forward(config: T5Config) -> FeedForward | Experts:
-    """The layer's last part: one feed-forward layer, or many experts."""
-    return FeedForward(config) if config.num_experts is None else Experts(config)
+def feed_forward(config: T5Fields, full_name: str) -> FeedForward | Experts:
+    """Returns the last sublayer: one feed-forward layer, or many experts."""
+    kind = FeedForward if config.num_experts is None else Experts
+    return kind(config, full_name)
 
 
-def scanned_layers(
-    layer: type[nn.Module], config: T5Config, length: int, in_axes: dict[str, Any]
+def stacked_layers(
+    layer: type[nn.Module],
+    config: T5Fields,
+    pattern: WindowPattern,
+    *,
+    num_arguments: int,
+    init: bool,
 ) -> Any:
-    """`layer` in a loop over its stacked parameters.
+    """Returns all layers of a stack as one module, called like a layer.
 
     Args:
-        in_axes: for each of its methods, how the arguments behind the stream are shared out.
+        layer: a class with the fields `config` and `kind`, an index of `pattern.windows`.
+        num_arguments: of a layer, besides the residual stream; all layers get the same.
+        init: whether parameters are being made.
     """
     policy = REMAT_POLICIES[config.remat]
     if policy is not None:
         # The loop keeps XLA from merging the two computations, so the barrier can go.
         layer = nn.remat(layer, policy=policy, prevent_cse=False)
-    common: dict[str, Any] = {
-        "variable_axes": {"params": 0, COLLECTION: 0},
-        "split_rngs": {"params": True, "dropout": True},
-        "length": length,
-        "unroll": min(config.scan_unroll, length),
-        "metadata_params": {nn.PARTITION_NAME: "layers"},
-    }
-    methods = {name: {**common, "in_axes": axes} for name, axes in in_axes.items()}
-    return nn.scan(layer, **common, methods=methods)(config)
+    if pattern.period == 1:
+        return _scan(layer, config, len(pattern.kinds), num_arguments)(config)
+    period = pattern.period
+    stored = _with_params(
+        _PatternedLayers, lambda params: _grouped(params, period), _flattened, init=init
+    )
+    return stored(layer, config, pattern, num_arguments)
+
+
+def _scan(layer: Any, config: T5Fields, length: int, num_arguments: int) -> Any:
+    return nn.scan(
+        layer,
+        variable_axes={"params": 0, COLLECTION: 0},
+        split_rngs={"params": True, "dropout": True},
+        length=length,
+        unroll=min(config.scan_unroll, length),
+        metadata_params={nn.PARTITION_NAME: "layers"},
+        in_axes=(nn.broadcast,) * num_arguments,
+    )
+
+
+class _PatternedLayers(nn.Module):
+    """A loop over whole repetitions of a pattern, then the layers that are left over."""
+
+    layer: Any
+    config: T5Fields
+    pattern: WindowPattern
+    num_arguments: int
+
+    @nn.compact
+    def __call__(self, x: Stream, *arguments: Any) -> tuple[Stream, None]:
+        kinds, period = self.pattern.kinds, self.pattern.period
+        repetitions = len(kinds) // period
+        for name, some, length in (
+            ("repetitions", kinds[:period], repetitions),
+            ("rest", kinds[repetitions * period :], 1),
+        ):
+            if some:
+                is_new = name not in self.variables.get("params", {})
+                body = _with_params(_Layers, _separate, _together, init=is_new)
+                scan = _scan(body, self.config, length, self.num_arguments)
+                x, _ = scan(self.layer, self.config, some, name=name)(x, *arguments)
+        return x, None
+
+
+class _Layers(nn.Module):
+    """Layers of these kinds, one after the other."""
+
+    layer: Any
+    config: T5Fields
+    kinds: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: Stream, *arguments: Any) -> tuple[Stream, None]:
+        for number, kind in enumerate(self.kinds):
+            x, _ = self.layer(self.config, kind=kind, name=str(number))(x, *arguments)
+        return x, None
+
+
+# The parameters of a patterned stack are stored as [layers, ...], looped over as [repetitions,
+# period, ...], and used one layer at a time. Each pair of functions converts in both directions.
+def _grouped(params: Any, period: int) -> Any:
+    whole = len(jax.tree.leaves(params)[0]) // period * period
+    grouped = jax.tree.map(lambda x: x[:whole].reshape(-1, period, *x.shape[1:]), params)
+    rest = jax.tree.map(lambda x: x[None, whole:], params)
+    return {"repetitions": grouped, "rest": rest}
+
+
+def _flattened(groups: Any) -> Any:
+    flat = [jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), part) for part in groups.values()]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *flat)
+
+
+def _separate(params: Any) -> Any:
+    count = len(jax.tree.leaves(params)[0])
+    return {str(n): jax.tree.map(lambda x, n=n: x[n], params) for n in range(count)}
+
+
+def _together(layers: Any) -> Any:
+    in_order = [layers[str(n)] for n in range(len(layers))]
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *in_order)
+
+
+def _with_params(
+    layer: Any, inwards: Callable[..., Any], outwards: Callable[..., Any], *, init: bool
+) -> Any:
+    """Returns `layer` with its parameters stored in another form.
+
+    Args:
+        init: whether the parameters do not exist yet. Flax runs the layer twice then.
+    """
+
+    def on_collections(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda variables: {k: function(v) if v else v for k, v in variables.items()}
+
+    return nn.map_variables(
+        layer, "params", on_collections(inwards), on_collections(outwards), init=init
+    )
 
 
 def unstacked(params: Any, length: int) -> dict[str, Any]:
-    """Returns the parameters of each layer by its number, of stacked ones or of such already.
+    """Returns the parameters of each layer by its number, of stacked or already separate ones.
 
-    Who runs a stack many times takes them apart once: a loop over the depth would copy each
-    layer's parameters out of the stack in every run.
+    A caller that runs a stack many times separates them once: a loop over the depth would copy
+    each layer's parameters out of the stack in every run.
     """
     if "0" in params:
         return dict(params)

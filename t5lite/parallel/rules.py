@@ -35,6 +35,8 @@ RULES: Rules = {
     "relpos_buckets": (),
     "layers": (),
     "classes": (),
+    # Dimensions that adapters add, such as ranks.
+    "adapter": (),
 }
 
 # Logical axes along which every row is computed independently.

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from t5lite.models.architectures import Model
-from t5lite.models.config import REMAT_POLICIES
+from t5lite.models.model import Model
+from t5lite.models.stack import REMAT_POLICIES
 from t5lite.planning.costs import Costs
 
 

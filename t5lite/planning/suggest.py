@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping
 
 from t5lite.core.errors import UserError
-from t5lite.models.architectures import Model
 from t5lite.models.flops import train_flops
+from t5lite.models.model import Model
 from t5lite.parallel.hardware import Device
 
 # For each policy: forward passes that are recomputed, and activations that are stored for each

@@ -11,13 +11,13 @@ from t5lite.core.errors import UserError, suggestion
 from t5lite.core.fields import check_field_choice, check_fields, field_error, field_name
 from t5lite.core.files import local_folder
 from t5lite.core.numbers import Number
-from t5lite.data.batching.features import DecoderLayout, EncoderDecoderLayout, EncoderLayout, Layout
+from t5lite.data.batching.features import Layout, make_layout
 from t5lite.data.mixture import Mixture
 from t5lite.data.task import Task
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.losses.loss import Loss, check_loss
-from t5lite.models.architectures import EncoderDecoder, EncoderOnly, Model
-from t5lite.models.config import DTYPES
+from t5lite.models.config_fields import DTYPES
+from t5lite.models.model import Model, check_adapters
 from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.optimizers.optimizer import Optimizer
@@ -180,6 +180,7 @@ class Run:
 
     def _check_fit(self) -> None:
         config, vocabulary = self.model.config, self.task.vocabulary
+        check_adapters(self.model)
         if self.packed and config.encoder_attention == "transient_global":
             raise UserError(
                 f"{field_name(self, 'packed')} must be False with T5Config.encoder_attention "
@@ -193,7 +194,7 @@ class Run:
         for task in self.task.tasks:
             model, objective = type(self.model).__name__, type(task.objective).__name__
             _check_positions_have_targets(self.model, task.objective)
-            if task.metrics and isinstance(self.model, EncoderOnly):
+            if task.metrics and not self.model.has_decoder:
                 raise UserError(
                     f"Task.metrics of {task.name!r} need a model with a decoder to write, got "
                     f"{model}; its accuracy is reported without metrics"
@@ -202,7 +203,7 @@ class Run:
                 raise UserError(
                     f"Task.metrics of {task.name!r} need an objective with inputs, got {objective}"
                 )
-            if isinstance(self.model, EncoderDecoder) and task.objective.inputs_length == 0:
+            if self.model.has_encoder and task.objective.inputs_length == 0:
                 raise UserError(
                     f"{model} cannot train on {objective}: it makes no inputs; use DecoderOnly or "
                     "another objective"
@@ -242,13 +243,13 @@ class Run:
             length = max(getattr(objective, name) for objective in objectives)
             return length + -length % self.length_multiple
 
-        if isinstance(self.model, EncoderOnly):
-            return EncoderLayout(longest("inputs_length"))
-        if isinstance(self.model, EncoderDecoder):
-            return EncoderDecoderLayout(longest("inputs_length"), longest("targets_length"))
-        return DecoderLayout(
-            longest("total_length"),
+        return make_layout(
+            self.model.layout,
+            inputs_length=longest("inputs_length"),
+            targets_length=longest("targets_length"),
+            total_length=longest("total_length"),
             has_inputs=any(objective.inputs_length for objective in objectives),
+            start_token=self.model.config.start_token,
         )
 
     @property
@@ -267,7 +268,7 @@ def _check_positions_have_targets(model: Model, objective: Any) -> None:
     """Checks that an encoder alone gets objectives with one target for each position."""
     kind, name = type(model).__name__, type(objective).__name__
     needed: type | None = None
-    if isinstance(model, EncoderOnly):
+    if not model.has_decoder:
         needed = MaskedLM
         if model.classes is not None:
             needed = Tagging if model.classes.per_token else Classification
@@ -277,7 +278,7 @@ def _check_positions_have_targets(model: Model, objective: Any) -> None:
     if needed is None and isinstance(objective, MaskedLM | Classification | Tagging):
         raise UserError(f"{kind} cannot train on {name}, which is for EncoderOnly")
     if isinstance(objective, Classification | Tagging):
-        count = model.classes.count if isinstance(model, EncoderOnly) and model.classes else 0
+        count = model.classes.count if model.classes else 0
         if len(objective.classes) != count:
             raise UserError(
                 f"Classes.count must be the number of {name}.classes ({len(objective.classes)}), "

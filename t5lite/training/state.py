@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from t5lite.core.lazy import by_name
 from t5lite.core.numbers import as_inputs
 from t5lite.core.streams import stream
-from t5lite.models.architectures import Model, init
+from t5lite.models.model import Model, init
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import logical_axes, state_axes, tree_shardings
 from t5lite.training.hyperparameters import Hyperparameters

@@ -15,7 +15,7 @@ from t5lite.core.parts import sum_over_parts
 from t5lite.core.streams import stream
 from t5lite.losses.loss import LossSums, loss_sums
 from t5lite.models.apply import ModelApply
-from t5lite.models.architectures import Model
+from t5lite.models.model import Model
 from t5lite.optimizers.rounding import apply_updates
 from t5lite.parallel.mesh import POPULATION
 from t5lite.parallel.sharding import on_mesh

@@ -13,7 +13,7 @@ from t5lite.data.batching.readers import TextPosition
 from t5lite.data.batching.row_stream import Cursor, RowStream
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
-from t5lite.models.masks import segment_mask
+from t5lite.models.masks import AttentionMask
 from tests import small
 from tests.data import streams
 
@@ -59,9 +59,11 @@ def test_an_example_without_tokens_in_a_feature_keeps_its_segment():
     batch = batch_of(EncoderDecoderLayout(6, 8), [examples])
     assert batch["encoder_segment_ids"][0].tolist() == [1, 1, 1, 3, 3, 0]
     assert batch["decoder_segment_ids"][0].tolist() == [1, 1, 2, 2, 2, 3, 3, 0]
-    sees = segment_mask(
-        jnp.asarray(batch["decoder_segment_ids"]), jnp.asarray(batch["encoder_segment_ids"])
-    )[0, 0]
+    mask = AttentionMask(
+        query_segment_ids=jnp.asarray(batch["decoder_segment_ids"]),
+        key_segment_ids=jnp.asarray(batch["encoder_segment_ids"]),
+    )
+    sees = mask.to_array(8, 6)[0, 0]
     # The second example has no inputs to attend to.
     np.testing.assert_array_equal(
         sees.sum(axis=1), [3, 3, 0, 0, 0, 2, 2, 0], err_msg="keys that each position may attend to"

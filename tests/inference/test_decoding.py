@@ -150,7 +150,7 @@ def greedy_by_hand(weights, given, length, *, stop_id):
     for _ in range(length):
         inputs = np.pad(written, ((0, 0), (1, 0)))
         read = {"decoder_input_tokens": inputs, "decoder_segment_ids": np.ones_like(inputs)}
-        token = reference.logits(weights, {**given, **read})[:, -1].argmax(-1)
+        token = reference.logits(weights, {**given, **read}, model.config)[:, -1].argmax(-1)
         ended = (written == stop_id).any(axis=1)
         written = np.column_stack([written, np.where(ended, 0, token)])
     return written

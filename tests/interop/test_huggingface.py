@@ -17,7 +17,8 @@ from t5lite.interop import tensor_files
 from t5lite.interop.foreign import Foreign
 from t5lite.interop.huggingface import read_huggingface, write_huggingface
 from t5lite.interop.tokenizer_files import read_tokenizer
-from t5lite.models.architectures import Classes, DecoderOnly, EncoderDecoder, EncoderOnly
+from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
+from t5lite.models.classifier import Classes
 from tests import small
 from tests.interop.comparison import check
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.models.architectures import Classes, DecoderOnly, EncoderDecoder, EncoderOnly
+from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
+from t5lite.models.classifier import Classes
 from tests import small
 from tests.models import reference
 
@@ -21,8 +22,20 @@ VARIANTS = {
     "t5_1_0": (EncoderDecoder, small.config(mlp_activations=("relu",), tied_logits=True)),
     "unequal_depths": (EncoderDecoder, small.config(num_encoder_layers=3, num_decoder_layers=1)),
     "decoder_only": (DecoderOnly, small.decoder_config()),
+    "gemma_style": (
+        EncoderDecoder,
+        small.config(
+            norm="rms_plus_one",
+            norm_placement="sandwich",
+            encoder_windows=(2, None),
+            decoder_windows=((1, 0), None),
+            attention_scale=0.5,
+            attention_soft_cap=2.0,
+            num_decoder_layers=3,
+        ),
+    ),
 }
-# Those with parameters of their own; frozen models of transformers compare their values.
+# Models whose parameters differ; frozen models of transformers compare their logits.
 TREES = {
     **VARIANTS,
     "umt5": (EncoderDecoder, small.config(positions="layer_bias")),
@@ -44,7 +57,7 @@ def test_logits_equal_an_independent_float64_t5(name):
     model, batch = kind(config), small.batch(1)
     params = small.params(model)
     logits = np.asarray(small.logits(model, params, batch))
-    expected = reference.logits(params, batch, tied=config.tied_logits)
+    expected = reference.logits(params, batch, config)
     real = batch["decoder_segment_ids"] > 0
     np.testing.assert_allclose(logits[real], expected[real], rtol=TOLERANCE, atol=TOLERANCE)
 
@@ -67,10 +80,9 @@ def test_gradient_equals_finite_differences_of_the_float64_t5(name):
     step = 1e-6
     up = jax.tree.map(lambda p, d: p + step * d, wide, direction)
     down = jax.tree.map(lambda p, d: p - step * d, wide, direction)
-    expected = (
-        reference.loss(up, batch, config.tied_logits)
-        - reference.loss(down, batch, config.tied_logits)
-    ) / (2 * step)
+    expected = (reference.loss(up, batch, config) - reference.loss(down, batch, config)) / (
+        2 * step
+    )
     got = sum(
         float(np.sum(np.asarray(g, np.float64) * d))
         for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(direction), strict=True)
@@ -80,7 +92,7 @@ def test_gradient_equals_finite_differences_of_the_float64_t5(name):
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_parameter_tree_is_the_golden_one(name):
+def test_parameter_tree_equals_its_golden(name):
     kind, config = TREES[name]
     tree = jax.tree_util.tree_leaves_with_path(small.params(kind(config)))
     lines = [
@@ -88,12 +100,12 @@ def test_parameter_tree_is_the_golden_one(name):
         for path, leaf in tree
     ]
     golden, text = GOLDEN / f"parameters_{name}.txt", "".join(lines)
-    assert golden.exists(), f"to make it, write {golden} with:\n{text}"
-    assert text == golden.read_text(), f"if this change is meant, write {golden} with:\n{text}"
+    assert golden.exists(), f"to create it, write {golden} with:\n{text}"
+    assert text == golden.read_text(), f"if this change is intended, write {golden} with:\n{text}"
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_logits_ignore_targets_to_come(name):
+def test_logits_ignore_later_targets(name):
     kind, config = VARIANTS[name]
     model, batch = kind(config), small.batch(3)
     params = small.params(model)
@@ -105,7 +117,7 @@ def test_logits_ignore_targets_to_come(name):
     assert not np.array_equal(before[0, 3:], after[0, 3:])
 
 
-def test_logits_ignore_what_padding_holds():
+def test_logits_ignore_the_tokens_of_padding():
     model, batch = EncoderDecoder(small.config()), small.batch(4)
     params = small.params(model)
     changed = {**batch}
@@ -117,8 +129,9 @@ def test_logits_ignore_what_padding_holds():
     np.testing.assert_array_equal(before[real], after[real])
 
 
-def test_packed_rows_give_the_logits_of_separate_ones():
-    model = EncoderDecoder(small.config())
+@pytest.mark.parametrize("name", ["t5_1_1", "gemma_style"])
+def test_packed_rows_equal_separate_ones(name):
+    model = EncoderDecoder(VARIANTS[name][1])
     params = small.params(model)
     one, two = (small.batch(seed, rows=1) for seed in (5, 6))
     packed = {name: np.concatenate([one[name], two[name]], axis=1) for name in one}
@@ -167,7 +180,7 @@ def test_bfloat16_logits_are_float32_and_near():
     exact = small.logits(EncoderDecoder(small.config()), params, batch)
     rough = small.logits(EncoderDecoder(small.config(dtype="bfloat16")), params, batch)
     assert rough.dtype == jnp.float32
-    # bfloat16 keeps 8 bits: 0.2 % an average rounding, some forty of them one after another.
+    # bfloat16 keeps 8 bits: some forty roundings in sequence of 0.2 % on average.
     error = np.sqrt(np.mean(np.square(rough - exact)) / np.mean(np.square(exact)))
     assert 1e-4 < error < 0.04
 
@@ -188,14 +201,14 @@ def test_initialisers_have_t5s_scales():
         "logits": (params["decoder"]["logits_dense"]["kernel"], 64**-0.5),
     }
     for name, (array, deviation) in expected.items():
-        # 8,192 draws and more: the sample's deviation is known to about 1 %.
+        # At least 8,192 draws determine the deviation to about 1 %.
         assert float(array.std()) == pytest.approx(deviation, rel=0.04), name
 
 
 @pytest.mark.parametrize("attention", ["local", "transient_global"])
-def test_a_token_of_a_long_input_sees_its_surroundings_alone(attention):
+def test_a_token_of_a_long_input_sees_only_its_neighbourhood(attention):
     config = small.config(encoder_attention=attention, local_radius=2, global_block_size=4)
-    # One layer, as what is near grows with each.
+    # One layer: the neighbourhood grows with each.
     config = dataclasses.replace(config, num_encoder_layers=1)
     model = EncoderDecoder(config)
     params = small.params(model)
@@ -204,12 +217,12 @@ def test_a_token_of_a_long_input_sees_its_surroundings_alone(attention):
     encoded = [model.apply({"params": params}, b, method="encode")[0] for b in (one, other)]
     changed = jnp.any(jnp.abs(encoded[0] - encoded[1]) > 1e-6, axis=1)
     near = jnp.abs(jnp.arange(20) - 10) <= 2
-    # Global tokens carry what changed to all others.
+    # Global tokens carry the change to all others.
     expected = near if attention == "local" else jnp.ones(20, bool)
     assert changed.tolist() == expected.tolist()
 
 
-def test_packed_rows_of_local_attention_give_the_states_of_separate_ones():
+def test_packed_rows_of_local_attention_equal_separate_ones():
     model = EncoderDecoder(small.config(encoder_attention="local", local_radius=2))
     params = small.params(model)
     one, two = (jax.tree.map(jnp.asarray, small.batch(seed, rows=1)) for seed in (5, 6))
@@ -221,7 +234,7 @@ def test_packed_rows_of_local_attention_give_the_states_of_separate_ones():
     np.testing.assert_allclose(encode(packed), separate, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def test_heads_of_keys_that_are_shared_equal_keys_repeated():
+def test_shared_key_heads_equal_repeated_ones():
     config = small.decoder_config(num_heads=4, num_kv_heads=2)
     params = small.params(DecoderOnly(config))
 
@@ -242,16 +255,33 @@ def test_heads_of_keys_that_are_shared_equal_keys_repeated():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_kv_heads": 3}, r"num_kv_heads must divide num_heads \(2\), got 3"),
+        ({"num_kv_heads": 3}, r"num_kv_heads must be a divisor of num_heads \(2\), got 3"),
         ({"positions": "rotari"}, "positions is unknown: got 'rotari'; did you mean 'rotary'"),
         ({"positions": "rotary", "head_dim": 5}, "head_dim must be even for rotary"),
         ({"encoder_attention": "lokal"}, "did you mean 'local'"),
         (
             {"encoder_attention": "local", "positions": "layer_bias"},
-            "needs positions 'shared_bias', got 'layer_bias'",
+            "T5Config.positions must be 'shared_bias' with T5Config.encoder_attention 'local', got",
         ),
+        (
+            {"encoder_attention": "local", "encoder_windows": (3,)},
+            "T5Config.encoder_windows must be empty with T5Config.encoder_attention 'local', got",
+        ),
+        (
+            {"num_decoder_layers": 0, "decoder_windows": (3,)},
+            "T5Config.decoder_windows must be empty without decoder layers, got",
+        ),
+        (
+            {"encoder_windows": (3, (1, -1))},
+            "encoder_windows must be a list of None, whole numbers",
+        ),
+        ({"attention_soft_cap": 0.0}, "T5Config.attention_soft_cap must be over 0, got 0.0"),
+        ({"norm_placement": "sandwhich"}, "did you mean 'sandwich'"),
+        ({"max_distance": 16}, "max_distance must be over 16, .* of their own, got 16"),
+        ({"num_buckets": 3}, "T5Config.num_buckets must be at least 4, got 3"),
+        ({"start_token": -1}, "T5Config.start_token must be a whole number >= 0, got -1"),
     ],
 )
-def test_choices_that_do_not_fit_are_refused(changes, message):
+def test_invalid_choices_are_rejected(changes, message):
     with pytest.raises(UserError, match=message):
         small.config(**changes)

@@ -5,6 +5,7 @@ import pytest
 
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from tests import small
+from tests.models.incremental import extended, logits_by_pieces, packed, prefixed
 
 # float32, the same sums in another order.
 TOLERANCE = 1e-5
@@ -15,6 +16,16 @@ MODELS = {
     "umt5": EncoderDecoder(small.config(positions="layer_bias")),
     "short_distances": EncoderDecoder(small.config(num_buckets=8, max_distance=5)),
     "decoder_only": DecoderOnly(small.decoder_config()),
+    "gemma_style": EncoderDecoder(
+        small.config(
+            norm="rms_plus_one",
+            norm_placement="sandwich",
+            positions="rotary",
+            decoder_windows=(2, None),
+            attention_soft_cap=2.0,
+            num_decoder_layers=3,
+        )
+    ),
     "llama_like": DecoderOnly(
         small.decoder_config(
             positions="rotary",
@@ -26,69 +37,42 @@ MODELS = {
 }
 
 
-def packed(seed, **sizes):
-    """Two examples in each row."""
-    one, two = small.batch(seed, **sizes), small.batch(seed + 1, **sizes)
-    batch = {name: np.concatenate([one[name], two[name]], axis=1) for name in one}
-    for side in ("encoder", "decoder"):
-        name = f"{side}_segment_ids"
-        batch[name] = np.concatenate([one[name], 2 * two[name]], axis=1)
-    return batch
-
-
-def extended(model, variables, batch, cache):
-    """Logits of the tokens of a batch, and the cache with them."""
-    x, cache = model.apply(variables, batch, cache, method="extend")
-    return model.apply(variables, x, method="logits"), cache
-
-
-def by_pieces(model, params, batch, sizes):
-    """Logits of the decoder's tokens, read in pieces of these sizes."""
-    variables = {"params": params}
-    start = jax.jit(lambda v, b: model.apply(v, b, capacity=sum(sizes), method="start"))
-    extend = jax.jit(lambda v, b, cache: extended(model, v, b, cache))
-    cache, at, logits = start(variables, jax.tree.map(jnp.asarray, batch)), 0, []
-    for size in sizes:
-        part = {k: v[:, at : at + size] for k, v in batch.items() if k.startswith("decoder")}
-        made, cache = extend(variables, part, cache)
-        logits.append(made)
-        at += size
-    assert int(cache.length) == at
-    return np.concatenate(logits, axis=1)
-
-
 def check_equal(model, batch, sizes):
     params = small.params(model)
     expected = np.asarray(small.logits(model, params, batch))
     real = batch["decoder_segment_ids"] > 0
-    got = by_pieces(model, params, batch, sizes)
+    got = logits_by_pieces(model, params, batch, sizes)
     np.testing.assert_allclose(got[real], expected[real], rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_token_by_token_gives_the_logits_of_the_whole_at_every_position(name):
+def test_token_by_token_equals_the_full_pass_at_every_position(name):
     check_equal(MODELS[name], small.batch(1, targets=9), [1] * 9)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_token_by_token_gives_the_logits_of_packed_rows(name):
+def test_token_by_token_equals_the_full_pass_of_packed_rows(name):
     check_equal(MODELS[name], packed(2), [1] * 12)
 
 
 @pytest.mark.parametrize("sizes", [[4, 1, 1, 3], [9], [2, 7]])
-def test_tokens_may_be_read_in_pieces_of_any_size(sizes):
+def test_tokens_may_be_processed_in_pieces_of_any_size(sizes):
     check_equal(MODELS["t5_1_1"], small.batch(3, targets=9), sizes)
 
 
-@pytest.mark.parametrize("positions", ["shared_bias", "layer_bias", "rotary"])
-def test_a_prefix_is_read_at_once_and_tokens_one_by_one_behind_it(positions):
-    model = DecoderOnly(small.decoder_config(positions=positions, prefix_attention=True))
-    batch = packed(4, targets=7)
-    # Prefixes of 4 and 3 tokens, at the start of each of the two examples of a row.
-    prefix = np.zeros_like(batch["decoder_segment_ids"])
-    prefix[:, :4], prefix[:, 7:10] = 1, 1
-    prefix[batch["decoder_segment_ids"] == 0] = 0
-    check_equal(model, {**batch, "decoder_causal_attention": prefix}, [4, 1, 1, 1, 3, 1, 1, 1, 1])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"positions": "shared_bias"},
+        {"positions": "layer_bias"},
+        {"positions": "rotary", "decoder_windows": (2, None)},
+    ],
+    ids=["shared_bias", "layer_bias", "rotary_with_windows"],
+)
+def test_a_prefix_is_processed_at_once_and_later_tokens_one_by_one(changes):
+    model = DecoderOnly(small.decoder_config(prefix_attention=True, **changes))
+    # The second prefix, in the middle of the row, needs a piece of its own.
+    check_equal(model, prefixed(4), [4, 1, 1, 1, 3, 1, 1, 1, 1])
 
 
 def test_a_prefix_changes_what_its_tokens_see():
@@ -97,12 +81,12 @@ def test_a_prefix_changes_what_its_tokens_see():
     params = small.params(model)
     prefix = np.zeros_like(batch["decoder_segment_ids"])
     prefix[:, :4] = 1
-    causal = by_pieces(model, params, batch, [4, 2])
-    whole = by_pieces(model, params, {**batch, "decoder_causal_attention": prefix}, [4, 2])
+    causal = logits_by_pieces(model, params, batch, [4, 2])
+    whole = logits_by_pieces(model, params, {**batch, "decoder_causal_attention": prefix}, [4, 2])
     assert np.abs(causal[0, 0] - whole[0, 0]).max() > 1e-3
 
 
-def test_what_was_encoded_is_not_read_again():
+def test_encoder_keys_and_values_are_computed_once():
     model, batch = MODELS["t5_1_1"], jax.tree.map(jnp.asarray, small.batch(6))
     params = small.params(model)
     cache = model.apply({"params": params}, batch, capacity=6, method="start")

@@ -6,11 +6,11 @@ from t5lite.models.description import check_same, describe
 from tests import small
 
 
-def test_what_parameters_mean_is_compared_and_how_they_are_computed_is_free():
+def test_the_meaning_of_parameters_is_compared_and_how_to_compute_them_is_free():
     about = {"model": describe(EncoderDecoder(small.config()))}
     free = {"dtype": "bfloat16", "remat": "full", "scan_unroll": 2, "dropout_rate": 0.1}
     check_same(about, EncoderDecoder(small.config(**free)), "it")
-    # Of an older version, which did not say.
+    # A checkpoint of an older version, without a description.
     check_same({}, EncoderDecoder(small.config()), "it")
 
 
@@ -26,7 +26,7 @@ def test_what_parameters_mean_is_compared_and_how_they_are_computed_is_free():
     ],
     ids=["activations", "positions", "architecture"],
 )
-def test_a_model_that_would_read_parameters_otherwise_is_refused(model, message):
+def test_a_model_in_which_parameters_mean_something_else_is_rejected(model, message):
     about = {"model": describe(EncoderDecoder(small.config()))}
     with pytest.raises(UserError, match=message):
         check_same(about, model, "it")

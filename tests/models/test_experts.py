@@ -16,7 +16,7 @@ EXPERTS = {"num_experts": 4, "capacity_factor": 4.0}
 
 
 def one_hot_scores(choices, sharp=50.0):
-    """Scores whose softmax all but picks these experts."""
+    """Scores whose softmax is almost 1 for these experts."""
     return jnp.asarray(sharp * np.eye(4)[np.asarray(choices)], jnp.float32)
 
 
@@ -25,21 +25,21 @@ def routed(scores, capacity, choices=1, is_token=None):
     return route(scores, is_token, choices=choices, capacity=capacity)
 
 
-def test_tokens_take_the_places_of_their_expert_in_order_and_the_rest_find_none():
-    weights, told = routed(one_hot_scores([[2, 0, 2, 2]]), 2)
+def test_tokens_take_the_slots_of_their_expert_in_order_and_the_rest_are_dropped():
+    weights, statistics = routed(one_hot_scores([[2, 0, 2, 2]]), 2)
     expected = np.zeros((1, 4, 4, 2))
     expected[0, 0, 2, 0] = expected[0, 1, 0, 0] = expected[0, 2, 2, 1] = 1
     np.testing.assert_allclose(weights, expected, atol=1e-6)
-    assert told["dropped"][0] == 0.25
+    assert statistics["dropped"][0] == 0.25
 
 
-def test_padding_takes_no_place():
-    weights, told = routed(one_hot_scores([[1, 1, 1]]), 1, is_token=[[False, True, True]])
+def test_padding_takes_no_slot():
+    weights, statistics = routed(one_hot_scores([[1, 1, 1]]), 1, is_token=[[False, True, True]])
     np.testing.assert_allclose(weights[0, :, 1, 0], [0, 1, 0], atol=1e-6)
-    assert told["dropped"][0] == 0.5
+    assert statistics["dropped"][0] == 0.5
 
 
-def test_second_choices_come_behind_the_first_one_of_their_token_and_share_the_weight():
+def test_a_second_choice_follows_the_first_of_its_token_and_shares_the_weight():
     scores = jnp.log(jnp.array([[[0.6, 0.3, 0.05, 0.05], [0.2, 0.7, 0.05, 0.05]]]))
     weights, _ = routed(scores, 2, choices=2)
     np.testing.assert_allclose(weights[0, 0, 0], [2 / 3, 0], atol=1e-6)
@@ -48,7 +48,7 @@ def test_second_choices_come_behind_the_first_one_of_their_token_and_share_the_w
     np.testing.assert_allclose(weights[0, 1, 0], [0, 2 / 9], atol=1e-6)
 
 
-def test_load_balance_is_1_where_it_is_even_and_the_number_of_experts_at_worst():
+def test_load_balance_is_1_if_even_and_the_number_of_experts_at_worst():
     even, worst = routed(one_hot_scores([[0, 1, 2, 3]]), 4), routed(one_hot_scores([[1] * 4]), 4)
     assert float(even[1]["load_balance"][0]) == pytest.approx(1.0, abs=1e-5)
     assert float(worst[1]["load_balance"][0]) == pytest.approx(4.0, abs=1e-5)
@@ -56,17 +56,17 @@ def test_load_balance_is_1_where_it_is_even_and_the_number_of_experts_at_worst()
 
 def test_router_z_is_the_mean_square_of_the_log_sum_exp_over_tokens():
     scores = jax.random.normal(jax.random.key(0), (1, 3, 4))
-    _, told = routed(scores, 4, is_token=[[True, True, False]])
+    _, statistics = routed(scores, 4, is_token=[[True, True, False]])
     expected = np.mean(np.log(np.exp(np.asarray(scores[0, :2])).sum(-1)) ** 2)
-    assert float(told["router_z"][0]) == pytest.approx(expected, rel=1e-5)
+    assert float(statistics["router_z"][0]) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("choices", [1, 2])
-def test_experts_equal_each_token_sent_through_its_own_in_float64(choices):
+def test_experts_equal_a_float64_loop_over_tokens(choices):
     config = small.config(**EXPERTS, experts_per_token=choices)
     x = jax.random.normal(jax.random.key(1), (2, 5, config.embed_dim))
     is_token = jnp.ones((2, 5), bool)
-    layer = Experts(config)
+    layer = Experts(config, full_name="mlp")
     params = layer.init(jax.random.key(2), x, is_token, dropout_rate=None)["params"]
     params = jax.tree.map(lambda box: box.value, params, is_leaf=lambda b: hasattr(b, "value"))
     made = layer.apply({"params": params}, x, is_token, dropout_rate=None)
@@ -88,22 +88,22 @@ def test_experts_equal_each_token_sent_through_its_own_in_float64(choices):
 
 
 @pytest.mark.parametrize("architecture", [EncoderDecoder, DecoderOnly])
-def test_the_loss_has_what_routers_tell_of_all_layers(architecture):
+def test_the_loss_contains_the_router_statistics_of_all_layers(architecture):
     is_both = architecture is EncoderDecoder
     model = architecture((small.config if is_both else small.decoder_config)(**EXPERTS))
     batch = jax.tree.map(jnp.asarray, small.batch(0))
     loss = CrossEntropy(z_loss=0.0, load_balance=0.5, router_z=0.25, chunks=2)
     sums = jax.jit(lambda p: loss(ModelApply(model), p, batch))(small.params(model))
-    told = mean_metrics(loss, [jax.device_get(sums)])
+    statistics = mean_metrics(loss, [jax.device_get(sums)])
     layers = 4 if is_both else 2
-    assert layers <= told["load_balance_loss"] <= 4 * layers
-    assert told["dropped_tokens_fraction"] == 0.0
-    expected = told["cross_entropy_nats_per_token"]
-    expected += 0.5 * told["load_balance_loss"] + 0.25 * told["router_z_loss"]
-    assert told["loss_nats_per_token"] == pytest.approx(expected, rel=1e-5)
+    assert layers <= statistics["load_balance_loss"] <= 4 * layers
+    assert statistics["dropped_tokens_fraction"] == 0.0
+    expected = statistics["cross_entropy_nats_per_token"]
+    expected += 0.5 * statistics["load_balance_loss"] + 0.25 * statistics["router_z_loss"]
+    assert statistics["loss_nats_per_token"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_row_is_routed_alike_whatever_rows_are_beside_it():
+def test_routing_of_a_row_does_not_depend_on_other_rows():
     model = EncoderDecoder(small.config(num_experts=4, capacity_factor=0.5))
     batch, params = small.batch(0), small.params(model)
     whole = small.logits(model, params, batch)
@@ -123,7 +123,7 @@ def test_decoder_output_ignores_future_tokens_with_experts(choices):
     assert np.abs(before[:, 3:] - after[:, 3:]).max() > 1e-3
 
 
-def test_flops_count_the_experts_that_a_token_goes_to():
+def test_flops_count_only_the_experts_of_a_token():
     lengths = {"encoder_input_tokens": 10, "decoder_input_tokens": 6}
     config = small.config()
     dense, one, two = (
@@ -139,7 +139,7 @@ def test_flops_count_the_experts_that_a_token_goes_to():
     assert two - one == 3 * 2 * 3 * config.embed_dim * config.mlp_dim * (2 * 10 + 2 * 6)
 
 
-def test_more_than_two_experts_a_token_are_refused():
+def test_more_than_two_experts_per_token_are_rejected():
     with pytest.raises(UserError, match="experts_per_token must be 1 or 2, .* got 3"):
         small.config(num_experts=4, experts_per_token=3)
 
@@ -157,5 +157,5 @@ def test_sums_of_rows_add_up_to_those_of_the_batch(chunks):
     for name, values in rows.items():
         assert values.shape == (4,)
         np.testing.assert_allclose(values.sum(), whole[name], rtol=1e-5, atol=1e-6)
-        # A row costs what it does without the others.
+        # The sums of a row do not depend on the others.
         np.testing.assert_allclose(values[0], first[name], rtol=1e-5, atol=1e-6)

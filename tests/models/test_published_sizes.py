@@ -1,4 +1,4 @@
-"""The model files in gin/ have as many parameters as what was published."""
+"""The model files in gin/ have the published numbers of parameters."""
 
 import math
 import pathlib
@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from t5lite import configurables
-from t5lite.models.architectures import parameters
+from t5lite.models.model import parameters
 
 MODELS = pathlib.Path(__file__).parent.parent.parent / "gin" / "models"
 
@@ -18,7 +18,7 @@ V1_1 = {
     "xxl": (4096, 64, 64, 10240, 24, 24),
 }
 # By the config.json of each checkpoint on Hugging Face: d_model, num_heads, d_kv, d_ff, num_layers
-# and num_decoder_layers; behind them vocab_size.
+# and num_decoder_layers, then vocab_size.
 PUBLISHED = {
     "t5_1_0_small": (512, 8, 64, 2048, 6, 6, 32128),
     "t5_1_0_base": (768, 12, 64, 3072, 12, 12, 32128),
@@ -37,7 +37,7 @@ PUBLISHED = {
     **{f"longt5_local_{size}": (*V1_1[size], 32128) for size in ("base", "large")},
     **{f"longt5_tglobal_{size}": (*V1_1[size], 32128) for size in ("base", "large", "xl")},
 }
-# What `num_parameters` of the loaded model counts.
+# `num_parameters` of the loaded models.
 COUNTED = {
     "t5_1_0_small": 60_506_624,
     "t5_1_0_base": 222_903_552,
@@ -69,7 +69,7 @@ def count_of(name):
     )
 
 
-def test_the_terms_add_up_to_what_was_counted():
+def test_the_terms_add_up_to_the_count_of_transformers():
     assert {name: count_of(name) for name in COUNTED} == COUNTED
 
 
@@ -85,7 +85,7 @@ def test_model_files_bind_the_same_choices_so_that_one_replaces_another(path):
     assert set(bound_in(path)) - of_size == first
 
 
-# What the quickstart's task becomes for a model that is no encoder-decoder.
+# Changes to the quickstart for a model that is no encoder-decoder.
 OTHERS = {
     "encoder_only_base": ["train.model=@EncoderOnly()", "MaskedLM.inputs_length=64"],
     "decoder_only_base": ["train.model=@DecoderOnly()", "Causal.targets_length=64"],
@@ -105,7 +105,7 @@ def test_model_files_have_the_published_number_of_parameters(path):
     if path.stem in PUBLISHED:
         assert counted == count_of(path.stem)
     elif path.stem == "switch_style_base":
-        # Seven experts more than base in each of 24 layers, and the routers.
+        # Seven more experts than base in each of 24 layers, and the routers.
         more = 24 * (7 * 3 * 768 * 2048 + 768 * 8)
         assert counted == count_of("t5_1_1_base") + more
         assert round(counted / 1e9, 2) == 1.04

@@ -11,7 +11,8 @@ from t5lite.data.batching.features import EncoderLayout
 from t5lite.data.sources.file_source import FileSource
 from t5lite.data.task import Task
 from t5lite.data.text.vocabularies import ByteVocabulary
-from t5lite.models.architectures import Classes, EncoderDecoder, EncoderOnly
+from t5lite.models.architectures import EncoderDecoder, EncoderOnly
+from t5lite.models.classifier import Classes
 from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.optimizers.optimizer import make_optimizer

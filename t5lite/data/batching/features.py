@@ -14,19 +14,16 @@ examples.
 
 import dataclasses
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
-from t5lite.core.examples import Example, Tokens
-from t5lite.data.text.vocabularies import PAD_ID
+from t5lite.core.errors import choose
+from t5lite.core.examples import START_TOKEN, Example, Tokens
 
 Features = dict[str, Int[np.ndarray, "rows _"]]
-
-# The first input of a decoder; T5 has no separate start token.
-BOS_ID = PAD_ID
 
 
 @runtime_checkable
@@ -61,6 +58,7 @@ class EncoderDecoderLayout:
 
     inputs_length: int
     targets_length: int
+    start_token: int = START_TOKEN
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -84,7 +82,9 @@ class EncoderDecoderLayout:
         here = slice(start[0], start[0] + len(inputs))
         features["encoder_input_tokens"][row, here] = inputs
         features["encoder_segment_ids"][row, here] = segment
-        _write_decoder(features, row, start[1], segment, example, example["targets"])
+        _write_decoder(
+            features, row, start[1], segment, example, example["targets"], self.start_token
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +97,7 @@ class DecoderLayout:
 
     length: int
     has_inputs: bool = False
+    start_token: int = START_TOKEN
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -117,7 +118,7 @@ class DecoderLayout:
         inputs = example["inputs"]
         targets = example["targets"]
         both = np.concatenate([inputs, targets]) if len(inputs) else targets
-        _write_decoder(features, row, at, segment, example, both)
+        _write_decoder(features, row, at, segment, example, both, self.start_token)
         if len(inputs):
             features["decoder_loss_weights"][row, at : at + len(inputs)] = 0
             prefix = slice(at, at + min(len(inputs) + 1, len(both)))
@@ -160,10 +161,48 @@ _DECODER = (
 )
 
 
+def make_layout(
+    kind: str,
+    *,
+    inputs_length: int,
+    targets_length: int,
+    total_length: int,
+    has_inputs: bool,
+    start_token: int = START_TOKEN,
+) -> Layout:
+    """Returns the layout of a model whose `layout` is `kind`.
+
+    Args:
+        inputs_length, targets_length, total_length: of the longest inputs, targets and both.
+        has_inputs: whether examples have inputs.
+        start_token: precedes the first target.
+    """
+    layout = choose("the layout of the model", kind, LAYOUTS)
+    return layout(inputs_length, targets_length, total_length, has_inputs, start_token)
+
+
+# From a model's `layout` to a function of the arguments of `make_layout`.
+LAYOUTS: Mapping[str, Callable[[int, int, int, bool, int], Layout]] = {
+    "encoder_decoder": lambda inputs, targets, total, has_inputs, start_token: EncoderDecoderLayout(
+        inputs, targets, start_token
+    ),
+    "decoder": lambda inputs, targets, total, has_inputs, start_token: DecoderLayout(
+        total, has_inputs, start_token
+    ),
+    "encoder": lambda inputs, targets, total, has_inputs, start_token: EncoderLayout(inputs),
+}
+
+
 def _write_decoder(
-    features: Features, row: int, at: int, segment: int, example: Example, targets: Tokens
+    features: Features,
+    row: int,
+    at: int,
+    segment: int,
+    example: Example,
+    targets: Tokens,
+    start_token: int,
 ) -> None:
-    """Writes the targets, and the decoder inputs: the targets shifted right behind `BOS_ID`."""
+    """Writes targets and decoder inputs: the start token, and the targets one position later."""
     if not len(targets):
         return
     here = slice(at, at + len(targets))
@@ -173,7 +212,7 @@ def _write_decoder(
     if "decoder_inputs" in example:
         features["decoder_input_tokens"][row, here] = example["decoder_inputs"]
     else:
-        features["decoder_input_tokens"][row, at] = BOS_ID
+        features["decoder_input_tokens"][row, at] = start_token
         features["decoder_input_tokens"][row, at + 1 : at + len(targets)] = targets[:-1]
 
 

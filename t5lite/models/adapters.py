@@ -1,0 +1,132 @@
+"""What an adapter is: parameters beside those of a map, and a change to what the map computes.
+
+Only the protocol lives here. Adapters are frozen dataclasses that know no model: they select maps
+by name and read the dimensions of a map from its `MapSite`.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Array, Float
+
+from t5lite.core.errors import UserError
+from t5lite.core.named import named
+
+# Adapters that gin files name as text; others are named as "module:function".
+ADAPTERS: Mapping[str, Callable[[], "Adapter"]] = {}
+
+
+class Axis(NamedTuple):
+    """A dimension of a parameter: its logical name, which sharding uses, and its size."""
+
+    name: str
+    size: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MapSite:
+    """A linear map as an adapter sees it.
+
+    Args:
+        name: full name of the map, such as `decoder/layers/self_attention/query`; the same in
+            training and in cached decoding, and the same for all layers of a stack.
+        einsum: what the map computes, "x,kernel->result".
+        stacked: dimensions over which there is a map each, such as experts.
+        inputs, outputs: dimensions that the map contracts and produces.
+        kernel: the map's own, with the axes `stacked`, `inputs` and `outputs`.
+        parameter: `parameter(name, initializer, *axes)` makes a parameter beside the kernel and
+            returns its value. An axis that the adapter adds has the logical name "adapter".
+    """
+
+    name: str
+    einsum: str
+    stacked: tuple[Axis, ...]
+    inputs: tuple[Axis, ...]
+    outputs: tuple[Axis, ...]
+    kernel: Any
+    parameter: Callable[..., Any]
+
+    def through(self, letter: str) -> tuple[str, str]:
+        """Returns the einsum strings from the input to a new axis, and from there to the result.
+
+        >>> axes = (Axis("embed", 8),), (Axis("heads", 2), Axis("kv", 4))
+        >>> site = MapSite(name="query", einsum="ble,ehd->blhd", stacked=(), inputs=axes[0],
+        ...     outputs=axes[1], kernel=None, parameter=None)
+        >>> site.through("r")
+        ('ble,er->blr', 'blr,rhd->blhd')
+        """
+        operands, result = self.einsum.split("->")
+        x, kernel = operands.split(",")
+        first_output = len(self.stacked) + len(self.inputs)
+        stacked, inputs = kernel[: len(self.stacked)], kernel[len(self.stacked) : first_output]
+        outputs = kernel[first_output:]
+        middle = "".join(axis for axis in result if axis not in outputs) + letter
+        down = f"{x},{stacked}{inputs}{letter}->{middle}"
+        return down, f"{middle},{stacked}{letter}{outputs}->{result}"
+
+
+# From the input of a map to its output.
+MapFunction = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """A frozen dataclass whose fields are plain data.
+
+    - `attaches_to(name)`: whether it changes the map of this full name.
+    - `wrap(site, apply)`: returns the map with the adapter, given the map without. It makes its
+      parameters by `site.parameter` and may change the input, the output, or compute from the
+      kernel. It is called while the model is traced, once for every call of the map.
+    """
+
+    def attaches_to(self, name: str) -> bool: ...
+    def wrap(self, site: MapSite, apply: MapFunction) -> MapFunction: ...
+
+
+def resolve_adapter(owner: str, given: Any) -> Adapter:
+    """Returns an adapter, or the one that a name of `ADAPTERS` or a "module:function" makes.
+
+    Raises:
+        UserError: if it is no adapter, or no frozen dataclass, by whose fields a checkpoint could
+            describe it.
+    """
+    adapter = named(owner, given, ADAPTERS)() if isinstance(given, str) else given
+    params = getattr(adapter, "__dataclass_params__", None)
+    if isinstance(adapter, type) or not isinstance(adapter, Adapter):
+        raise UserError(
+            f"{owner} must be adapters, with the methods attaches_to and wrap, got {given!r}"
+        )
+    if params is None or not params.frozen:
+        raise UserError(f"{owner} must be frozen dataclasses, got {type(adapter).__name__}")
+    return adapter
+
+
+def describe_adapter(adapter: Any) -> dict[str, Any]:
+    """Returns the class and the fields of an adapter, for JSON."""
+    kind = type(adapter)
+    fields = {field.name: getattr(adapter, field.name) for field in dataclasses.fields(adapter)}
+    return {"adapter": f"{kind.__module__}:{kind.__qualname__}", "fields": fields}
+
+
+def adapter_from_description(described: Mapping[str, Any]) -> Adapter:
+    """Returns the adapter that `describe_adapter` was given.
+
+    Raises:
+        UserError: if its class cannot be imported or is no adapter.
+    """
+    name, fields = described["adapter"], described["fields"]
+    module, _, qualified = name.partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), qualified)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"the checkpoint has the adapter {name!r}, which cannot be imported: {error}; put its "
+            "module on PYTHONPATH"
+        ) from error
+    # The class is checked before it is called: a checkpoint may name anything.
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and hasattr(kind, "wrap")):
+        raise UserError(f"the checkpoint names {name!r} as an adapter, which is none")
+    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return resolve_adapter("T5Config.adapters", kind(**tuples))

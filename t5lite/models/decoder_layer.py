@@ -1,0 +1,129 @@
+"""One layer of the decoder, on whole sequences and on new tokens after a cache."""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+from t5lite.core.numbers import Number
+from t5lite.models.attention_layer import Attention, AttentionContext
+from t5lite.models.cache import ByHead, LayerCache, by_head
+from t5lite.models.config import T5Config
+from t5lite.models.masks import Positions
+from t5lite.models.norms import Sublayers
+from t5lite.models.positions import POSITIONS
+from t5lite.models.stack import Stream, constrained, feed_forward
+
+
+class Incremental(NamedTuple):
+    """Inputs of a layer for new tokens after a cache.
+
+    Args:
+        cached: the layer's part of the cache.
+        start: tokens in the cache.
+        positions: of the new tokens in the target.
+        key_positions: of all tokens, the new ones included.
+        alternatives: whether the new tokens continue different hypotheses and do not see each
+            other.
+    """
+
+    cached: LayerCache
+    start: Int[Array, ""]
+    positions: Positions
+    key_positions: Positions
+    alternatives: bool
+
+
+class DecoderLayer(Sublayers):
+    """Self-attention, cross-attention if there is an encoder, and feed-forward.
+
+    Parameters:
+        self_attention, encoder_decoder_attention if there is an encoder, mlp, and the norms of
+        these sublayers; relpos_bias with positions "layer_bias".
+
+    Args:
+        kind: which of the stack's windows is this layer's.
+    """
+
+    config: T5Config
+    kind: int = 0
+
+    def setup(self) -> None:
+        config, name = self.config, "decoder/layers"
+        cross = ("cross_attention",) if config.num_encoder_layers else ()
+        self.add_sublayers("self_attention", *cross, "mlp")
+        self.self_attention = Attention(config, f"{name}/self_attention")
+        self.relpos_bias = POSITIONS[config.positions].layer_bias(config, bidirectional=False)
+        if config.num_encoder_layers:
+            self.encoder_decoder_attention = Attention(
+                config, f"{name}/encoder_decoder_attention", has_positions=False
+            )
+        self.mlp = feed_forward(config, f"{name}/mlp")
+
+    def encoded_keys_values(self, encoded: Float[Array, "b source e"]) -> ByHead:
+        """Returns the keys and values of cross-attention."""
+        return by_head(self.encoder_decoder_attention.keys_values(encoded))
+
+    def __call__(
+        self,
+        x: Stream,
+        contexts: tuple[AttentionContext, ...],
+        encoded: Float[Array, "b source e"] | None,
+        cross_context: AttentionContext | None,
+        is_token: Bool[Array, "b q"],
+        dropout_rate: Number | None,
+        incremental: Incremental | None = None,
+    ) -> tuple[Stream, ByHead | None]:
+        """Returns the residual stream and, after a cache, its keys and values with the new ones."""
+        x, own = self._self_attended(x, contexts[self.kind], dropout_rate, incremental)
+        if cross_context is not None:
+            cached = None if incremental is None else incremental.cached.encoded
+            x = self._cross_attended(x, encoded, cached, cross_context, dropout_rate)
+        normed = self.sublayer_input("mlp", x)
+        if incremental is not None and incremental.alternatives:
+            # Each in a row of its own, so that they do not compete for the slots of experts.
+            alone = normed.reshape(-1, 1, x.shape[2])
+            y = self.mlp(alone, is_token.reshape(-1, 1), dropout_rate=dropout_rate)
+            y = y.reshape(x.shape)
+        else:
+            y = self.mlp(normed, is_token, dropout_rate=dropout_rate)
+        return constrained(self.add_output("mlp", x, y, dropout_rate)), own
+
+    def _self_attended(
+        self,
+        x: Stream,
+        context: AttentionContext,
+        dropout_rate: Number | None,
+        incremental: Incremental | None,
+    ) -> tuple[Stream, ByHead | None]:
+        attention = self.self_attention
+        positions = None if incremental is None else incremental.positions
+        normed = self.sublayer_input("self_attention", x)
+        source, own = attention.keys_values(normed, positions), None
+        if incremental is not None:
+            own = incremental.cached.own.with_new(source, incremental.start)
+            source = own.read()
+        if self.relpos_bias is not None:
+            length = source.key.shape[1]
+            key_positions = None if incremental is None else incremental.key_positions
+            context = context._replace(bias=self.relpos_bias(length, positions, key_positions))
+        queries = attention.queries(normed, positions)
+        y = attention(queries, source, context, dropout_rate=dropout_rate)
+        return self.add_output("self_attention", x, attention.out(y), dropout_rate), own
+
+    def _cross_attended(
+        self,
+        x: Stream,
+        encoded: Float[Array, "b source e"] | None,
+        cached: ByHead | None,
+        context: AttentionContext,
+        dropout_rate: Number | None,
+    ) -> Stream:
+        attention = self.encoder_decoder_attention
+        if cached is None:
+            assert encoded is not None, "neither encoder outputs nor their keys and values"
+            source = attention.keys_values(encoded)
+        else:
+            source = cached.read()
+        queries = attention.queries(self.sublayer_input("cross_attention", x))
+        y = attention(queries, source, context, dropout_rate=dropout_rate)
+        return self.add_output("cross_attention", x, attention.out(y), dropout_rate)

@@ -1,0 +1,147 @@
+"""Linear maps with named inputs and outputs, to which adapters attach.
+
+A map is an einsum with one kernel. It knows its full name (`decoder/layers/self_attention/query`)
+and which dimensions it reads and writes, so that an adapter can add parameters of the right shape
+without knowing the module that holds the map.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Float
+
+from t5lite.models.adapters import Adapter, Axis, MapFunction, MapSite
+from t5lite.models.initializers import Initializer, parameter
+
+# The name that checkpoint policies know the results of linear maps by.
+LINEAR_RESULT = "linear"
+
+# A letter that no einsum string of the models uses, for the axis that `vmap` adds.
+_VMAP_LETTER = "z"
+
+_linear_p = Primitive("t5lite_linear")
+
+
+def linear(einsum: str, x: Float[Array, "..."], kernel: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns einsum(x, kernel) in the dtype of x; the kernel's gradient has the kernel's dtype.
+
+    It is differentiable in forward and reverse mode, to any order.
+
+    NOTE: it is a primitive because the kernel gradient that JAX derives from einsum is computed
+    transposed, for which XLA copies the activations into another layout on CPUs. A `custom_vjp`
+    would rule out forward mode, and `custom_derivatives.linear_call` rules out `vmap`.
+    """
+    result: Float[Array, "..."] = _linear_p.bind(x, kernel, einsum=einsum)
+    return result
+
+
+def _einsum(x: Any, kernel: Any, *, einsum: str) -> Any:
+    return jnp.einsum(einsum, x, kernel.astype(x.dtype))
+
+
+def _shape(x: Any, kernel: Any, *, einsum: str) -> Any:
+    result = jax.eval_shape(
+        lambda x, kernel: _einsum(x, kernel, einsum=einsum),
+        jax.ShapeDtypeStruct(x.shape, x.dtype),
+        jax.ShapeDtypeStruct(kernel.shape, kernel.dtype),
+    )
+    return jax.core.ShapedArray(result.shape, result.dtype)
+
+
+def _split(einsum: str) -> tuple[str, str, str]:
+    """Returns the axes of the input, the kernel and the result."""
+    operands, result = einsum.split("->")
+    x, kernel = operands.split(",")
+    return x, kernel, result
+
+
+def _gradient_of_input(gradient: Any, x: Any, kernel: Any, *, einsum: str) -> Any:
+    x_axes, kernel_axes, result_axes = _split(einsum)
+    reverse = f"{result_axes},{kernel_axes}->{x_axes}"
+    return jnp.einsum(reverse, gradient, kernel.astype(x.aval.dtype))
+
+
+def _gradient_of_kernel(gradient: Any, x: Any, kernel: Any, *, einsum: str) -> Any:
+    x_axes, kernel_axes, result_axes = _split(einsum)
+    reverse = f"{x_axes},{result_axes}->{kernel_axes}"
+    return jnp.einsum(reverse, x, gradient, preferred_element_type=kernel.aval.dtype)
+
+
+def _batched(operands: Any, axes: Any, *, einsum: str) -> tuple[Any, int]:
+    names = list(_split(einsum))
+    moved = list(operands)
+    for n, axis in enumerate(axes):
+        if axis is not None:
+            moved[n] = jnp.moveaxis(operands[n], axis, 0)
+            names[n] = _VMAP_LETTER + names[n]
+    with_axis = f"{names[0]},{names[1]}->{_VMAP_LETTER}{names[2]}"
+    return _linear_p.bind(*moved, einsum=with_axis), 0
+
+
+_linear_p.def_impl(_einsum)
+_linear_p.def_abstract_eval(_shape)
+ad.defbilinear(_linear_p, _gradient_of_input, _gradient_of_kernel)
+batching.primitive_batchers[_linear_p] = _batched
+mlir.register_lowering(_linear_p, mlir.lower_fun(_einsum, multiple_results=False))
+
+
+class LinearMap(nn.Module):
+    """A linear map without bias, in the dtype of its input, and the adapters attached to it.
+
+    Parameters:
+        kernel [*stacked, *inputs, *outputs], initialised by `initializer`; whatever the attached
+        adapters add.
+
+    Args:
+        einsum: a constant "x,kernel->result" in the letters of `t5lite.core`.
+        inputs, outputs: the dimensions that the map contracts and produces, in the kernel's order.
+        initializer: of the kernel.
+        full_name: the name by which adapters select the map.
+        adapters: of the model; those whose patterns match `full_name` attach, the first innermost.
+        stacked: dimensions over which there is a map each, such as experts.
+    """
+
+    einsum: str
+    inputs: tuple[Axis, ...]
+    outputs: tuple[Axis, ...]
+    initializer: Initializer
+    full_name: str
+    adapters: tuple[Adapter, ...] = ()
+    stacked: tuple[Axis, ...] = ()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        kernel: Any = self._parameter("kernel", self.initializer, *self._kernel_axes)
+
+        def base(x: Float[Array, "..."]) -> Float[Array, "..."]:
+            return checkpoint_name(linear(self.einsum, x, kernel), LINEAR_RESULT)
+
+        attached = [adapter for adapter in self.adapters if adapter.attaches_to(self.full_name)]
+        if not attached:
+            return base(x)
+        site = MapSite(
+            name=self.full_name,
+            einsum=self.einsum,
+            stacked=self.stacked,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            kernel=kernel,
+            parameter=self._parameter,
+        )
+        apply: MapFunction = base
+        for adapter in attached:
+            apply = adapter.wrap(site, apply)
+        return apply(x)
+
+    @property
+    def _kernel_axes(self) -> tuple[Axis, ...]:
+        return (*self.stacked, *self.inputs, *self.outputs)
+
+    def _parameter(self, name: str, initializer: Initializer, *axes: Axis) -> Any:
+        init = parameter(initializer, tuple(axis.name for axis in axes))
+        return self.param(name, init, tuple(axis.size for axis in axes))
