@@ -175,13 +175,16 @@ def print_statistics(
         }
         print(json.dumps(document))
         return
-    table = _table("text", "shortest", "median", "mean", "95 %", "longest", "truncated", "unknown")
-    table.title = f"{split}, lengths in tokens"
-    table.add_column("per epoch", justify="right", no_wrap=True)
+    table = rich.table.Table(title=f"{split}, lengths in tokens", box=None)
+    table.add_column("text", no_wrap=True)
+    for name in ("min", "median", "mean", "95 %", "max", "truncated", "unknown", "per epoch"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, task in tasks.items():
         for text, lengths in task.lengths.items():
             table.add_row(*_cells(f"{name} {text}", lengths))
-    console.print(table)
+    # As wide as it needs to be, where the width of the console is a guess.
+    needed = console.measure(table, options=console.options.update(max_width=200)).maximum
+    console.print(table, width=console.width if console.is_terminal else needed, crop=False)
     for name, task in tasks.items():
         some = "" if task.looked_at == task.records else f", {task.looked_at:,} of them read"
         left_out = f", {task.left_out:,} dropped by preprocessors" if task.left_out else ""
@@ -209,14 +212,6 @@ def _row_line(rows: RowStatistics, *, packed: bool) -> str:
         f"rows, {'packed' if packed else 'not packed'}: {rows.examples_per_row:.2f} examples per "
         f"row, filled {fill}, {rows.tokens_per_batch:,.0f} tokens per batch"
     )
-
-
-def _table(first: str, *numbers: str) -> rich.table.Table:
-    table = rich.table.Table(box=None)
-    table.add_column(first, no_wrap=True)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
 
 
 def _folders_of(run: Run) -> list[pathlib.Path]:

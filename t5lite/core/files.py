@@ -24,4 +24,5 @@ def local_folder(owner: str, folder: str) -> pathlib.Path:
     """
     if not folder or "://" in folder:
         raise UserError(f"{owner} must be a local folder, got {folder!r}")
-    return pathlib.Path(folder).expanduser()
+    # NOTE: pathlib's expanduser fails for `~nobody`.
+    return pathlib.Path(os.path.expanduser(folder))

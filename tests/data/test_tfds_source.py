@@ -8,6 +8,7 @@ import pytest
 
 from t5lite.core.errors import UserError
 from t5lite.data.sources.tfds_source import TfdsSource
+from t5lite.data.text.templates import fill
 
 PREPARE = """
 import sys
@@ -60,7 +61,16 @@ def labelled():
 
         def _info(self):
             label = tfds.features.ClassLabel(names=["no", "yes"])
-            features = {"text": tfds.features.Text(), "label": label, "idx": np.int32}
+            answer = {"text": tfds.features.Text(), "answer_start": np.int32}
+            features = {
+                "text": tfds.features.Text(),
+                "label": label,
+                "idx": np.int32,
+                "answers": tfds.features.Sequence(answer),
+                "tags": tfds.features.Sequence(label),
+                "translation": tfds.features.Translation(languages=["de", "en"]),
+                "pixels": tfds.features.Tensor(shape=(2,), dtype=np.float32),
+            }
             return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, manager):
@@ -70,7 +80,18 @@ def labelled():
 
         def _generate_examples(self, is_test):
             for n in range(4):
-                yield n, {"text": f"text {n}", "label": -1 if is_test else n % 2, "idx": n}
+                yield (
+                    n,
+                    {
+                        "text": f"text {n}",
+                        "label": -1 if is_test else n % 2,
+                        "idx": n,
+                        "answers": [{"text": "größer", "answer_start": n}] * n,
+                        "tags": [n % 2, 0],
+                        "translation": {"de": "Hund", "en": "dog"},
+                        "pixels": [0.5, 0.5],
+                    },
+                )
 
     return LabelledTexts.name
 
@@ -84,6 +105,15 @@ def test_class_labels_are_names(labelled, tmp_path):
     assert {r["label"] for r in test} == {"<unk>"}
     # Processes that build a token cache receive pickled records.
     assert _all(pickle.loads(pickle.dumps(source.records("train")))) == train
+
+
+def test_lists_and_objects_of_a_data_set_are_fields(labelled, tmp_path):
+    records = TfdsSource(name=labelled, data_dir=str(tmp_path)).records("train")
+    assert records.fields == ("answers", "idx", "label", "tags", "text", "translation")
+    (record,) = [record for record in _all(records) if record["idx"] == "2"]
+    assert record["answers"].value == {"text": ["größer"] * 2, "answer_start": [2, 2]}
+    assert record["tags"].value == ["no", "no"]
+    assert fill("{translation.de} {answers.text.1}", record) == "Hund größer"
 
 
 def test_a_failed_download_is_reported_on_one_line(labelled, tmp_path):

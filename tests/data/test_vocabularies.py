@@ -102,6 +102,8 @@ def test_sentencepiece_models_with_other_special_ids_are_rejected(tmp_path, text
 def test_a_missing_file_and_a_file_that_is_no_model_are_rejected(tmp_path):
     with pytest.raises(UserError, match="is not a file"):
         SentencePieceVocabulary(path=str(tmp_path / "none.model"))
+    with pytest.raises(UserError, match="'~nosuchuser/a.model' is not a file"):
+        SentencePieceVocabulary(path="~nosuchuser/a.model")
     (tmp_path / "rubbish.model").write_bytes(b"rubbish" * 100)
     with pytest.raises(UserError, match="must be a SentencePiece model"):
         SentencePieceVocabulary(path=str(tmp_path / "rubbish.model"))

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -105,7 +106,7 @@ class SentencePieceVocabulary(Vocabulary):
     def _processor(self) -> Any:
         import sentencepiece
 
-        path = str(pathlib.Path(self.path).expanduser())
+        path = os.path.expanduser(self.path)
         if not pathlib.Path(path).is_file():
             raise UserError(f"{field_name(self, 'path')} {self.path!r} is not a file")
         try:
@@ -248,6 +249,6 @@ def vocabulary_from_description(
     if "special" in arguments:
         arguments["special"] = special_tokens_from(arguments["special"])
     if "path" in arguments:
-        arguments["path"] = str(folder / pathlib.Path(arguments["path"]).expanduser())
+        arguments["path"] = str(folder / os.path.expanduser(arguments["path"]))
     vocabulary: Vocabulary = kind(**arguments)
     return vocabulary

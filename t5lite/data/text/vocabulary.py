@@ -11,6 +11,7 @@ symbols of the vocabulary.
 import abc
 import dataclasses
 import functools
+import os
 import pathlib
 import re
 from collections.abc import Callable
@@ -192,7 +193,7 @@ class Vocabulary(abc.ABC):
         if self.parse_sentinels:
             del described["parse_sentinels"]
         if "path" in described:
-            described["path"] = str(pathlib.Path(described["path"]).expanduser().absolute())
+            described["path"] = str(pathlib.Path(os.path.expanduser(described["path"])).absolute())
         return described
 
     @property

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import itertools
+import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
@@ -108,7 +109,7 @@ def train_vocabulary(training: VocabularyTraining, *, on_line: Callable[[], None
     """
     import sentencepiece
 
-    output = pathlib.Path(training.output).expanduser()
+    output = pathlib.Path(os.path.expanduser(training.output))
     if output.exists():
         owner = field_name(training, "output")
         raise UserError(f"{owner} {training.output} exists; choose another file name")
