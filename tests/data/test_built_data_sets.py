@@ -16,7 +16,7 @@ from t5lite.data.sources.built_data_sets import (
     prune,
 )
 from t5lite.data.sources.file_source import FileSource
-from t5lite.data.storage.building import build_lock
+from t5lite.data.storage.building import BuildOptions, build_lock
 
 ROWS = [{"en": f"größer {n}", "refs": [f"ü{n}", str(n)], "o": {"a": n}} for n in range(20)]
 
@@ -61,7 +61,7 @@ def test_the_order_of_splits_does_not_matter_and_a_new_split_builds_only_itself(
     ],
 )
 def test_fingerprints_are_those_of_version_0_1(split, fingerprint, last, make):
-    records = make().records(split)
+    records = make().records(split, BuildOptions(workers=1))
     assert records.fingerprint == fingerprint
     assert records[len(records) - 1]["en"] == f"größer {last}"
 

@@ -13,6 +13,7 @@ from t5lite.data.sources import files
 from t5lite.data.sources.file_source import FileSource
 from t5lite.data.sources.files import Bad, Part, open_file, read_lines
 from t5lite.data.sources.formats import read_part
+from t5lite.data.storage.building import BuildOptions
 from t5lite.data.text.fields import JsonText
 
 
@@ -31,7 +32,7 @@ def source(path, **choices):
 
 
 def records(path, **choices):
-    found = source(path, **choices).records("train")
+    found = source(path, **choices).records("train", BuildOptions(workers=1))
     return [(found[n]["inputs"], found[n]["targets"]) for n in range(len(found))]
 
 
