@@ -16,7 +16,8 @@ PAGES = sorted(
     path
     for pattern in ("*.md", "docs/**/*.md", "experiments/*/*.md", "**/*.gin", "launch/*")
     for path in ROOT.glob(pattern)
-    if path.is_file() and not set(path.parts) & {".git", "golden", "runs"}
+    if path.is_file()
+    and not set(path.relative_to(ROOT).parts) & {".git", "golden", "runs", "build"}
 )
 MAX_FUNCTION_LINES = 100
 MAX_MEDIAN_FILE_LINES = 130
@@ -45,6 +46,8 @@ FORBIDDEN_PHRASES = (
     r"(?:whoever|whosoever)",
     r"on the way",
 )
+# A value or a name in code, which is not prose.
+VALUE = re.compile(r'`[^`]*`|"\w+"')
 FORBIDDEN = re.compile(rf"\b(?:{'|'.join(FORBIDDEN_PHRASES)})\b", re.IGNORECASE)
 
 
@@ -125,6 +128,7 @@ def test_engines_are_not_distinguished_by_name() -> None:
     found = [
         f"{file}:{node.lineno}"
         for file, tree in trees()
+        if file.startswith(("t5lite/launching", "t5lite/reporting", "t5lite/cli"))
         for node in ast.walk(tree)
         if isinstance(node, ast.Compare)
         for side in (node.left, *node.comparators)
@@ -162,6 +166,6 @@ def test_prose_uses_the_terms_of_the_field(paths: list[pathlib.Path]) -> None:
         f"{path.relative_to(ROOT)}:{number}: {match.group(0)}"
         for path in paths
         for number, line in enumerate(path.read_text().splitlines(), start=1)
-        if (match := FORBIDDEN.search(line))
+        if (match := FORBIDDEN.search(VALUE.sub("", line)))
     ]
     assert not found, "\n" + "\n".join(found)
