@@ -1,4 +1,4 @@
-"""The table of names that gin files and flags may bind; they stay where files and modules move.
+"""The names that gin files and flags can bind. They stay the same when modules move.
 
 Each stands for a frozen dataclass or a builder function. Nothing here knows gin.
 """

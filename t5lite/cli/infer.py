@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 import pathlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
+from t5lite.cli.input_file import check_requests, valid_requests
 from t5lite.cli.paths import user_path
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.run_files import load_roots, saved_vocabulary
@@ -23,7 +23,6 @@ from t5lite.inference.answers import (
     make_predict_answer,
     make_score_answer,
 )
-from t5lite.inference.decoding import check_target_lengths
 from t5lite.inference.infer import (
     STANDARD_OUTPUT,
     ResultFile,
@@ -33,7 +32,7 @@ from t5lite.inference.infer import (
     infer,
 )
 from t5lite.inference.predict import make_predict
-from t5lite.inference.requests import Inference, Request, fingerprint, read_requests
+from t5lite.inference.requests import Inference, fingerprint
 from t5lite.inference.score import make_score
 from t5lite.models.description import describe, model_of
 from t5lite.models.model import GenerativeModel, Model, generative
@@ -71,7 +70,7 @@ def infer_command(flags: Any, bindings: Sequence[str]) -> None:
             inference.targets_length or _longest(trained, "targets_length", DEFAULT_TARGETS_LENGTH),
             end_inputs=inference.end_inputs,
         )
-        total = _check_all(flags, inference, encoder)
+        total = check_requests(flags, inference, encoder)
         mesh = inference.mesh.make()
         answer = _make_answer(flags.mode, model, vocabulary, mesh, inference, encoder)
         writer: ResultWriter = ResultStream()
@@ -84,7 +83,7 @@ def infer_command(flags: Any, bindings: Sequence[str]) -> None:
             progress.log(f"resuming after {writer.done:,} results")
         progress.report(flags.mode, writer.done, total)
         infer(
-            _valid_requests(flags, inference, encoder),
+            valid_requests(flags, inference, encoder),
             writer,
             functools.partial(answer, params),
             chunk_size=inference.chunk_size,
@@ -163,71 +162,6 @@ def _longest(trained: Run | None, name: str, otherwise: int) -> int:
     if trained is None:
         return otherwise
     return max(getattr(task.objective, name) for task in trained.task.tasks) or otherwise
-
-
-def _read(
-    flags: Any,
-    inference: Inference,
-    check: Callable[[Request], None],
-    on_bad: Callable[[UserError], None],
-) -> Iterator[Request | None]:
-    """Reads the requests; invalid ones are errors, or are skipped if `infer.bad_objects` says."""
-    skips = inference.bad_objects == "skip"
-    return read_requests(
-        flags.input, inference, flags.mode, check=check, on_bad=on_bad if skips else None
-    )
-
-
-def _valid_requests(flags: Any, inference: Inference, encoder: RequestEncoder) -> Iterator[Request]:
-    """Yields the requests that `_check_all` counts."""
-
-    def check(request: Request) -> None:
-        if inference.bad_objects == "skip":
-            encoder.is_cut(request)
-
-    for request in _read(flags, inference, check, lambda error: None):
-        if request is not None:
-            yield request
-
-
-def _check_all(flags: Any, inference: Inference, encoder: RequestEncoder) -> int:
-    """Reads all requests once, prints what is cut or skipped, and returns their number.
-
-    Raises:
-        UserError: if one has no result and `infer.bad_objects` is "stop".
-    """
-    check_target_lengths(vars(inference.decoding), encoder.lengths[1], "infer.targets_length")
-    total = empty = 0
-    cut: list[int] = []
-    bad: list[UserError] = []
-
-    def check(request: Request) -> None:
-        if encoder.is_cut(request):
-            cut.append(total + 1)
-
-    for request in _read(flags, inference, check, bad.append):
-        empty += request is None
-        total += request is not None
-    if total == 0:
-        skipped = f": {bad[0]}" if bad else ""
-        raise UserError(f"--input={flags.input} has no object to work on{skipped}")
-    inputs, targets = encoder.lengths
-    longer = f"longer than {inputs} tokens of inputs or {targets} of targets"
-    if cut and inference.too_long == "refuse":
-        raise UserError(
-            f"{flags.input}: {len(cut):,} of {total:,} objects are {longer}, first object "
-            f"{cut[0]:,}; infer.too_long = 'cut' cuts them, infer.inputs_length and "
-            "infer.targets_length raise the maximum"
-        )
-    if jax.process_index() == 0:
-        for count, text in (
-            (empty, f"skipped {empty:,} empty lines"),
-            (len(cut), f"cut {len(cut):,} of {total:,} objects: {longer}"),
-            (len(bad), f"skipped {len(bad):,} objects, the first: {bad[0] if bad else None}"),
-        ):
-            if count:
-                print(text, file=sys.stderr)
-    return total
 
 
 def _make_answer(

@@ -9,7 +9,7 @@ from typing import Any
 def quiet_libraries() -> None:
     """Shows t5lite's log lines plainly; what the libraries log as errors they raise, too."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    # Orbax tells of deprecations inside itself, which no user can act on.
+    # Orbax warns about its own deprecated code, which no user can change.
     warnings.filterwarnings("ignore", module=r"orbax\..*")
     log = logging.getLogger("t5lite")
     log.setLevel(logging.INFO)

@@ -1,7 +1,7 @@
 """Loads the roots of a command from its gin flags, wherever the run's directory has moved.
 
 `train` keeps a copy of the vocabulary in MODEL_DIR. If the file that a configuration names is
-missing, the copy beside a gin file, or in the named MODEL_DIR, takes its place; checkpoints compare
+missing, the copy beside a gin file, or in the named MODEL_DIR, is used instead. Checkpoints compare
 fingerprints, so another vocabulary is never used silently.
 """
 

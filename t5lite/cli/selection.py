@@ -22,7 +22,9 @@ from t5lite.models import description
 from t5lite.models.model import Model
 from t5lite.training.checkpoints import FOLDER, Checkpoints, find_checkpoint, open_checkpoint
 
-LATEST, BEST, ALL = ("latest", "best", "all")
+LATEST = "latest"
+BEST = "best"
+ALL = "all"
 _WHICH = re.compile(rf"{LATEST}|{BEST}|{ALL}|\d+(,\d+)*")
 CHECKPOINT_FORMS = (
     "a MODEL_DIR for its latest, MODEL_DIR:best, MODEL_DIR:all or MODEL_DIR:1000,2000, a "

@@ -13,7 +13,7 @@ from t5lite.data.text.vocabulary import NUM_SPECIAL, Vocabulary
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StandInVocabulary(Vocabulary):
-    """Takes the place of a SentencePiece vocabulary whose file is missing.
+    """Replaces a SentencePiece vocabulary whose file is missing.
 
     Its size is that of the special ids and the sentinels, so `T5Config.vocab_size`, which sets the
     sizes of parameters, is not compared with the number of pieces.

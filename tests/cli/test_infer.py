@@ -112,11 +112,11 @@ def test_two_processes_share_the_work(t5lite, trained, asked, tmp_path):
         assert a["score"] == pytest.approx(b["score"], abs=1e-4)
 
 
-def test_scores_of_infer_equal_those_of_eval(t5lite, trained, tmp_path):
+def test_scores_of_infer_equal_those_of_eval(command, trained, tmp_path):
     given = tmp_path / "in.jsonl"
     lines = [{"inputs": "a b", "targets": "c d"}, {"inputs": "with", "targets": "more"}]
     given.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    code, _, err = t5lite(
+    code, _, err = command(
         *("infer", f"--gin_file={trained}/config.gin", "--mode=score", "--checkpoint=2"),
         *(f"--input={given}", f"--output={tmp_path / 'out.jsonl'}"),
     )
@@ -138,7 +138,7 @@ def test_scores_of_infer_equal_those_of_eval(t5lite, trained, tmp_path):
         "pairs/Supervised.inputs_length = 16\n"
         "pairs/Supervised.targets_length = 16\n"
     )
-    code, out, err = t5lite(
+    code, out, err = command(
         *("eval", f"--gin_file={trained}/config.gin", f"--gin_file={pairs}"),
         *("--checkpoint=2", "--json"),
     )
@@ -198,13 +198,13 @@ def test_scores_of_infer_equal_those_of_eval(t5lite, trained, tmp_path):
     ],
 )
 def test_a_mistake_of_infer_is_one_line_and_nothing_is_written(
-    arguments, message, t5lite, trained, asked, tmp_path
+    arguments, message, command, trained, asked, tmp_path
 ):
     names = {"ASKED": asked, "OUT": tmp_path / "out.jsonl", "RUN": trained}
     for name, path in names.items():
         arguments = [argument.replace(name, str(path)) for argument in arguments]
     before = asked.read_text()
-    code, _, err = t5lite("infer", *arguments)
+    code, _, err = command("infer", *arguments)
     assert code == 2
     assert message in err.splitlines()[-1]
     assert "Traceback" not in err
@@ -212,10 +212,10 @@ def test_a_mistake_of_infer_is_one_line_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_eval_takes_the_best_and_the_average(t5lite, trained):
+def test_eval_takes_the_best_and_the_average(command, trained):
     results = []
     for flags in (["--checkpoint=all"], ["--checkpoint=best"], ["--average=3"]):
-        code, out, err = t5lite("eval", f"--gin_file={trained}/config.gin", "--json", *flags)
+        code, out, err = command("eval", f"--gin_file={trained}/config.gin", "--json", *flags)
         assert code == 0, err
         results.append(json.loads(out))
     every, (best,), (averaged,) = results
@@ -224,6 +224,26 @@ def test_eval_takes_the_best_and_the_average(t5lite, trained):
     losses = [result["cross_entropy_nats_per_token"] for result in every]
     assert averaged["cross_entropy_nats_per_token"] not in losses
     assert averaged["cross_entropy_nats_per_token"] < max(losses)
+
+
+def test_a_moved_run_is_scored_and_used_by_its_name_alone(command, trained, asked, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(trained, moved, ignore=shutil.ignore_patterns("eval"))
+    code, out, err = command("eval", f"--checkpoint={moved}:2,6", "--json")
+    assert code == 0, err
+    assert [result["step"] for result in json.loads(out)] == [2, 6]
+    assert len(objects(moved / "eval" / "validation.jsonl")) == 2
+    given = tmp_path / "in.jsonl"
+    given.write_text('{"inputs": "a"}\n{"input": "b"}\n{"inputs": "c"}\n')
+    infer = ("infer", f"--input={given}", f"--checkpoint={moved}/checkpoints/6", "--output=-")
+    infer = (*infer, "--gin.infer.targets_length=8", "--gin.infer.batch_size=8")
+    code, out, err = command(*infer)
+    assert (code, out) == (2, "")
+    assert "in.jsonl:2: no string field 'inputs'" in err
+    code, out, err = command(*infer, "--gin.infer.bad_objects=skip")
+    assert code == 0, err
+    assert [json.loads(line)["inputs"] for line in out.splitlines()] == ["a", "c"]
+    assert "skipped 1 objects, the first: " in err
 
 
 def test_averages_exist_for_checkpoints_with_enough_before_them(trained):

@@ -5,7 +5,7 @@ import pytest
 QUICKSTART = ("plan", "--gin_file=gin/run/quickstart.gin")
 
 
-def test_a_plan_for_simulated_devices_says_what_the_step_costs(t5lite):
+def test_a_plan_for_simulated_devices_counts_the_costs_of_the_step(t5lite):
     flags = ("--gin.Mesh.fsdp=2", "--gin.Mesh.tensor=2", "--topology=cpu:8", "--json")
     status, out, err = t5lite(*QUICKSTART, *flags)
     assert status == 0, err
@@ -16,15 +16,15 @@ def test_a_plan_for_simulated_devices_says_what_the_step_costs(t5lite):
         "fsdp": 2,
         "tensor": 2,
     }
-    # Nothing is computed again, so the program has the products of the formula, loops included.
+    # Without rematerialization the program has the FLOPs of the formula, loops included.
     assert plan["program_flops"] == pytest.approx(plan["model_flops"], rel=1e-3)
-    # A float32 parameter and its two moments, most of them split in four.
+    # Float32 parameters and their two moments, most of them sharded by four.
     memory = plan["memory_bytes"]
     assert memory["optimizer"] == pytest.approx(2 * memory["params"], abs=8)
     assert plan["held_whole"] == []
     kinds = {(row["kind"], *row["axes"]) for row in plan["collectives"]}
     assert {("all-gather", "fsdp"), ("all-reduce", "tensor")} <= kinds
-    # Of simulated devices nothing is known.
+    # The rates of simulated devices are unknown.
     assert plan["bound"] is None
     assert plan["fits"] is None
     assert plan["loops_not_read"] == 0
@@ -38,13 +38,26 @@ def test_a_plan_for_simulated_devices_says_what_the_step_costs(t5lite):
         (["--topology=cpu:0"], "--topology cpu:N needs a number of devices, got 'cpu:0'"),
         (["--topology=v5e:16x16x16"], "--topology v5e needs 2 sizes with x between them, 256"),
         (["--topology=v5p:0x4x4"], "--topology v5p needs 3 sizes with x between them, 8,960"),
-        (["--topology=cpu:8", "--gin.Mesh.tensor=16"], "Mesh must use all 8 devices"),
-        (["--topology=cpu:8", "--gin.Mesh.tensor=8"], "its axis 'heads' must be divisible"),
-        (["--topology=cpu:8", "--suggest"], "--suggest needs devices of which it is known"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused_on_one_line(flags, message, t5lite):
-    status, _, err = t5lite(*QUICKSTART, *flags)
+def test_a_wrong_topology_is_an_error_on_one_line(flags, message, command):
+    status, _, err = command(*QUICKSTART, *flags)
+    assert status == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--gin.Mesh.tensor=16"], "Mesh must use all 8 devices"),
+        (["--gin.Mesh.tensor=8"], "its axis 'heads' must be divisible"),
+        (["--suggest"], "--suggest needs "),
+    ],
+)
+def test_a_plan_that_does_not_fit_simulated_devices_is_an_error(flags, message, t5lite):
+    """In processes of their own: the number of devices is fixed once JAX has started."""
+    status, _, err = t5lite(*QUICKSTART, "--topology=cpu:8", *flags)
     assert status == 2
     assert message in err
     assert len(err.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Signals that come while another is handled, as schedulers and dying parents send them."""
+"""Signals during the handling of a signal, as schedulers and dying parents send them."""
 
 import subprocess
 import sys
@@ -10,13 +10,13 @@ import signal
 import sys
 
 
-def interrupted(place, do):
+def interrupted(position, do):
     count = 0
 
     def at_each_call_and_return(*_):
         nonlocal count
         count += 1
-        if count == place:
+        if count == position:
             signal.raise_signal(signal.SIGTERM)
 
     sys.setprofile(at_each_call_and_return)
@@ -31,8 +31,8 @@ TRAINING = """
 from t5lite.training.preemption import stop_requests
 
 with stop_requests() as stop:
-    for place in range(1, 40):
-        interrupted(place, ask)
+    for position in range(1, 40):
+        interrupted(position, ask)
     assert stop(1)
 """
 LAUNCHING = """
@@ -40,9 +40,9 @@ from t5lite.launching.stopping import until_stopped
 
 
 def work(stopping):
-    for place in range(1, 40):
-        interrupted(place, ask)
-        interrupted(place, lambda: stopping.wait(0.01))
+    for position in range(1, 40):
+        interrupted(position, ask)
+        interrupted(position, lambda: stopping.wait(0.01))
     assert stopping.wait(10)
 
 
@@ -51,5 +51,5 @@ until_stopped(work)
 
 
 @pytest.mark.parametrize("use", [TRAINING, LAUNCHING], ids=["training", "launching"])
-def test_a_signal_may_come_at_any_place_of_the_handling_of_another(use):
+def test_a_signal_may_arrive_at_any_point_while_another_is_handled(use):
     subprocess.run([sys.executable, "-c", BEGINNING + use], check=True, timeout=60)

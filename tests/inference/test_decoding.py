@@ -60,17 +60,17 @@ def samples(decoding, length=4, given=None, seed=0):
 
 
 def log_probability(row, target):
-    """Of a target, all of it read at once."""
+    """Returns the log-probability of a target that is read at once."""
     given = {name: x[row : row + 1] for name, x in batch().items()}
     tokens = np.array([[0, *target[:-1]]], np.int32)
     given |= {"decoder_input_tokens": tokens, "decoder_segment_ids": np.ones_like(tokens)}
-    told = np.asarray(jax.nn.log_softmax(small.logits(MODEL, params(), given)), np.float64)[0]
-    return sum(told[place, token] for place, token in enumerate(target))
+    logs = np.asarray(jax.nn.log_softmax(small.logits(MODEL, params(), given)), np.float64)[0]
+    return sum(logs[position, token] for position, token in enumerate(target))
 
 
 @functools.cache
 def all_targets(row, length=4):
-    """Every target with its log-probability: those that end, and those as long as may be."""
+    """Returns the log-probability of every target: those that end, and those of full length."""
     targets = []
     for size in range(1, length + 1):
         for tokens in itertools.product(range(6), repeat=size):
@@ -82,15 +82,15 @@ def all_targets(row, length=4):
         tokens = np.array([[0, *t[:-1]] for t in some], np.int32)
         given = {name: np.repeat(x[row : row + 1], len(some), 0) for name, x in batch().items()}
         given |= {"decoder_input_tokens": tokens, "decoder_segment_ids": np.ones_like(tokens)}
-        told = np.asarray(jax.nn.log_softmax(small.logits(MODEL, params(), given)), np.float64)
-        sums = np.take_along_axis(told, np.array(some)[..., None], 2)[..., 0].sum(1)
+        logs = np.asarray(jax.nn.log_softmax(small.logits(MODEL, params(), given)), np.float64)
+        sums = np.take_along_axis(logs, np.array(some)[..., None], 2)[..., 0].sum(1)
         found |= dict(zip(some, sums, strict=True))
         assert size == len(some[0])
     return found
 
 
 def stripped(tokens):
-    """Without the padding behind what stopped it."""
+    """Returns a target without the padding after its end."""
     tokens = tokens.tolist()
     return tuple(tokens[: tokens.index(EOS) + 1] if EOS in tokens else tokens)
 
@@ -102,10 +102,10 @@ def test_a_wide_enough_beam_finds_the_best_of_all_targets(alpha):
         ranked = sorted(
             all_targets(row).items(), key=lambda pair: -pair[1] / ((5 + len(pair[0])) / 6) ** alpha
         )
-        for place in range(5):
-            assert stripped(made.tokens[row, place]) == ranked[place][0]
-            assert float(made.log_probabilities[row, place]) == pytest.approx(
-                ranked[place][1], abs=1e-4
+        for rank in range(5):
+            assert stripped(made.tokens[row, rank]) == ranked[rank][0]
+            assert float(made.log_probabilities[row, rank]) == pytest.approx(
+                ranked[rank][1], abs=1e-4
             )
 
 

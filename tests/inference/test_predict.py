@@ -20,7 +20,7 @@ PREFIX_LM = DecoderOnly(small.decoder_config(vocab_size=12, prefix_attention=Tru
 
 
 def params(model=MODEL):
-    # Or all tokens would be about as likely.
+    # Otherwise all tokens would be about equally likely.
     return jax.tree.map(lambda p: p * 1.5, small.params(model))
 
 
@@ -40,10 +40,12 @@ def predict(given, decoding=Decoding(), *, model=MODEL, mesh=Mesh(data=1), batch
 
 @functools.cache
 def maker(model, mesh, decoding, batch_size):
-    """One for each choice, so that what is compiled serves several tests."""
+    """Returns one function per setting, so that tests share its compiled programs."""
     devices = jax.devices()[: 8 if mesh != Mesh(data=1) else 1]
     return make_predict(
-        *(model, mesh.make(devices), decoding),
+        model,
+        mesh.make(devices),
+        decoding,
         stop_ids=(EOS,),
         inputs_length=50,
         targets_length=7,
@@ -54,14 +56,15 @@ def maker(model, mesh, decoding, batch_size):
 @functools.cache
 def scorer(model):
     return make_score(
-        *(model, Mesh(data=1).make(jax.devices()[:1])),
+        model,
+        Mesh(data=1).make(jax.devices()[:1]),
         inputs_length=50,
         targets_length=20,
         batch_size=4,
     )
 
 
-def told(targets):
+def tokens_of(targets):
     return [[target.tokens.tolist() for target in each] for each in targets]
 
 
@@ -84,10 +87,10 @@ def test_targets_depend_neither_on_batch_nor_order_nor_mesh(decoding, model):
     given = prompts()
     together = predict(given, decoding, model=model)
     alone = [predict([prompt], decoding, model=model)[0] for prompt in given[:3]]
-    assert told(together[:3]) == told(alone)
+    assert tokens_of(together[:3]) == tokens_of(alone)
     np.testing.assert_allclose(scores(together[:3]), scores(alone), atol=1e-4)
     turned = predict(given[::-1], decoding, model=model, batch_size=8, mesh=Mesh(data=4, tensor=2))
-    assert told(together) == told(turned[::-1])
+    assert tokens_of(together) == tokens_of(turned[::-1])
     np.testing.assert_allclose(scores(together), scores(turned[::-1]), atol=1e-4)
 
 
@@ -117,7 +120,7 @@ def test_a_target_begins_with_its_prefix(model):
     # Some with, some without, in one batch.
     mixed = [free[0], *forced[1:]]
     written = predict(mixed, model=model)
-    assert told(written[:1]) == told(predict(free[:1], model=model))
+    assert tokens_of(written[:1]) == tokens_of(predict(free[:1], model=model))
     made = scorer(model)
     for prompt, (target,) in zip(forced[1:], written[1:], strict=True):
         assert target.tokens[:3].tolist() == prefix.tolist()
@@ -133,10 +136,10 @@ def test_a_target_begins_with_its_prefix(model):
 
 def test_a_prompt_can_have_its_own_numbers():
     given = prompts()
-    usual = told(predict(given))
+    usual = tokens_of(predict(given))
     place = next(n for n, (target,) in enumerate(usual) if len(target) > 2)
     own = Prompt(inputs=given[place].inputs, decoding={"max_length": 2})
-    changed = told(predict([*given[:place], own, *given[place + 1 :]]))
+    changed = tokens_of(predict([*given[:place], own, *given[place + 1 :]]))
     assert changed[place][0] == usual[place][0][:2]
     assert [t for n, t in enumerate(changed) if n != place] == [
         t for n, t in enumerate(usual) if n != place
@@ -145,21 +148,29 @@ def test_a_prompt_can_have_its_own_numbers():
 
 def test_targets_end_at_stop_ids():
     given = prompts()
-    usual = told(predict(given))
+    usual = tokens_of(predict(given))
     place = next(n for n, (target,) in enumerate(usual) if len(target) > 2)
     stop = usual[place][0][2]
-    (stopped,) = told(predict(given, Decoding(stop_ids=[stop])))[place]
+    (stopped,) = tokens_of(predict(given, Decoding(stop_ids=[stop])))[place]
     assert stopped == usual[place][0][: usual[place][0].index(stop)]
+
+
+def test_a_search_with_more_beams_than_hypotheses_returns_only_hypotheses():
+    # One token of 12 is a whole target here.
+    decoding = Decoding(num_beams=20, max_length=1)
+    (found,) = predict(prompts(1), decoding, batch_size=1)
+    assert len(found) == 12
+    assert all(-100 < target.score < 0 for target in found)
 
 
 def test_samples_depend_on_the_number_of_the_prompt_only():
     decoding = Decoding(temperature=1.5, num_samples=3)
     given = prompts()
     some = [given[7], given[2]]
-    together = told(predict(given, decoding))
-    assert told(predict(some, decoding)) == [together[7], together[2]]
+    together = tokens_of(predict(given, decoding))
+    assert tokens_of(predict(some, decoding)) == [together[7], together[2]]
     again = [Prompt(inputs=given[7].inputs, number=8)]
-    assert told(predict(again, decoding)) != told(predict(given[7:8], decoding))
+    assert tokens_of(predict(again, decoding)) != tokens_of(predict(given[7:8], decoding))
 
 
 def test_each_length_bucket_compiles_one_program(caplog):
@@ -208,7 +219,7 @@ def test_groups_of_beams_differ_by_the_diversity_penalty():
     (prompt,) = prompts(1)
     (found,) = predict([prompt], decoding)
     expected = diverse_by_hand(prompt.inputs, groups=2, beams=2, penalty=3.0, length=4)
-    assert told([found])[0] == [tokens for _, _, tokens in expected]
+    assert tokens_of([found])[0] == [tokens for _, _, tokens in expected]
     np.testing.assert_allclose(scores([found])[0], [sums for _, sums, _ in expected], atol=1e-4)
     # Without a penalty both groups would find the same.
     assert len({tuple(tokens) for _, _, tokens in expected}) > 2
