@@ -9,24 +9,30 @@ from t5lite.data.task import Task
 
 log = logging.getLogger(__name__)
 
-# Records that are counted, from all over the split.
+# Counting stops after this many records or tokens, so that a run starts quickly.
 SAMPLE_RECORDS = 500
+SAMPLE_TOKENS = 200_000
 
 # A larger fraction of unknown pieces is probably a mistake.
 WARN_FRACTION = 0.01
 
 
-def unknown_fraction(task: Task, split: str, *, max_records: int = SAMPLE_RECORDS) -> float:
+def unknown_fraction(task: Task, split: str) -> float:
     """Returns the fraction of unknown pieces among the tokens of a sample of records."""
     vocabulary = task.vocabulary
     if not vocabulary.has_unknown_pieces:
         return 0.0
     records = task.tokens(split)
-    count = min(max_records, len(records))
-    numbers = np.unique(np.linspace(0, len(records) - 1, num=count).astype(int))
-    texts = [ids for number in numbers for ids in records[int(number)]]
-    unknown = sum(int((ids == vocabulary.unknown_id).sum()) for ids in texts)
-    return unknown / max(sum(map(len, texts)), 1)
+    order = np.random.default_rng(0).permutation(len(records))
+    unknown = 0
+    tokens = 0
+    for number in order[:SAMPLE_RECORDS]:
+        for ids in records[int(number)]:
+            unknown += int((ids == vocabulary.unknown_id).sum())
+            tokens += len(ids)
+        if tokens >= SAMPLE_TOKENS:
+            break
+    return unknown / max(tokens, 1)
 
 
 @functools.cache

@@ -64,6 +64,10 @@ def fill(template: str, record: Mapping[str, str], *, list_separator: str | None
     for literal, path, separator in _parsed(template):
         texts.append(literal)
         if path is not None:
+            # Most fields are plain texts.
+            if type(field := record.get(path)) is str and separator is None:
+                texts.append(field)
+                continue
             try:
                 texts.append(_text(path, separator, record, list_separator))
             except ValueError as error:
