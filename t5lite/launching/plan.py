@@ -2,8 +2,8 @@
 
 from t5lite.launching.launch import Launch
 from t5lite.launching.sweeps.settings import (
-    SEED_NAMES,
     count_distinct,
+    is_seed,
     num_settings,
     without_seeds,
 )
@@ -18,7 +18,7 @@ def plan_lines(launch: Launch) -> list[str]:
     planned = launch.planned
     if planned:
         line = f"{launch.name}: {count} trials, {count_distinct(planned)} distinct settings"
-        if any(name in SEED_NAMES for name in planned[0]):
+        if any(map(is_seed, planned[0])):
             settings = count_distinct(map(without_seeds, planned))
             line += f" ({settings} apart from their seeds)"
     else:
@@ -28,6 +28,7 @@ def plan_lines(launch: Launch) -> list[str]:
     if launch.trials is not None and count < launch.trials:
         lines.append(
             f"{launch.name}: the search space is exhausted by its {size} settings, so --trials is "
-            f"{count} instead of {launch.trials}; --allow_repeats runs settings more than once"
+            f"{count} instead of {launch.trials}; sweep train.seed to repeat settings with other "
+            "seeds, or use --allow_repeats"
         )
     return lines

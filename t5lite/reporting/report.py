@@ -24,7 +24,7 @@ from t5lite.launching.launch import Launch
 from t5lite.launching.launch_files import SPEC, read_launch
 from t5lite.launching.open_study import open_study
 from t5lite.launching.sweeps.importance import Importance, importance_of
-from t5lite.launching.sweeps.settings import SEED_NAMES, without_seeds
+from t5lite.launching.sweeps.settings import is_seed, without_seeds
 from t5lite.launching.sweeps.space import Range, Scalar, parse_space
 
 
@@ -91,7 +91,7 @@ class Report:
     @property
     def parameters(self) -> list[str]:
         """The bindings that vary, without seeds, which are noise."""
-        return [name for name in self.names if name not in SEED_NAMES]
+        return [name for name in self.names if not is_seed(name)]
 
     @property
     def direction(self) -> str:

@@ -12,9 +12,6 @@ from t5lite.launching.sweeps.space import Scalar, Space, ValueList, grid_setting
 
 METHODS = ("grid", "list", "random", "quasi", "tpe")
 PRUNERS = ("asha", "hyperband")
-# Bindings and macros whose value is a seed: trials that differ only in them repeat one setting on
-# purpose, and their spread is noise.
-SEED_NAMES = ("SEED", "train.seed", "train.data_seed")
 # Random draws in search of a setting that was not drawn before, for each setting that is wanted.
 MAX_DRAWS = 64
 
@@ -30,9 +27,21 @@ def setting_key(setting: Setting) -> tuple[tuple[str, str], ...]:
     return tuple((name, repr(value)) for name, value in sorted(setting.items()))
 
 
+def is_seed(name: str) -> bool:
+    """Whether a binding or macro is a seed.
+
+    Trials that differ only in seeds repeat one setting on purpose; their spread is noise.
+
+    >>> is_seed("train.seed"), is_seed("SEED"), is_seed("train.data_seed"), is_seed("a.seeds")
+    (True, True, True, False)
+    """
+    parameter = name.rpartition(".")[2].lower()
+    return parameter == "seed" or parameter.endswith("_seed")
+
+
 def without_seeds(setting: Setting) -> dict[str, Scalar]:
     """Returns a setting without its seeds."""
-    return {name: value for name, value in setting.items() if name not in SEED_NAMES}
+    return {name: value for name, value in setting.items() if not is_seed(name)}
 
 
 def num_settings(space: Space) -> int | None:
