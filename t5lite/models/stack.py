@@ -49,13 +49,13 @@ def window_pattern(windows: Sequence[Window | None], num_layers: int) -> WindowP
 
     >>> window_pattern([(4, 4), None], 5)
     WindowPattern(windows=((4, 4), None), kinds=(0, 1, 0, 1, 0), period=2)
-    >>> window_pattern([(4, 4)], 3)
+    >>> window_pattern([(4, 4), (4, 4)], 3)
     WindowPattern(windows=((4, 4),), kinds=(0, 0, 0), period=1)
     """
     pattern = tuple(windows) or (None,)
     different = tuple(dict.fromkeys(pattern))
     kinds = tuple(different.index(pattern[n % len(pattern)]) for n in range(num_layers))
-    period = 1 if len(different) == 1 else min(len(pattern), num_layers)
+    period = next((n for n in range(1, num_layers) if kinds[n:] == kinds[:-n]), max(1, num_layers))
     return WindowPattern(different, kinds, period)
 
 

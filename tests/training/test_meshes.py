@@ -20,6 +20,7 @@ from t5lite.training.program import train_program
 from t5lite.training.state import initial_state
 from t5lite.training.step import lower_train_step
 from tests import small
+from tests.models.low_rank import LowRank
 
 # Sums in another order, in float32: some units in the last place of each of some hundred terms.
 ROUNDING = 2e-5
@@ -133,6 +134,7 @@ NONE = {"config": DENSE, "loss": CrossEntropy(), "offload_optimizer": False}
         proof({"packed": True}, {}),
         proof({"config": {**DENSE, "positions": "rotary", "num_kv_heads": 2}}, {}),
         proof({"config": {**DENSE, "encoder_attention": "local", "local_radius": 4}}, {}),
+        proof({"config": {**DENSE, "decoder_windows": (2, None), "adapters": (LowRank(),)}}, {}),
     ],
     ids=lambda choices: "-".join(map(str, choices)),
 )
