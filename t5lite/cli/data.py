@@ -182,7 +182,7 @@ def print_statistics(
     for name, task in tasks.items():
         for text, lengths in task.lengths.items():
             table.add_row(*_cells(f"{name} {text}", lengths))
-    # As wide as it needs to be, where the width of the console is a guess.
+    # Without a terminal, the width of the console is a guess.
     needed = console.measure(table, options=console.options.update(max_width=200)).maximum
     console.print(table, width=console.width if console.is_terminal else needed, crop=False)
     for name, task in tasks.items():

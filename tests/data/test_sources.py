@@ -148,6 +148,7 @@ def test_bad_rows_are_reported_with_file_and_line(start, tmp_path):
         ("a.jsonl", b'{"text": "\\ud800"}', "half of a surrogate pair"),
         ("a.txt", b"\n \n", "but it has no record; 0 records, .* left out 2 empty rows"),
         ("a.parquet", b"PAR1 rubbish", "a.parquet must be Parquet"),
+        ("a.tsv.gz", gzip.compress(b"a\n" * 999, mtime=0)[:30], "a.tsv.gz cannot be read: "),
         ("a.jsonl.gz", b"no gzip at all", "a.jsonl.gz cannot be read: Not a gzipped file"),
         (
             "a.jsonl.gz",

@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Sequence
 
 from t5lite.core.errors import UserError
-from t5lite.data.sources.files import open_file, read_line
+from t5lite.data.sources.files import open_file, read_errors, read_line
 
 # Characters around a name that make a header doubtful.
 _AROUND_NAMES = "\"'# \t"
@@ -27,7 +27,7 @@ def header_of(path: str, fields: Sequence[str], header: bool | None) -> tuple[st
     """
     if header is False:
         return None
-    with open_file(path) as file:
+    with read_errors(path), open_file(path) as file:
         line, _ = read_line(file)
     try:
         text = line.removeprefix(codecs.BOM_UTF8).decode().rstrip("\r\n")
