@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from t5lite.core.locks import try_lock
-from t5lite.data.sources.file_source import BUILD_VERSION, SOURCE
 from t5lite.data.sources.files import stamp
+from t5lite.data.sources.split_builds import BUILD_VERSION, SOURCE
 from t5lite.data.storage.building import SUMMARY
 from t5lite.data.storage.shards import read_summary
 
