@@ -39,11 +39,12 @@ KILL = signal.SIGKILL
 ASK = signal.SIGTERM
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(
     ("points", "seeds", "kills"),
     [
         (2, 2, ((1, KILL), (2, ASK), (3, KILL))),
-        pytest.param(4, 4, tuple((n, KILL) for n in (1, 4, 8, 11, 14)), marks=pytest.mark.proof),
+        (4, 4, tuple((n, KILL) for n in (1, 4, 8, 11, 14))),
     ],
     ids=["4", "16"],
 )

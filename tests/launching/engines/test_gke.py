@@ -136,6 +136,7 @@ def t5lite(cluster, tmp_path):
     return run
 
 
+@pytest.mark.proof
 @needs_kubectl
 def test_jobsets_are_created_and_their_ends_are_recorded(cluster, t5lite, tmp_path, one_device):
     words = (*t5lite.new, "--name=gke", "--sweep=train.seed=range(3)")

@@ -40,6 +40,7 @@ def trials(t5lite, *words):
     return json.loads(t5lite(*words, "--json"))["trials"]
 
 
+@pytest.mark.proof
 def test_a_sweep_runs_by_an_engine_of_the_users_own(t5lite, tmp_path):
     words = [ON, "--niceness=3", "--name=own", "--sweep=train.seed=range(2)"]
     train = ["--", *TRAIN, "--gin.STEPS=600"]

@@ -77,6 +77,7 @@ def latest(model_dir):
     return max((m["step"] for m in read_metrics(model_dir)), default=0)
 
 
+@pytest.mark.proof
 @needs_cloud
 def test_a_trial_is_preempted_its_watcher_killed_and_it_finishes(cloud, t5lite, tmp_path):
     steps = 250
