@@ -77,8 +77,8 @@ def _room(target: Callable[..., Any]) -> str:
 
 def _section(name: str, target: Callable[..., Any]) -> list[str]:
     factory = _factory(target)
-    docstring = re.sub(r":\w+:`", "`", inspect.getdoc(factory) or "")
-    meanings = dict(_arguments(docstring))
+    docstring = inspect.getdoc(factory) or ""
+    meanings = _meanings(factory)
     summary = " ".join(docstring.split("\n\n")[0].split())
     lines = [f"### {name}", "", _escaped(summary), ""]
     for parameter in inspect.signature(target).parameters.values():
@@ -86,6 +86,16 @@ def _section(name: str, target: Callable[..., Any]) -> list[str]:
         lines.append(f"`{parameter.name}` {kind}, {_default_text(parameter)}")
         lines += [f": {_escaped(meanings.get(parameter.name, '')) or chr(0x2013)}", ""]
     return [*lines, ""]
+
+
+def _meanings(factory: Callable[..., Any]) -> dict[str, str]:
+    """Descriptions of parameters; a class inherits those of its base classes."""
+    owners = reversed(inspect.getmro(factory)) if inspect.isclass(factory) else [factory]
+    return {
+        name: re.sub(r"^see (?:their|its) (?:own )?class(?:es)?\.$", "see below.", text)
+        for owner in owners
+        for name, text in _arguments(re.sub(r":\w+:`", "`", inspect.getdoc(owner) or ""))
+    }
 
 
 def _arguments(docstring: str) -> Iterator[tuple[str, str]]:

@@ -51,19 +51,32 @@ from t5lite.training.writers.weights_and_biases import WeightsAndBiases
 
 
 def encoder_decoder(config: T5Config) -> EncoderDecoder:
-    """Builds the encoder-decoder model."""
+    """Builds the encoder-decoder model.
+
+    Args:
+        config: its sizes and parts, with layers in encoder and decoder.
+    """
     _check_stacks("EncoderDecoder", config, encoder=True, decoder=True)
     return EncoderDecoder(config)
 
 
 def decoder_only(config: T5Config) -> DecoderOnly:
-    """Builds the decoder-only model."""
+    """Builds the decoder-only model.
+
+    Args:
+        config: its sizes and parts, without encoder layers.
+    """
     _check_stacks("DecoderOnly", config, encoder=False, decoder=True)
     return DecoderOnly(config)
 
 
 def encoder_only(config: T5Config, classes: Classes | None = None) -> EncoderOnly:
-    """Builds the encoder-only model; without `classes` its logits are those of tokens."""
+    """Builds the encoder-only model.
+
+    Args:
+        config: its sizes and parts, without decoder layers.
+        classes: of each example or of each word; None for logits of tokens.
+    """
     _check_stacks("EncoderOnly", config, encoder=True, decoder=False)
     return EncoderOnly(config, classes)
 

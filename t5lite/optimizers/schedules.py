@@ -25,6 +25,10 @@ class Schedule(Protocol):
 class ConstantSchedule:
     """One rate, after a linear warm-up from 0 over `warmup_steps`.
 
+    Args:
+        learning_rate: the rate after the warm-up.
+        warmup_steps: steps of the warm-up; 0 for none.
+
     >>> schedule = ConstantSchedule(learning_rate=0.1, warmup_steps=2)
     >>> [round(float(schedule(s)), 3) for s in range(4)]
     [0.05, 0.1, 0.1, 0.1]
@@ -47,6 +51,10 @@ class InverseSquareRootSchedule:
     """T5's pre-training schedule: learning_rate / sqrt(max(step, warmup_steps)).
 
     The rate is constant over the first `warmup_steps`, not rising: with 1.0 and 10,000 it is 0.01.
+
+    Args:
+        learning_rate: the factor of 1 / sqrt(step).
+        warmup_steps: steps at the rate of step `warmup_steps`; at least 1.
 
     >>> schedule = InverseSquareRootSchedule(learning_rate=1.0, warmup_steps=10_000)
     >>> [round(float(schedule(s)), 4) for s in (0, 10_000, 40_000)]
@@ -74,6 +82,12 @@ class InverseSquareRootSchedule:
 class CosineSchedule:
     """Half a cosine from `learning_rate` to `final_rate` at `decay_steps`, after a warm-up.
 
+    Args:
+        learning_rate: the rate after the warm-up.
+        decay_steps: the step, counted from the start of the run, at which the decay ends.
+        final_rate: the rate from there on.
+        warmup_steps: steps of a linear warm-up from 0; 0 for none.
+
     >>> schedule = CosineSchedule(learning_rate=1.0, final_rate=0.1, warmup_steps=2, decay_steps=12)
     >>> [round(float(schedule(s)), 3) for s in (0, 1, 2, 7, 12, 20)]
     [0.5, 1.0, 1.0, 0.55, 0.1, 0.1]
@@ -98,6 +112,12 @@ class CosineSchedule:
 @numeric
 class LinearSchedule:
     """A straight line from `learning_rate` to `final_rate` at `decay_steps`, after a warm-up.
+
+    Args:
+        learning_rate: the rate after the warm-up.
+        decay_steps: the step, counted from the start of the run, at which the decay ends.
+        final_rate: the rate from there on.
+        warmup_steps: steps of a linear warm-up from 0; 0 for none.
 
     >>> schedule = LinearSchedule(learning_rate=1.0, warmup_steps=2, decay_steps=12)
     >>> [round(float(schedule(s)), 3) for s in (0, 1, 2, 7, 12, 20)]

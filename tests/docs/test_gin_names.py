@@ -10,3 +10,8 @@ def test_reference_lists_every_public_name() -> None:
     text = reference()
     listed = set(re.findall(r"^### (\S+)$|^\| `(optax\.[\w.]+)`", text, re.MULTILINE))
     assert {own or other for own, other in listed} == set(TABLE)
+
+
+def test_reference_describes_every_parameter_of_t5lite() -> None:
+    own = reference().split("\n## optax")[0]
+    assert not re.findall(r"^`(\w+)` .*\n: \u2013$", own, re.MULTILINE)
