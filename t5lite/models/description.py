@@ -56,17 +56,22 @@ def model_of(about: Mapping[str, Any], owner: str) -> Model:
 def check_same(about: Mapping[str, Any], model: Model, owner: str) -> None:
     """Checks that a checkpoint's parameters mean to `model` what they meant in training.
 
-    Shapes are not enough: an activation, positions or a norm's epsilon have none.
+    Shapes are not enough: an activation, positions or a norm's epsilon have none. A field that the
+    checkpoint's version did not have yet had its default.
 
     Raises:
         UserError: if the model differs from the checkpoint's description, with both values.
     """
+    defaults = {field.name: field.default for field in dataclasses.fields(T5Config)}
     # As a checkpoint stores them.
-    saved, mine = json.loads(json.dumps([about.get("model", {}), describe(model)]))
+    saved, mine, usual = json.loads(
+        json.dumps([about.get("model", {}), describe(model), defaults], default=lambda _: None)
+    )
     pairs = {"architecture": (saved.get("architecture"), mine["architecture"])}
-    for name, value in saved.get("config", {}).items():
-        if name not in FREE and name in mine["config"]:
-            pairs[f"T5Config.{name}"] = (value, mine["config"][name])
+    for name, value in mine["config"].items():
+        if name not in FREE:
+            theirs = saved.get("config", {}).get(name, usual[name])
+            pairs[f"T5Config.{name}"] = (theirs, value)
     for name, (theirs, ours) in pairs.items() if saved else ():
         if theirs != ours:
             raise UserError(

@@ -14,6 +14,15 @@ def test_the_meaning_of_parameters_is_compared_and_how_to_compute_them_is_free()
     check_same({}, EncoderDecoder(small.config()), "it")
 
 
+def test_a_field_that_an_older_checkpoint_does_not_have_had_its_default():
+    about = {"model": describe(EncoderDecoder(small.config()))}
+    del about["model"]["config"]["decoder_windows"]
+    check_same(about, EncoderDecoder(small.config()), "it")
+    message = r"it was trained with T5Config.decoder_windows \[\], got \[\[2, 2\]\]"
+    with pytest.raises(UserError, match=message):
+        check_same(about, EncoderDecoder(small.config(decoder_windows=(2,))), "it")
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
