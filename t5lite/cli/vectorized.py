@@ -16,7 +16,8 @@ from t5lite.launching.sweeps.space import Scalar, parse_space
 from t5lite.launching.sweeps.study import Study
 from t5lite.launching.trial import complete_trial
 from t5lite.training.run import Run
-from t5lite.training.vectorized_loop import VectorizedTrial, train_vectorized
+from t5lite.training.slot import VectorizedTrial
+from t5lite.training.vectorized_loop import train_vectorized
 
 
 def run_vectorized(

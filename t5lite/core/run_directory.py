@@ -19,7 +19,10 @@ from t5lite.core.errors import Diverged, Unavailable, UserError
 from t5lite.core.files import write_atomically
 from t5lite.core.locks import hold_lock, lock_holder
 
-METRICS, ATTEMPTS, RESULT, LOCK = "metrics.jsonl", "attempts.jsonl", "result.json", "train.lock"
+METRICS = "metrics.jsonl"
+ATTEMPTS = "attempts.jsonl"
+RESULT = "result.json"
+LOCK = "train.lock"
 OUTCOMES = ("finished", "preempted", "unavailable", "rejected", "failed", "killed")
 # Outcomes as earlier releases recorded them.
 RENAMED_OUTCOMES = {"lacking": "unavailable"}
@@ -57,7 +60,8 @@ def curve(metrics: Sequence[dict[str, Any]], name: str) -> list[tuple[int, float
     split, _, short = name.rpartition("/")
     if split not in {line["split"] for line in metrics}:
         # TASK/NAME, the metric of one task.
-        split, short = "", name
+        split = ""
+        short = name
     lines = [m for m in metrics if (m["split"] == split if split else m["split"] != "train")]
     return [(m["step"], float(m[short])) for m in lines if m.get(short) is not None]
 
@@ -94,7 +98,9 @@ def attempt(model_dir: pathlib.Path, command: Sequence[str]) -> Iterator[None]:
             host=socket.gethostname(),
             pid=os.getpid(),
         )
-        started, outcome, error = time.monotonic(), "failed", None
+        started = time.monotonic()
+        outcome = "failed"
+        error = None
         try:
             yield
             outcome = "finished"
@@ -105,7 +111,8 @@ def attempt(model_dir: pathlib.Path, command: Sequence[str]) -> Iterator[None]:
             outcome = "killed"
             raise
         except Unavailable as caught:
-            outcome, error = "unavailable", str(caught).splitlines()[0]
+            outcome = "unavailable"
+            error = str(caught).splitlines()[0]
             raise
         except UserError as caught:
             # A user's mistake; a run that diverged on valid inputs failed.

@@ -100,7 +100,8 @@ class CrossEntropy:
             correct: number of targets with the highest logit.
             tokens: sum of the weights.
         """
-        logits, weights = logits.astype(jnp.float32), weights.astype(jnp.float32)
+        logits = logits.astype(jnp.float32)
+        weights = weights.astype(jnp.float32)
         log_normaliser = jax.nn.logsumexp(logits, axis=-1)
         # NOTE: comparing with iota instead of gathering: XLA fuses it into the reduction without
         # storing it, and it needs no communication if the vocabulary is sharded.

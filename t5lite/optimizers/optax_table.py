@@ -57,7 +57,8 @@ def optax_factories() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {}
     for package in (optax, optax.contrib):
         for short in dir(package):
-            name, factory = f"{package.__name__}.{short}", getattr(package, short)
+            name = f"{package.__name__}.{short}"
+            factory = getattr(package, short)
             if (
                 not short.startswith(("_", "scale_by"))
                 and name not in REJECTED

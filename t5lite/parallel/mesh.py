@@ -103,7 +103,8 @@ class Mesh:
             return self._groups(devices)
         slices = _slices(devices, self.dcn)
         sizes = {name: getattr(self, name) for name in MESH_AXES} | {"dcn": len(slices)}
-        count, given = len(devices), math.prod(size for size in sizes.values() if size != -1)
+        count = len(devices)
+        given = math.prod(size for size in sizes.values() if size != -1)
         if count % given or (-1 not in sizes.values() and given != count):
             raise UserError(
                 f"Mesh must use all {count} devices, got {sizes}; "

@@ -80,7 +80,7 @@ def _detected(seconds: int) -> Any:
     given = os.environ.get(ADDRESS)
     try:
         return ClusterEnv.auto_detect_unset_distributed_params(
-            *(given, None, None, None, None), seconds
+            given, None, None, None, None, seconds
         )
     except (RuntimeError, ImportError, ValueError, KeyError, IndexError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -205,7 +205,8 @@ def _sent_bytes(collective: Collective, mesh: Mapping[str, int]) -> tuple[float,
         return collective.sent_bytes, 0.0
     if collective.kind == "collective-permute":
         return 0.0, collective.sent_bytes
-    slices, rounds = mesh["dcn"], 2 if collective.kind == "all-reduce" else 1
+    slices = mesh["dcn"]
+    rounds = 2 if collective.kind == "all-reduce" else 1
     local = math.prod(mesh[axis] for axis in collective.axes if axis != "dcn")
     moved = rounds * collective.payload_bytes * collective.times
     if collective.kind == "all-to-all":

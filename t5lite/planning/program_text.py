@@ -74,7 +74,9 @@ class Program:
         self.unread_loops: set[str] = set()
         # The root instruction of each computation.
         self._roots: dict[str, Instruction] = {}
-        computation, entry, instructions = "", "", {}
+        computation = ""
+        entry = ""
+        instructions = {}
         for line in text.splitlines():
             if head := _HEAD.match(line):
                 computation = head.group(2)
@@ -179,7 +181,8 @@ def _dtype_and_sizes(found: tuple[str, str]) -> tuple[str, tuple[int, ...]]:
 def _parsed(name: str, text: str) -> Instruction:
     """Parses `TYPE operation(operands), rest`; the type of a tuple has spaces and brackets."""
     end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
-    kind, text = text[:end], text[end:].strip()
+    kind = text[:end]
+    text = text[end:].strip()
     open_at = text.find("(")
     close_at = _closing(text, open_at)
     operands = re.findall(r"%([\w.\-]+)", text[open_at:close_at])
@@ -313,7 +316,8 @@ def _exchange_of_slices(
     kind = _between_slices(instruction).lower().replace("_", "-")
     # The data; the other two are a number and a token of the send operation.
     dtype, shape = instruction.shapes[0]
-    size, slices = byte_size(dtype, shape), mesh["dcn"]
+    size = byte_size(dtype, shape)
+    slices = mesh["dcn"]
     # A reduction has two rounds; in each a slice sends all but its own share.
     sent = 2 * size * (slices - 1) / slices if kind == "all-reduce" else size * (slices - 1)
     return Collective(kind, ("dcn",), dtype, shape, size, sent * times, times)

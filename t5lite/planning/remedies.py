@@ -23,9 +23,11 @@ def remedies(
         rows: rows of the batch on each device.
         loss_chunks: `CrossEntropy.chunks`; None for another loss.
     """
-    config, memory = model.config, costs.memory
+    config = model.config
+    memory = costs.memory
     state = memory.params + memory.optimizer
-    for_state, for_rest = [], []
+    for_state = []
+    for_rest = []
     has_more = mesh["data"] % 2 == 0
     if has_more and config.embed_dim % (2 * mesh["fsdp"]) == 0:
         for_state.append(

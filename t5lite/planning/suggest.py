@@ -69,7 +69,8 @@ def candidates(
     Raises:
         UserError: if there is none.
     """
-    config, fixed = model.config, mesh["expert"] * mesh["sequence"]
+    config = model.config
+    fixed = mesh["expert"] * mesh["sequence"]
     num_devices = math.prod(mesh.values())
     per_slice = num_devices // mesh["dcn"] // fixed
     found = []

@@ -54,7 +54,9 @@ def train(
         UserError: if a checkpoint does not fit, or the loss is no longer finite.
         Preempted: if SIGTERM asked it to stop, after its state is saved.
     """
-    run, mesh, model_dir = program.run, program.mesh, pathlib.Path(program.run.model_dir)
+    run = program.run
+    mesh = program.mesh
+    model_dir = pathlib.Path(program.run.model_dir)
     is_first_process = jax.process_index() == 0
     to_devices = make_global(batch_sharding(mesh, run.batch_size), run.batch_size)
     with contextlib.ExitStack() as stack:

@@ -41,7 +41,8 @@ def check_one_program(first: Run, run: Run, *, dropout: bool) -> None:
             "states are on the devices together; sweep without --vectorized"
         )
     for field in dataclasses.fields(Run):
-        mine, theirs = getattr(run, field.name), getattr(first, field.name)
+        mine = getattr(run, field.name)
+        theirs = getattr(first, field.name)
         if field.name not in OWN_FIELDS and mine != theirs:
             raise UserError(
                 f"{field_name(run, field.name)} must be the same in all runs of one program, got "

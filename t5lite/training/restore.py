@@ -70,7 +70,8 @@ def find_start(program: TrainProgram, checkpoints: Checkpoints) -> RunStart:
 
 def _saved_data(program: TrainProgram, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
     """Returns the position in the data at a checkpoint, which must be one of this run."""
-    run, saved = program.run, checkpoints.about(step)
+    run = program.run
+    saved = checkpoints.about(step)
     if "data" not in saved:
         raise UserError(
             f"{run.model_dir} contains a converted checkpoint and no run; use another MODEL_DIR, "
@@ -148,7 +149,8 @@ def _log_differences(run: Run, about: dict[str, Any], log: Log) -> None:
 def _check_trainable(program: TrainProgram, about: dict[str, Any], owner: str) -> None:
     """Checks that the optimizer state of a checkpoint is of the parameters that train."""
     names = set(by_name(program.state.params))
-    saved, mine = set(about.get("trainable", names)), set(program.trainable)
+    saved = set(about.get("trainable", names))
+    mine = set(program.trainable)
     if differing := sorted(saved ^ mine):
         was, now = ("trained", "constant") if differing[0] in saved else ("constant", "trained")
         raise UserError(
@@ -167,7 +169,8 @@ def about_checkpoint(
         rank: of the checkpoint among those that are kept; None if it has none.
         data: the position in the data after the saved step.
     """
-    run, trainable = program.run, program.trainable
+    run = program.run
+    trainable = program.trainable
     is_all = len(trainable) == len(by_name(program.state.params))
     return {
         **({} if is_all else {"trainable": trainable}),

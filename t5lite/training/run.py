@@ -179,7 +179,8 @@ class Run:
             )
 
     def _check_fit(self) -> None:
-        config, vocabulary = self.model.config, self.task.vocabulary
+        config = self.model.config
+        vocabulary = self.task.vocabulary
         check_adapters(self.model)
         if self.packed and config.encoder_attention == "transient_global":
             raise UserError(
@@ -192,7 +193,8 @@ class Run:
                 f"({vocabulary.num_sentinels} sentinels included), got {config.vocab_size}"
             )
         for task in self.task.tasks:
-            model, objective = type(self.model).__name__, type(task.objective).__name__
+            model = type(self.model).__name__
+            objective = type(task.objective).__name__
             _check_positions_have_targets(self.model, task.objective)
             if task.metrics and not self.model.has_decoder:
                 raise UserError(
@@ -266,7 +268,8 @@ class Run:
 
 def _check_positions_have_targets(model: Model, objective: Any) -> None:
     """Checks that an encoder alone gets objectives with one target for each position."""
-    kind, name = type(model).__name__, type(objective).__name__
+    kind = type(model).__name__
+    name = type(objective).__name__
     needed: type | None = None
     if not model.has_decoder:
         needed = MaskedLM

@@ -56,7 +56,8 @@ def abstract_params(model: Model, mesh: DeviceMesh) -> Any:
     shapes, axes = params_and_axes(model)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        *(shapes, tree_shardings(shapes, axes, mesh)),
+        shapes,
+        tree_shardings(shapes, axes, mesh),
     )
 
 
@@ -158,7 +159,8 @@ def abstract_state(
     if offload_optimizer:
         kept = jax.tree.map(
             lambda x, s: s if x.ndim == 0 else s.with_memory_kind("pinned_host"),
-            *(state.opt_state, shardings.opt_state),
+            state.opt_state,
+            shardings.opt_state,
         )
         shardings = dataclasses.replace(shardings, opt_state=kept)
     return jax.tree.map(

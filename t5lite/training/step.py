@@ -36,7 +36,8 @@ def lower_train_step(program: TrainProgram, *, stacked: bool = False) -> jax.sta
         stacked: whether all inputs have a first dimension for several trials, which the mesh axis
             `population` splits if there is one.
     """
-    run, shardings = program.run, jax.tree.map(lambda x: x.sharding, program.state)
+    run = program.run
+    shardings = jax.tree.map(lambda x: x.sharding, program.state)
     step: Any = make_train_step(
         run.model,
         program.param_axes,

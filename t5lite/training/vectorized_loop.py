@@ -7,69 +7,31 @@ ends, the next one takes the slot.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
-from t5lite.core.due import due
 from t5lite.core.errors import UserError
 from t5lite.core.numbers import as_inputs
 from t5lite.core.run_directory import Preempted, attempt, write_result
 from t5lite.parallel.dispatch import settle
 from t5lite.parallel.mesh import POPULATION, DeviceMesh
 from t5lite.parallel.sharding import on_mesh
-from t5lite.training.checkpoints import Checkpoints
-from t5lite.training.feed import Feed, open_feed
+from t5lite.training.feed import open_feed
 from t5lite.training.one_program import check_one_program, numbers_of
 from t5lite.training.preemption import stop_requests
 from t5lite.training.program import TrainProgram, train_program
 from t5lite.training.restore import (
-    about_checkpoint,
     find_start,
     open_checkpoints,
     restore_or_init,
 )
 from t5lite.training.run import Run
+from t5lite.training.slot import ScoreParams, Slot, VectorizedTrial, log_evaluate_save
 from t5lite.training.stacked import StackedProgram, compile_stacked, stack_batches, stack_numbers
-from t5lite.training.state import TrainState
-from t5lite.training.throughput import Throughput, check_finite
-from t5lite.training.writers.writers import Writers, open_writers
-
-ScoreParams = Callable[[Any], dict[str, float]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VectorizedTrial:
-    """A run that waits for a slot.
-
-    Args:
-        config_text: the content of its `config.gin`.
-        command: the command that would train it alone.
-    """
-
-    run: Run
-    config_text: str
-    command: Sequence[str]
-
-
-@dataclasses.dataclass(kw_only=True)
-class _Slot:
-    """A trial in training."""
-
-    run: Run
-    program: TrainProgram
-    index: np.int32
-    step: int
-    evaluate: ScoreParams
-    checkpoints: Checkpoints
-    feed: Feed
-    writers: Writers
-    throughput: Throughput
-    resources: contextlib.ExitStack
-    # Of all slots, for each step since the last log.
-    sums_of_steps: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
+from t5lite.training.throughput import Throughput
+from t5lite.training.writers.writers import open_writers
 
 
 @dataclasses.dataclass
@@ -83,7 +45,7 @@ class _Sweep:
     dropout: bool
     on_scores: Callable[[Run, int, Mapping[str, float]], bool]
     on_end: Callable[[Run, str | UserError], None]
-    slots: dict[int, _Slot] = dataclasses.field(default_factory=dict)
+    slots: dict[int, Slot] = dataclasses.field(default_factory=dict)
     program: TrainProgram | None = None
     stacked: StackedProgram | None = None
     # The numbers of each slot, and all of them stacked.
@@ -179,8 +141,10 @@ def _fill_slots(sweep: _Sweep) -> None:
 def _start_trial(sweep: _Sweep, index: np.int32, trial: VectorizedTrial) -> dict[str, float] | None:
     """Restores or initialises a trial in a slot, and returns the scores it starts with, if new."""
     assert sweep.program is not None
-    run, model_dir = trial.run, pathlib.Path(trial.run.model_dir)
-    program, evaluate = sweep.program.of(run), sweep.evaluate(run)
+    run = trial.run
+    model_dir = pathlib.Path(trial.run.model_dir)
+    program = sweep.program.of(run)
+    evaluate = sweep.evaluate(run)
     model_dir.mkdir(parents=True, exist_ok=True)
     completed_steps = run.total_steps
 
@@ -221,7 +185,7 @@ def _start_trial(sweep: _Sweep, index: np.int32, trial: VectorizedTrial) -> dict
             writers.write(start.step, run.eval_split, scores)
             run.rank(scores)
         throughput.restart()
-        sweep.slots[int(index)] = _Slot(
+        sweep.slots[int(index)] = Slot(
             run=run,
             program=program,
             index=index,
@@ -236,7 +200,7 @@ def _start_trial(sweep: _Sweep, index: np.int32, trial: VectorizedTrial) -> dict
         return scores
 
 
-def _finish_step(sweep: _Sweep, slot: _Slot, sums: Mapping[str, Any], *, stopping: bool) -> None:
+def _finish_step(sweep: _Sweep, slot: Slot, sums: Mapping[str, Any], *, stopping: bool) -> None:
     """Logs, evaluates and saves a trial after a step as they are due, and frees its slot if it
     has ended."""
     slot.step += 1
@@ -244,7 +208,7 @@ def _finish_step(sweep: _Sweep, slot: _Slot, sums: Mapping[str, Any], *, stoppin
     run = slot.run
     assert sweep.stacked is not None
     try:
-        scores = _log_evaluate_save(slot, sweep.stacked, sweep.states, stopping=stopping)
+        scores = log_evaluate_save(slot, sweep.stacked, sweep.states, stopping=stopping)
     except UserError as error:
         _close(sweep, slot, error)
         sweep.on_end(run, error)
@@ -263,43 +227,7 @@ def _finish_step(sweep: _Sweep, slot: _Slot, sums: Mapping[str, Any], *, stoppin
     sweep.on_end(run, "finished")
 
 
-def _log_evaluate_save(
-    slot: _Slot, stacked: StackedProgram, states: TrainState, *, stopping: bool
-) -> dict[str, float] | None:
-    """Does what is due after a step, in the order of the loop of one run; returns the scores."""
-    run, step = slot.run, slot.step
-    evaluating = due(step, every=run.eval_every_steps, last=run.total_steps)
-    saving = (
-        due(step, every=run.checkpoint_every_steps, last=run.total_steps)
-        or (evaluating and run.ranks_checkpoints)
-        or stopping
-    )
-    if saving or due(step, every=run.log_every_steps):
-        metrics = slot.throughput.metrics(
-            [
-                {name: of_slots[slot.index] for name, of_slots in sums.items()}
-                for sums in jax.device_get(slot.sums_of_steps)
-            ]
-        )
-        slot.sums_of_steps.clear()
-        check_finite(metrics, step, slot.checkpoints)
-        slot.writers.write(step, "train", metrics)
-    if not (evaluating or saving):
-        return None
-    scores, rank = None, None
-    with slot.throughput.paused():
-        state = stacked.read(states, slot.index)
-        if evaluating:
-            scores = slot.evaluate(state.params)
-            slot.writers.write(step, run.eval_split, scores)
-            rank = run.rank(scores)
-        if saving:
-            about = about_checkpoint(slot.program, rank=rank, data=slot.feed.state())
-            slot.checkpoints.save(step, state, about)
-    return scores
-
-
-def _close(sweep: _Sweep, slot: _Slot, error: BaseException | None) -> None:
+def _close(sweep: _Sweep, slot: Slot, error: BaseException | None) -> None:
     del sweep.slots[int(slot.index)]
     if error is None:
         slot.resources.close()

@@ -19,7 +19,7 @@ def test_numbers_are_leaves_and_choices_are_structure():
     assert structure != jax.tree.structure(Pair(rate=0.5, name="b"))
 
 
-def test_other_numbers_do_not_compile_anew():
+def test_other_numbers_do_not_recompile():
     traced = []
 
     @jax.jit
@@ -32,17 +32,17 @@ def test_other_numbers_do_not_compile_anew():
     assert len(traced) == 1
 
 
-def test_whole_numbers_are_the_inputs_that_others_are():
+def test_whole_numbers_are_inputs_too():
     inputs = as_inputs(Pair(rate=1, steps=np.int32(7)))
     assert (inputs.rate.dtype, inputs.steps.dtype) == (np.float32, np.int32)
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "0.1", True])
-def test_numbers_out_of_range_are_refused(value):
+def test_numbers_out_of_range_are_rejected(value):
     with pytest.raises(UserError, match="Pair.rate must be "):
         check_number("Pair.rate", value, "at least 0", lambda x: x >= 0)
 
 
-def test_a_number_larger_than_all_floats_is_refused():
+def test_a_number_larger_than_all_floats_is_rejected():
     with pytest.raises(UserError, match="top_k must be at least 0, got 1000"):
         check_number("top_k", 10**400, "at least 0", lambda n: n >= 0)

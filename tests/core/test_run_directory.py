@@ -18,7 +18,7 @@ from t5lite.core.run_directory import (
 )
 
 
-def test_attempts_are_counted_by_how_they_ended(tmp_path):
+def test_attempts_are_counted_by_outcome(tmp_path):
     assert not any(outcomes(tmp_path).values())
     with attempt(tmp_path, ["train", "--gin.STEPS=3"]):
         assert is_locked(tmp_path)

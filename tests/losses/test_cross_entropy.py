@@ -59,6 +59,6 @@ def test_means_divide_by_the_tokens_of_all_steps():
     assert metrics["accuracy_fraction"] == 0.75
 
 
-def test_label_smoothing_of_one_is_refused():
+def test_label_smoothing_of_one_is_rejected():
     with pytest.raises(UserError, match=r"CrossEntropy.label_smoothing must be in \[0, 1\)"):
         CrossEntropy(label_smoothing=1.0)

@@ -126,7 +126,7 @@ print(jax.process_index(), jax.process_count())
 """
 
 
-def test_slurm_tells_processes_who_they_are():
+def test_processes_are_detected_under_slurm():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -150,5 +150,5 @@ def test_slurm_tells_processes_who_they_are():
                 text=True,
             )
         )
-    told = [process.communicate(timeout=120) for process in processes]
-    assert [out.splitlines()[-1] for out, _ in told] == ["0 2", "1 2"], told
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [out.splitlines()[-1] for out, _ in outputs] == ["0 2", "1 2"], told

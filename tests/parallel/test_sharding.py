@@ -38,24 +38,24 @@ def test_one_axis_takes_the_rest():
         ({"dcn": -1, "data": 1}, "must be whole numbers > 0, at most one of them -1 .* not dcn"),
     ],
 )
-def test_sizes_that_do_not_make_a_mesh_are_refused(sizes, message):
+def test_sizes_that_do_not_form_a_mesh_are_rejected(sizes, message):
     with pytest.raises(UserError, match=message):
         Mesh(**sizes).make()
 
 
-def test_parameters_are_split_as_the_rules_say():
+def test_parameters_are_split_by_the_rules():
     mesh = MESH.make()
     sharding = sharding_of(("layers", "embed", "heads", "kv"), (2, 8, 4, 3), mesh, owner="query")
     assert sharding.spec == P(None, ("fsdp",), ("tensor",), None)
     assert sharding.shard_shape((2, 8, 4, 3)) == (2, 4, 2, 3)
 
 
-def test_an_axis_that_the_mesh_does_not_divide_is_refused_with_both_sides():
+def test_an_axis_that_the_mesh_does_not_divide_is_rejected_with_both_sizes():
     with pytest.raises(UserError, match=r"query: its axis 'heads' .* \(tensor 2\), got 5"):
         sharding_of(("embed", "heads"), (8, 5), MESH.make(), owner="query")
 
 
-def test_a_batch_that_the_mesh_does_not_divide_is_refused():
+def test_a_batch_that_the_mesh_does_not_divide_is_rejected():
     with pytest.raises(UserError, match=r"batch_size: .* \(data 2 \* fsdp 2\), got 6"):
         batch_sharding(MESH.make(), 6)
 
@@ -87,7 +87,7 @@ def test_moments_have_the_axes_of_their_parameters(transformation):
     assert {(6, 4), (3, 6, 2, 5)} <= set(seen)
 
 
-def test_factored_moments_have_the_axes_that_are_left():
+def test_factored_moments_have_the_remaining_axes():
     state = adafactor(1e-3, param_axes=AXES, min_dim_size_to_factor=2).init(PARAMS)
     axes = state_axes(state, PARAMS, AXES).second_moment
     assert tuple(axes["a"]["kernel"]) == (("embed", None), (None, "mlp"))
@@ -119,7 +119,7 @@ class Chip:
         self.process_index, self.device_kind = 0, "none"
 
 
-def test_tpus_have_a_copy_of_the_parameters_in_each_slice_unless_they_are_told_otherwise():
+def test_tpus_have_a_copy_of_the_parameters_in_each_slice_by_default():
     chips = [Chip(number, number % 2) for number in range(8)]
     assert [len(part) for part in _slices(chips, None)] == [4, 4]
     assert {chip.slice_index for chip in _slices(chips, None)[0]} == {0}
@@ -128,13 +128,13 @@ def test_tpus_have_a_copy_of_the_parameters_in_each_slice_unless_they_are_told_o
         _slices(chips, 4)
 
 
-def test_nodes_of_gpus_are_no_slices_unless_they_are_told_so():
+def test_nodes_of_gpus_are_slices_only_if_dcn_is_bound():
     chips = [Chip(number, number // 4, "gpu") for number in range(8)]
     assert [len(part) for part in _slices(chips, None)] == [8]
     assert [len(part) for part in _slices(chips, 2)] == [4, 4]
 
 
-def test_rules_are_changed_by_name_and_refused_where_they_collide():
+def test_rules_are_changed_by_name_and_rejected_if_they_conflict():
     mesh = Mesh(fsdp=2, tensor=2, rules=[("embed", ["fsdp", "data"]), ("vocab", None)]).make()
     assert sharding_of(("vocab", "embed"), (8, 8), mesh, owner="e").spec == P(
         None, ("fsdp", "data")
@@ -150,7 +150,7 @@ def test_rules_are_changed_by_name_and_refused_where_they_collide():
             Mesh(rules=rules)
 
 
-def test_a_parameter_that_two_rules_split_alike_is_refused_by_its_name():
+def test_a_parameter_split_twice_by_one_mesh_axis_is_rejected_by_name():
     mesh = Mesh(tensor=2, rules=[("relpos_buckets", "tensor")]).make()
     with pytest.raises(
         UserError, match="bias: mesh axis 'tensor' cannot split both 'heads' and 'rel"

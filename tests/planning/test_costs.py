@@ -44,11 +44,11 @@ def costs(collectives=(), **memory):
         ),
     ],
 )
-def test_what_the_compiler_says_of_memory_is_read(message, numbers):
+def test_out_of_memory_errors_of_the_compiler_are_parsed(message, numbers):
     assert _out_of_memory(jax.errors.JaxRuntimeError(message)) == numbers
 
 
-def test_another_failure_of_the_compiler_is_told_on_one_line():
+def test_another_failure_of_the_compiler_is_one_line():
     with pytest.raises(UserError, match="^the compiler cannot compile the step: INTERNAL: no$"):
         _out_of_memory(jax.errors.JaxRuntimeError("INTERNAL: no\nand much more"))
 
@@ -62,7 +62,7 @@ def test_the_bound_is_the_slowest_of_compute_and_both_networks():
     assert quiet.mfu_fraction == pytest.approx(50 / 60)
 
 
-def test_what_crosses_slices_is_shared_out_among_the_devices_of_each():
+def test_traffic_between_slices_is_shared_among_their_devices():
     mesh = {"dcn": 2, "fsdp": 4}
     far = collective(("dcn", "fsdp"), 0.0, payload_bytes=8e9, times=1)
     bound = bound_of(costs([far]), DEVICE, mesh)
@@ -73,7 +73,7 @@ def test_what_crosses_slices_is_shared_out_among_the_devices_of_each():
     assert bound.slowest == "network between slices"
 
 
-def test_collectives_are_added_up_by_kind_and_axes():
+def test_collectives_are_summed_by_kind_and_axes():
     made = [collective(("fsdp",), 1.0), collective(("fsdp",), 2.0), collective(("data",), 9.0)]
     assert by_kind_and_axis(tuple(made)) == [
         {"kind": "all-reduce", "axes": ["data"], "times": 3, "sent_bytes": 9.0},
@@ -88,22 +88,22 @@ def test_collectives_are_added_up_by_kind_and_axes():
         ({"params": 10**9, "temporary": 10**10}, "--gin.T5Config.remat=attention"),
     ],
 )
-def test_remedies_begin_with_what_takes_most(memory, first):
+def test_remedies_start_with_the_largest_saving(memory, first):
     mesh = {"data": 4, "fsdp": 2, "tensor": 1}
     model = EncoderDecoder(small.config())
-    told = remedies(
+    found = remedies(
         *(costs(**memory), model, mesh),
         rows=8,
         microbatches=1,
         loss_chunks=1,
         param_dtype="float32",
     )
-    assert told[0].startswith(first)
-    assert all(line.startswith("--gin.") for line in told)
+    assert found[0].startswith(first)
+    assert all(line.startswith("--gin.") for line in found)
 
 
-def test_nothing_is_advised_that_is_done_or_does_not_divide():
-    told = remedies(
+def test_remedies_exclude_what_is_set_or_does_not_divide():
+    found = remedies(
         costs(params=10**10, host_optimizer=5),
         EncoderDecoder(small.config(remat="full")),
         {"data": 1, "fsdp": 8, "tensor": 1},
@@ -112,7 +112,7 @@ def test_nothing_is_advised_that_is_done_or_does_not_divide():
         loss_chunks=8,
         param_dtype="bfloat16",
     )
-    assert told == []
+    assert found == []
 
 
 def found(**changes):
@@ -123,7 +123,7 @@ def found(**changes):
     return candidates(model, LENGTHS, device=DEVICE, **arguments)
 
 
-def test_choices_divide_heads_width_and_rows():
+def test_candidates_divide_heads_width_and_rows():
     for choice in found():
         sizes = choice.mesh
         assert 4 % sizes["tensor"] == 0
@@ -132,17 +132,17 @@ def test_choices_divide_heads_width_and_rows():
         assert (64 * sizes["tensor"] / 16 / choice.microbatches).is_integer()
 
 
-def test_nothing_is_computed_again_or_split_up_where_all_of_it_fits():
+def test_the_best_candidate_has_no_remat_if_everything_fits():
     best = found()[0]
     assert (best.remat, best.microbatches) == ("none", 1)
 
 
-def test_no_choice_at_all_is_told():
+def test_no_candidate_at_all_is_an_error():
     with pytest.raises(UserError, match="no mesh of 16 devices divides a batch of 3 rows"):
         found(batch_size=3)
 
 
-def test_what_needed_more_than_estimated_corrects_the_choices_that_are_left():
+def test_excess_memory_corrects_the_estimates_of_other_candidates():
     left = found(params_bytes=7e9, optimizer_bytes=14e9)
     count = len(left)
     first, second = take_candidate(left, DEVICE, 1.0), take_candidate(left, DEVICE, 3.0)

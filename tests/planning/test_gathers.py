@@ -34,11 +34,11 @@ def narrow(x, w):
     return (x @ w)[..., :16], None
 
 
-def test_layers_gathered_one_at_a_time_are_no_accident():
+def test_layers_gathered_one_at_a_time_are_not_reported():
     assert found(lambda w, x: jax.lax.scan(narrow, x, w)[0]) == ()
 
 
-def test_layers_gathered_all_at_once_are_found():
+def test_layers_gathered_all_at_once_are_reported():
     def all_at_once(w, x):
         w = jax.lax.with_sharding_constraint(w, P())
         return jax.lax.scan(narrow, x, w)[0]
@@ -48,8 +48,8 @@ def test_layers_gathered_all_at_once_are_found():
         assert found(all_at_once) == ("all layers of encoder/layers/wi/kernel",)
 
 
-def test_all_rows_on_one_device_are_found():
+def test_all_rows_on_one_device_are_reported():
     mesh = Mesh(data=1, fsdp=8).make()
     with jax.set_mesh(mesh.devices):
-        told = found(lambda w, x: jax.lax.with_sharding_constraint(x, P()) * w.sum())
-    assert told == ("activations of all 40 rows of 5 tokens",)
+        gathered = found(lambda w, x: jax.lax.with_sharding_constraint(x, P()) * w.sum())
+    assert gathered == ("activations of all 40 rows of 5 tokens",)

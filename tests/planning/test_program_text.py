@@ -34,7 +34,7 @@ ENTRY %main (a: f32[4,8], b: f32[8,8]) -> f32[4,8] {
 """
 
 
-def test_a_loop_runs_as_often_as_its_bounds_and_its_step_say():
+def test_iterations_of_a_loop_follow_from_its_bounds_and_step():
     program = Program(LOOP)
     # 1, 3, 5, 7, 9
     assert program.times == {"body": 5, "cond": 0, "main": 1}
@@ -65,11 +65,11 @@ def test_a_convolution_counts_no_padding():
         ("source_target_pairs={{0,0},{1,3},{3,1}}", [1, 3]),
     ],
 )
-def test_devices_that_exchange_are_read_in_every_notation(text, group):
+def test_device_groups_are_parsed_in_every_notation(text, group):
     assert _group(_parsed("x", f"f32[4] all-gather(%y), channel_id=1, {text}")) == group
 
 
-def test_an_asynchronous_all_reduce_counts_all_that_it_gives():
+def test_an_asynchronous_all_reduce_counts_all_results():
     text = """ENTRY %main (a: f32[1000], b: f32[8]) -> f32[8] {
   %a = f32[1000]{0} parameter(0)
   %b = f32[8]{0} parameter(1)
@@ -83,7 +83,7 @@ def test_an_asynchronous_all_reduce_counts_all_that_it_gives():
     assert made.sent_bytes == 2 * 4032 * 7 / 8
 
 
-def test_groups_that_are_a_part_of_an_axis_count_as_what_they_are():
+def test_groups_along_a_part_of_an_axis_are_counted():
     text = """ENTRY %main (a: f32[500]) -> f32[1000] {
   %a = f32[500]{0} parameter(0)
   ROOT %g = f32[1000]{0} all-gather(%a), channel_id=1, replica_groups=[4,2]<=[8], dimensions={0}
@@ -93,7 +93,7 @@ def test_groups_that_are_a_part_of_an_axis_count_as_what_they_are():
     assert made.sent_bytes == 4000 / 2
 
 
-def test_a_loop_that_cannot_be_read_is_told():
+def test_a_loop_of_unknown_iterations_is_reported():
     program = Program(LOOP.replace("direction=LT", "direction=NE"))
     assert program.flops() == 2 * 4 * 8 * 8
     assert program.unread_loops == {"l"}
@@ -109,7 +109,7 @@ def compiled(function, mesh, *shapes_and_specs):
     return Program(lowered.compile().as_text())
 
 
-def test_what_is_exchanged_is_counted_by_kind_axis_and_bytes():
+def test_collectives_are_counted_by_kind_axis_and_bytes():
     mesh = Mesh(data=2, tensor=4).make()
     program = compiled(
         lambda x, w: x @ w, mesh, ((8, 16), P("data", "tensor")), ((16, 32), P("tensor"))
@@ -121,7 +121,7 @@ def test_what_is_exchanged_is_counted_by_kind_axis_and_bytes():
     assert made["all-gather", ("data",)].sent_bytes == 8 * 32 * 4 / 2
 
 
-def test_a_collective_in_a_loop_counts_as_often_as_the_loop_turns():
+def test_a_collective_in_a_loop_counts_once_an_iteration():
     mesh = Mesh(data=1, fsdp=8).make()
 
     def layers(x, w):
@@ -145,7 +145,7 @@ frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer
 """
 
 
-def test_what_slices_of_tpus_send_through_their_hosts_is_counted():
+def test_traffic_of_tpu_slices_through_hosts_is_counted():
     (found,) = Program(BETWEEN_SLICES).collectives({"dcn": 4, "fsdp": 4})
     assert (found.kind, found.axes, found.times) == ("all-reduce", ("dcn",), 1)
     # Two rounds, in each of which a slice sends all but its own quarter.

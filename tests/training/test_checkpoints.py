@@ -44,7 +44,7 @@ def test_parameters_are_restored_without_the_rest(checkpoints):
     assert checkpoints.about(3) == {"batch_size": 8}
 
 
-def test_the_best_is_kept_besides_the_latest(tmp_path):
+def test_the_best_checkpoint_is_kept_with_the_latest(tmp_path):
     ranked = Checkpoints(tmp_path / "ranked", keep=1, keep_best=True)
     for step, rank in enumerate([0.5, 0.9, None, 0.1], start=1):
         ranked.save(step, state(float(step)), {"rank": rank})
@@ -63,7 +63,7 @@ def test_the_average_is_that_of_the_parameters(checkpoints):
     assert (average["kernel"] == 3.0).all()
 
 
-def test_another_checkpoint_of_the_same_step_was_saved_at_another_time(checkpoints, tmp_path):
+def test_checkpoints_of_the_same_step_differ_in_their_time_of_saving(checkpoints, tmp_path):
     times = []
     for place in (checkpoints, Checkpoints(tmp_path / "other")):
         place.save(1, state(1.0), {})
@@ -73,7 +73,7 @@ def test_another_checkpoint_of_the_same_step_was_saved_at_another_time(checkpoin
     place.close()
 
 
-def test_a_parameter_that_the_model_has_not_is_named(checkpoints):
+def test_a_parameter_that_the_model_does_not_have_is_named(checkpoints):
     checkpoints.save(3, state(2.0), {})
     checkpoints._manager.wait_until_finished()
     with pytest.raises(UserError, match="contains params/kernel .*, which the model does not have"):

@@ -108,7 +108,7 @@ def test_hidden_tokens_are_restored(make_run, tmp_path):
         (TAG, "{tags}", "encoder_decoder", "Tagging, which is for EncoderOnly"),
     ],
 )
-def test_models_and_objectives_that_do_not_fit_are_refused(
+def test_conflicting_models_and_objectives_are_rejected(
     objective, target, model, message, make_run, tmp_path
 ):
     changes = {}

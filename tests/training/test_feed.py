@@ -20,32 +20,32 @@ def make_run(text_file, data_dir, tmp_path):
 
 
 def go(run, count, saved=None, rows=range(8)):
-    """The next `count` batches, where the data stands then, and what was said."""
-    said = []
-    feed = Feed(run, list(rows), saved, log=said.append)
+    """The next `count` batches, where the data stands then, and what was logged."""
+    logged = []
+    feed = Feed(run, list(rows), saved, log=logged.append)
     with contextlib.closing(feed):
         batches = list(itertools.islice(feed, count))
-        return batches, feed.state(), said
+        return batches, feed.state(), logged
 
 
 def test_a_saved_state_gives_the_batches_after_it(make_run):
     run = make_run()
     whole, end, _ = go(run, 9)
     first, saved, _ = go(run, 4)
-    second, again, said = go(run, 5, saved)
+    second, again, logged = go(run, 5, saved)
     assert streams.digest(first + second) == streams.digest(whole)
     assert again == end
-    assert (saved["batches"], end["batches"], said) == (4, 9, [])
+    assert (saved["batches"], end["batches"], logged) == (4, 9, [])
 
 
-def test_batches_are_left_out_as_if_they_had_been_taken(make_run):
+def test_skipped_batches_change_no_other_batch(make_run):
     whole, _, _ = go(make_run(), 12)
     run = make_run(skip_batches=[(3, 5), (9, 9)])
-    kept, state, said = go(run, 8)
+    kept, state, logged = go(run, 8)
     wanted = [whole[number - 1] for number in (1, 2, 6, 7, 8, 10, 11, 12)]
     assert streams.digest(kept) == streams.digest(wanted)
     assert state["batches"] == 12
-    assert said == [f"skipped the batches up to {n}: train.skip_batches" for n in (5, 9)]
+    assert logged == [f"skipped the batches up to {n}: train.skip_batches" for n in (5, 9)]
     # The same, stopped anywhere.
     for stop in (1, 2, 3, 6):
         first, saved, _ = go(run, stop)
@@ -54,30 +54,30 @@ def test_batches_are_left_out_as_if_they_had_been_taken(make_run):
         assert again["rows"] == state["rows"]
 
 
-def test_a_range_may_be_asked_for_when_the_run_goes_on(make_run):
+def test_a_resumed_run_may_skip_other_batches(make_run):
     whole, _, _ = go(make_run(), 12)
     _, saved, _ = go(make_run(), 6)
-    batches, _, said = go(make_run(skip_batches=[(2, 3), (8, 10)]), 3, saved)
+    batches, _, logged = go(make_run(skip_batches=[(2, 3), (8, 10)]), 3, saved)
     assert streams.digest(batches) == streams.digest([whole[6], whole[10], whole[11]])
-    assert said[0] == (
+    assert logged[0] == (
         "batches up to 6 were used before [(2, 3)] of train.skip_batches was set; only later "
         "batches of it are skipped"
     )
 
 
-def test_another_data_seed_begins_the_data_anew_and_then_goes_on(make_run):
+def test_another_data_seed_restarts_the_data_once(make_run):
     _, saved, _ = go(make_run(), 4)
     run = make_run(data_seed=5)
     fresh, _, _ = go(run, 6)
-    first, state, said = go(run, 3, saved)
-    assert said == ["the data restarts with train.data_seed 5"]
-    second, _, said = go(run, 3, state)
-    assert said == []
+    first, state, logged = go(run, 3, saved)
+    assert logged == ["the data restarts with train.data_seed 5"]
+    second, _, logged = go(run, 3, state)
+    assert logged == []
     assert streams.digest(first + second) == streams.digest(fresh)
     assert streams.digest(fresh) != streams.digest(go(make_run(), 6)[0])
 
 
-def test_other_data_is_refused_unless_the_data_begins_anew(make_run, text_file):
+def test_other_data_is_rejected_unless_the_data_restarts(make_run, text_file):
     _, saved, _ = go(make_run(), 2)
     with text_file.open("a") as file:
         file.write("one more line\n")
@@ -89,7 +89,7 @@ def test_other_data_is_refused_unless_the_data_begins_anew(make_run, text_file):
         text_file.write_text(text_file.read_text().replace("one more line\n", ""))
 
 
-def test_each_of_several_readers_takes_its_own_rows_of_what_one_saved(make_run):
+def test_each_of_several_processes_restores_its_own_rows(make_run):
     whole, _, _ = go(make_run(), 6)
     _, saved, _ = go(make_run(), 3)
     for rows in ([0, 1, 2], [5], [3, 4, 6, 7]):
@@ -111,7 +111,7 @@ assert merged == {row: {"example": "x" * row * 50} for row in range(5)}, merged
 """
 
 
-def test_what_each_of_two_processes_has_comes_to_both():
+def test_two_processes_exchange_their_cursors():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -68,13 +68,13 @@ def of_many(request, in_processes, tmp_path_factory):
 
 
 def assert_same_losses(model_dir, other_dir):
-    told, wanted = read_metrics(model_dir), read_metrics(other_dir)
-    assert [m["step"] for m in told] == [m["step"] for m in wanted]
+    metrics, wanted = read_metrics(model_dir), read_metrics(other_dir)
+    assert [m["step"] for m in metrics] == [m["step"] for m in wanted]
     for name in ("loss_nats_per_token", "gradient_norm"):
-        pairs = [(m[name], w[name]) for m, w in zip(told, wanted, strict=True) if name in w]
+        pairs = [(m[name], w[name]) for m, w in zip(metrics, wanted, strict=True) if name in w]
         np.testing.assert_allclose(*zip(*pairs, strict=True), rtol=ROUNDING)
     # Sums of whole numbers, so exact: the batches are the same.
-    assert [m.get("target_tokens") for m in told] == [m.get("target_tokens") for m in wanted]
+    assert [m.get("target_tokens") for m in metrics] == [m.get("target_tokens") for m in wanted]
 
 
 def test_many_processes_train_as_one(of_many, of_one):
@@ -82,6 +82,6 @@ def test_many_processes_train_as_one(of_many, of_one):
 
 
 @pytest.mark.parametrize("count", [1, *(pytest.param(n, marks=pytest.mark.proof) for n in (2, 8))])
-def test_what_many_processes_saved_any_number_restores(count, in_processes, of_many):
+def test_a_checkpoint_of_many_processes_is_restored_by_any_number(count, in_processes, of_many):
     model_dir, state = of_many
     assert in_processes(count, "restore", model_dir) == state

@@ -61,12 +61,12 @@ def trained(make_run, tmp_path):
         )
         feed = Feed(run, range(run.batch_size), None, log=print)
         place = make_global(batch_sharding(mesh, run.batch_size), run.batch_size)
-        told = []
+        metrics = []
         for _, batch in zip(range(5), feed, strict=False):
             state, sums = step(program.hyper, state, place(batch))
-            told.append([float(sums["loss"] / sums["tokens"]), float(sums["gradient_norm"])])
+            metrics.append([float(sums["loss"] / sums["tokens"]), float(sums["gradient_norm"])])
         feed.close()
-        return np.array(told), state
+        return np.array(metrics), state
 
     return go
 
@@ -74,13 +74,13 @@ def trained(make_run, tmp_path):
 @pytest.fixture
 def assert_trains_as_one(trained):
     def check(sizes, *, of_one=None, **choices):
-        told, state = trained(sizes, **choices)
+        metrics, state = trained(sizes, **choices)
         alone = {**choices, "devices": 1, **(of_one or {})}
         if (key := repr(alone)) not in _of_one:
             expected, wanted = trained({}, **alone)
             _of_one[key] = expected, jax.device_get(wanted)
         expected, wanted = _of_one[key]
-        np.testing.assert_allclose(told, expected, rtol=ROUNDING)
+        np.testing.assert_allclose(metrics, expected, rtol=ROUNDING)
 
         def same(a, b):
             largest = float(np.max(np.abs(b), initial=0.0))
@@ -138,7 +138,7 @@ NONE = {"config": DENSE, "loss": CrossEntropy(), "offload_optimizer": False}
     ],
     ids=lambda choices: "-".join(map(str, choices)),
 )
-def test_every_way_to_save_memory_trains_as_one_device_without(
+def test_every_way_to_save_memory_trains_as_one_device_without_it(
     choices, of_one, assert_trains_as_one
 ):
     rows = {"batch_size": 16} if "microbatches" in choices else {}
@@ -164,7 +164,7 @@ def test_experts_train_as_on_one_device(sizes, choices, of_one, assert_trains_as
 
 
 @pytest.mark.proof
-def test_parameters_in_bfloat16_are_rounded_alike_on_every_mesh(trained):
+def test_parameters_in_bfloat16_are_rounded_equally_on_every_mesh(trained):
     _, one = trained({}, devices=1, param_dtype="bfloat16")
     _, many = trained(SPLIT, devices=8, param_dtype="bfloat16")
     same = []
@@ -178,7 +178,7 @@ def test_parameters_in_bfloat16_are_rounded_alike_on_every_mesh(trained):
     assert np.mean(same) > 0.99
 
 
-def test_a_device_holds_the_share_of_parameters_and_moments_that_the_mesh_says(trained):
+def test_a_device_has_its_share_of_parameters_and_moments(trained):
     _, state = trained({"data": 2, "fsdp": 2, "tensor": 2}, devices=8)
 
     def held(tree):
@@ -216,7 +216,7 @@ def program_text(make_run, tmp_path, sizes, **choices):
     return program, Program(lower_train_step(program).compile().as_text())
 
 
-def test_the_logits_of_all_rows_are_never_there_where_they_are_made_in_chunks(make_run, tmp_path):
+def test_chunked_logits_are_never_in_memory_for_all_rows(make_run, tmp_path):
     # Vocabulary 384, 8 places of a target, 4 of 8 rows on one of them.
     for chunks, is_there in ((1, True), (4, False)):
         loss = CrossEntropy(chunks=chunks)

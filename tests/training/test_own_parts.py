@@ -12,7 +12,8 @@ import pytest
 
 from t5lite.core.numbers import as_inputs
 from t5lite.core.run_directory import read_metrics
-from t5lite.training.vectorized_loop import VectorizedTrial, train_vectorized
+from t5lite.training.slot import VectorizedTrial
+from t5lite.training.vectorized_loop import train_vectorized
 from tests import small
 from tests.training.own_parts import FocalLoss
 

@@ -23,11 +23,11 @@ def plan(rules, wanted):
     return {n: str(o) for n, o in plan_restore(rules, SOURCE, wanted, "C").items()}
 
 
-def test_without_rules_everything_comes_from_its_own_name():
+def test_without_rules_every_parameter_comes_from_its_own_name():
     assert plan([], SOURCE) == {name: name for name in SOURCE}
 
 
-def test_rules_map_leave_out_begin_anew_and_grow():
+def test_rules_map_skip_initialize_and_grow():
     rules = [
         ("map", "tower/(.*)", r"encoder/\1"),
         ("fresh", "head|new"),
@@ -81,12 +81,12 @@ def test_rules_map_leave_out_begin_anew_and_grow():
         (["fresh"], SOURCE, "must be tuples such as"),
     ],
 )
-def test_rules_that_do_not_fit_are_refused(rules, wanted, message):
+def test_wrong_rules_are_rejected(rules, wanted, message):
     with pytest.raises(UserError, match=message):
         plan(rules, wanted)
 
 
-def test_a_name_is_made_of_the_whole_match():
+def test_a_name_is_built_from_the_whole_match():
     rules = [("map", "a|ab", "encoder/b"), ("skip", "head|encoder/layers/a")]
     assert plan(rules, {"ab": (4,)}) == {"ab": "encoder/b"}
 
@@ -148,7 +148,7 @@ def test_an_encoder_is_taken_out_of_an_encoder_decoder(trained, make_run, tmp_pa
         np.testing.assert_array_equal(array, first[name])
 
 
-def test_step_and_optimizer_state_go_on_where_asked_for(trained, make_run, tmp_path):
+def test_restore_optimizer_continues_step_and_optimizer_state(trained, make_run, tmp_path):
     first, source = trained
     choices = {"initial_checkpoint": source, "restore_optimizer": True}
     run = make_run(tmp_path / "b", total_steps=5, **choices)
@@ -178,6 +178,6 @@ def test_step_and_optimizer_state_go_on_where_asked_for(trained, make_run, tmp_p
         ),
     ],
 )
-def test_choices_that_mean_nothing_are_refused(choices, message, make_run, tmp_path):
+def test_choices_without_effect_are_rejected(choices, message, make_run, tmp_path):
     with pytest.raises(UserError, match=message):
         make_run(tmp_path, **choices)

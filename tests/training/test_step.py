@@ -101,7 +101,7 @@ def test_eight_devices_train_as_one(sizes, microbatches, one_device):
     )
 
 
-def test_parameters_and_moments_take_a_share_of_the_memory_on_each_device():
+def test_each_device_has_a_share_of_parameters_and_moments():
     _, state, _ = train(Mesh(**SPLIT).make(), hyper(), steps=1)
     query = state.params["encoder"]["layers"]["attention"]["query"]["kernel"]
     assert query.sharding.shard_shape(query.shape) == (2, 8, 1, 6)

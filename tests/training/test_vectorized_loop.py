@@ -17,7 +17,8 @@ from t5lite.optimizers.schedules import CosineSchedule
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.checkpoints import FOLDER, Checkpoints
 from t5lite.training.program import train_program
-from t5lite.training.vectorized_loop import VectorizedTrial, train_vectorized
+from t5lite.training.slot import VectorizedTrial
+from t5lite.training.vectorized_loop import train_vectorized
 from tests import small
 
 # Sums of a batched product are added up in another order; AdamW's first steps make of gradients
@@ -80,11 +81,11 @@ def saved_params(run, step):
     ],
     ids=["data", "split", "population"],
 )
-def test_each_member_is_the_same_run_alone(make_run, mesh):
+def test_each_trial_equals_the_same_run_alone(make_run, mesh):
     runs = [
         make_run("a", rate=1e-2, seed=0, mesh=mesh),
         make_run("b", rate=3e-3, seed=1, dropout=0.2, mesh=mesh),
-        # Takes the place of the first that ends.
+        # Takes the slot of the first trial that ends.
         make_run("c", rate=1e-3, seed=0, mesh=mesh, total_steps=4),
     ]
     stacked = set()
@@ -99,11 +100,13 @@ def test_each_member_is_the_same_run_alone(make_run, mesh):
     assert stacked == {"population" if mesh.population > 1 else None}
     for run in runs:
         state, own = alone(run, pathlib.Path(run.model_dir).name + "_alone")
-        told, wanted = (read_metrics(pathlib.Path(r.model_dir)) for r in (run, own))
-        assert [(m["step"], m["split"]) for m in told] == [(m["step"], m["split"]) for m in wanted]
+        metrics, wanted = (read_metrics(pathlib.Path(r.model_dir)) for r in (run, own))
+        assert [(m["step"], m["split"]) for m in metrics] == [
+            (m["step"], m["split"]) for m in wanted
+        ]
         for name in ("loss_nats_per_token", "target_tokens"):
             np.testing.assert_allclose(
-                [m[name] for m in told], [m[name] for m in wanted], rtol=ROUNDING
+                [m[name] for m in metrics], [m[name] for m in wanted], rtol=ROUNDING
             )
         params = saved_params(run, run.total_steps)
         for name, leaf in by_name(jax.device_get(state.params)).items():
@@ -114,7 +117,7 @@ def test_each_member_is_the_same_run_alone(make_run, mesh):
         assert (pathlib.Path(run.model_dir) / "config.gin").read_text().startswith("# ")
 
 
-def test_what_diverges_or_is_pruned_disturbs_nobody(make_run):
+def test_a_diverged_or_pruned_trial_does_not_affect_others(make_run):
     runs = [make_run("good"), make_run("bad", rate=1e30), make_run("slow", rate=1e-6)]
     runs += [make_run("next", rate=1e-3)]
     ended = together(
@@ -127,9 +130,9 @@ def test_what_diverges_or_is_pruned_disturbs_nobody(make_run):
         "next": "finished",
     }
     _, own = alone(runs[0], "good_alone")
-    told, wanted = (read_metrics(pathlib.Path(r.model_dir)) for r in (runs[0], own))
+    metrics, wanted = (read_metrics(pathlib.Path(r.model_dir)) for r in (runs[0], own))
     np.testing.assert_allclose(
-        [m["loss_nats_per_token"] for m in told],
+        [m["loss_nats_per_token"] for m in metrics],
         [m["loss_nats_per_token"] for m in wanted],
         rtol=ROUNDING,
     )
@@ -139,7 +142,7 @@ def test_what_diverges_or_is_pruned_disturbs_nobody(make_run):
 
 
 @pytest.mark.proof
-def test_a_member_goes_on_alone_and_together(make_run):
+def test_a_trial_resumes_alone_and_in_a_sweep(make_run):
     short = [make_run("a", total_steps=3), make_run("b", seed=1, total_steps=3)]
     together(short, 2)
     longer = [dataclasses.replace(run, total_steps=6) for run in short]
@@ -147,13 +150,13 @@ def test_a_member_goes_on_alone_and_together(make_run):
     together(longer, 2)
     for run in longer:
         _, own = alone(run, pathlib.Path(run.model_dir).name + "_alone")
-        told, wanted = (
+        metrics, wanted = (
             [m["loss_nats_per_token"] for m in read_metrics(pathlib.Path(r.model_dir))]
             for r in (run, own)
         )
         # Behind the last step of the short run it was evaluated once more.
-        assert len(told) == len(wanted)
-        np.testing.assert_allclose(told, wanted, rtol=ROUNDING)
+        assert len(metrics) == len(wanted)
+        np.testing.assert_allclose(metrics, wanted, rtol=ROUNDING)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +168,6 @@ def test_a_member_goes_on_alone_and_together(make_run):
         ({"offload_optimizer": True}, "train.offload_optimizer must be False in a vectorized"),
     ],
 )
-def test_runs_of_other_programs_are_refused(make_run, changes, message):
+def test_runs_of_other_programs_are_rejected(make_run, changes, message):
     with pytest.raises(UserError, match=message):
         together([make_run("a"), make_run("b", **changes)], 2)
