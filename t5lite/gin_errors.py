@@ -90,8 +90,10 @@ def _known_error(
         if owner in targets:
             known = suggestion(parameter, inspect.signature(targets[owner]).parameters)
             return f"{owner} has no parameter {parameter!r}; {known}{_location(text)}"
-    if match := re.match(r"No bindings specified for '(.*?)/gin.macro'", text):
+    if match := re.match(r"No bindings specified for '(?:(.*?)/)?gin.macro'", text):
         name = match.group(1)
+        if name is None:
+            return "@gin.macro() is not a value; the value of a macro is %NAME"
         return f"macro {name} is used and not defined; add {name} = VALUE, or {_QUOTE.format('%')}"
     if isinstance(error, SyntaxError | tokenize.TokenError):
         file = getattr(error, "filename", None)

@@ -13,10 +13,10 @@ from t5lite.cli.flags import flags_of
 from t5lite.core.errors import UserError, suggestion
 
 COMMANDS = {
-    "train": "train from a run file; resumes from the latest checkpoint in MODEL_DIR",
+    "train": "train from a run file; resumes from the latest checkpoint",
     "eval": "score one, several or all checkpoints of a run on a whole split",
     "infer": "generate or score the targets of a file of inputs with any checkpoint",
-    "plan": "compile a run's step for a TPU slice or a simulated mesh: memory, FLOPs, traffic",
+    "plan": "compile the step for a TPU slice or simulated mesh: memory, FLOPs",
     "convert": "convert a checkpoint from or to Hugging Face, or from T5X",
     "launch": "run a command, or a sweep over its bindings, here or on a cluster",
     "report": "tables and plots of runs and launches, running or finished",
@@ -167,6 +167,11 @@ def _run(work: Callable[[], None]) -> None:
     except OSError as error:
         status = 2 if isinstance(error, WRONG_PATH) else UNAVAILABLE_EXIT
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", status)
+    except RuntimeError as error:
+        # How pathlib rejects `~nosuchuser`.
+        if str(error) != "Could not determine home directory.":
+            raise
+        _fail("a path names the home directory of an unknown user; name the directory itself")
     except Preempted as stop:
         print(f"t5lite: {stop}", file=sys.stderr)
         sys.exit(RESTART_EXIT)

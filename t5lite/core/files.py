@@ -25,4 +25,7 @@ def local_folder(owner: str, folder: str) -> pathlib.Path:
     if not folder or "://" in folder:
         raise UserError(f"{owner} must be a local folder, got {folder!r}")
     # NOTE: pathlib's expanduser fails for `~nobody`.
-    return pathlib.Path(os.path.expanduser(folder))
+    expanded = os.path.expanduser(folder)
+    if expanded.startswith("~"):
+        raise UserError(f"{owner} must be a folder of a known user, got {folder!r}")
+    return pathlib.Path(expanded)

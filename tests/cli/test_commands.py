@@ -52,6 +52,10 @@ def test_help_is_fast_and_names_every_command(t5lite):
         (["train", *SMALL, "--gin.evaluate.splitt=x"], "evaluate has no parameter 'splitt'"),
         (["train", *SMALL, "--gin.infer.foo=1"], "infer has no parameter 'foo'"),
         (["inspect", "--checkpoint=~nosuchuser/run"], "--checkpoint=~nosuchuser/run: "),
+        (
+            ["convert", "--input=~nosuchuser/x", "--output=y"],
+            "a path names the home directory of an unknown user",
+        ),
         (["eval", "--checkpoint=nowhere"], "--checkpoint=nowhere has no config.gin"),
         (["train", "--gin_fil=x"], "train has no flag --gin_fil; did you mean 'gin_file'?"),
         (["train"], "needs a run file; try --gin_file=gin/run/quickstart.gin"),
@@ -82,7 +86,7 @@ def test_help_is_fast_and_names_every_command(t5lite):
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 def test_a_mistake_is_one_line_and_status_2(arguments, message, command, tmp_path):
-    takes_run = arguments[0] != "vocab" and len(arguments) > 2
+    takes_run = arguments[0] not in ("vocab", "convert") and len(arguments) > 2
     if takes_run and not any("MODEL_DIR" in a for a in arguments):
         arguments = [*arguments, f"--gin.MODEL_DIR={tmp_path / 'run'}"]
     code, _, err = command(*arguments)
