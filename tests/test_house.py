@@ -2,11 +2,13 @@
 
 import ast
 import collections
+import graphlib
 import pathlib
 import re
 import statistics
 from collections.abc import Iterator
 
+import grimp
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -79,6 +81,13 @@ def test_every_public_name_is_defined_once() -> None:
         if len(files) > 1 and not name.startswith("_") and name not in SHARED_NAMES
     }
     assert not repeated
+
+
+def test_imports_have_no_cycles() -> None:
+    graph = grimp.build_graph("t5lite", cache_dir=None)
+    imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    # Raises a CycleError with the modules of a cycle.
+    assert list(graphlib.TopologicalSorter(imports).static_order())
 
 
 def test_functions_are_short() -> None:
