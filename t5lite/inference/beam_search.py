@@ -27,13 +27,16 @@ from t5lite.models.model import GenerativeModel
 NEVER = -1e9
 
 
-def length_penalty(tokens: Array, alpha: Any) -> Array:
-    """Returns the divisor of a sum of log-probabilities: ((5 + tokens) / 6) ** alpha.
+def length_penalty(tokens: Array, alpha: Any, normalization: str = "gnmt") -> Array:
+    """Returns the divisor of a sum of log-probabilities, by `Decoding.length_normalization`.
 
     >>> length_penalty(jnp.array([1, 7]), 1.0).tolist()
     [1.0, 2.0]
+    >>> length_penalty(jnp.array([1.0, 7.0]), 2.0, "tokens").tolist()
+    [1.0, 49.0]
     """
-    return ((5.0 + tokens) / 6.0) ** alpha
+    length = tokens if normalization == "tokens" else (5.0 + tokens) / 6.0
+    return jnp.asarray(length, jnp.float32) ** alpha
 
 
 class Beams(NamedTuple):
@@ -68,7 +71,7 @@ def beam_search(
 
     Each step ranks enough continuations of the k beams of a group that at least k of them do not
     end. Those among the first k that end are finished; the best k that do not end continue. A group
-    is done once no open beam can beat the worst of k finished ones.
+    is done by the rule of `Decoding.early_stopping`.
 
     If a row has fewer than `num_beams` hypotheses, the remaining slots have scores of about `NEVER`
     and no meaning.
@@ -78,7 +81,9 @@ def beam_search(
         length: maximum number of generated tokens; a target that reaches it is finished.
         stop_ids: tokens that end a target.
 
-    Source: google-research/t5x@main:t5x/decoding.py, beam_search.
+    Source: google-research/t5x@main:t5x/decoding.py, beam_search; the other rules of
+    `Decoding.early_stopping` are those of
+    huggingface/transformers@v5.24.0:src/transformers/generation/utils.py, _beam_search.
     Differs: an end that is ranked after the first k continuations finishes nothing, as in
     `transformers`.
     """
@@ -106,7 +111,7 @@ def beam_search(
         for group, group_logits, norm in zip(beams, *split, strict=True):
             cost = penalty * taken if extended else None
             group, token, origin = _advance(
-                group, group_logits, norm, cost, position, limits, stop_ids
+                *(group, group_logits, norm, cost, position, limits, stop_ids), decoding
             )
             extended.append(group)
             tokens.append(token)
@@ -153,6 +158,7 @@ def _advance(
     position: Int[Array, ""],
     limits: Limits,
     stop_ids: Sequence[int],
+    decoding: Decoding,
 ) -> tuple[Beams, Int[Array, "b k"], Int[Array, "b k"]]:
     """Returns the beams with one more token, that token, and the beam that each one continues.
 
@@ -172,15 +178,22 @@ def _advance(
     ends = is_any_of(token, stop_ids) | (position + 1 >= limits.max_tokens)
 
     counted = ends & (jnp.arange(ends.shape[1]) < count)[None] & beams.is_open[:, None]
-    scores = jnp.where(counted, ranks / length_penalty(position + 1, limits.alpha), NEVER)
+    normalization = decoding.length_normalization
+    divisor = length_penalty(position + 1, limits.alpha, normalization)
+    scores = jnp.where(counted, ranks / divisor, NEVER)
     done, best = top_k_of_rows(jnp.concatenate([beams.done_scores, scores], axis=1), count)
     done_sums = _take(jnp.concatenate([beams.done_sums, sums], axis=1), best)
     done_tokens = _take(jnp.concatenate([beams.done_tokens, tokens], axis=1), best)
 
     ranks, kept = top_k_of_rows(jnp.where(ends, NEVER, ranks), count)
     # Sums only decrease, so no open beam can score above its present sum at the maximum length.
-    bound = ranks[:, 0] / length_penalty(limits.max_tokens, limits.alpha)[:, 0]
-    is_open = beams.is_open & (bound > jnp.min(done, axis=1))
+    if decoding.early_stopping == "never":
+        divisor = length_penalty(limits.max_tokens, limits.alpha, normalization)
+    bound = (ranks[:, :1] / divisor)[:, 0]
+    worst = jnp.min(done, axis=1)
+    is_open = beams.is_open & (bound > worst)
+    if decoding.early_stopping == "full":
+        is_open = is_open & (worst <= NEVER)
     extended = Beams(
         is_open=is_open,
         ranks=ranks,

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from t5lite.core.batches import Batch
 from t5lite.core.errors import UserError
-from t5lite.core.fields import check_fields, field_error, field_name
+from t5lite.core.fields import check_field_choice, check_fields, field_error, field_name
 from t5lite.core.numbers import Number, numeric, static
 from t5lite.models.cache import Cache, grown, updated
 from t5lite.models.model import GenerativeModel
@@ -20,6 +20,9 @@ from t5lite.models.stack import unstacked
 # The first capacity of a cache, in tokens per hypothesis. Every step attends to the whole cache, so
 # it starts small and doubles when it is full; each capacity compiles its own loop.
 FIRST_CAPACITY = 32
+
+LENGTH_NORMALIZATIONS = ("gnmt", "tokens")
+EARLY_STOPPING = ("never", "heuristic", "full")
 
 # Fields that are counts, and the minimum of each.
 COUNTS = {
@@ -42,8 +45,13 @@ class Decoding:
             each beam of an earlier group that has just taken a token, `diversity_penalty` is
             subtracted from that token's score.
         diversity_penalty: in nats; over 0 with several groups, which would be identical otherwise.
-        length_penalty: beams are ranked by the sum of log-probabilities over
-            ((5 + tokens) / 6) ** length_penalty; 0 ranks by the sum.
+        length_penalty: beams are ranked by the sum of log-probabilities divided by the length to
+            this power; 0 ranks by the sum.
+        length_normalization: the length that is raised to it: "gnmt", (5 + tokens) / 6 as in T5X,
+            or "tokens" as in transformers.
+        early_stopping: when the search ends: "never" before no open beam can beat a finished one
+            (early_stopping="never" of transformers); "heuristic" if none would at its present
+            length (False); "full" also once as many beams are finished as are kept (True).
         temperature: None takes the most likely token of each step; otherwise logits are divided by
             it and tokens are sampled.
         top_k: samples from this many most likely tokens; 0 for all.
@@ -61,6 +69,8 @@ class Decoding:
     num_beam_groups: int = static(default=1)
     diversity_penalty: Number = 0.0
     length_penalty: Number = 0.6
+    length_normalization: str = static(default="gnmt")
+    early_stopping: str = static(default="never")
     temperature: Number | None = None
     top_k: Number = 0
     top_p: Number = 1.0
@@ -81,6 +91,8 @@ class Decoding:
             ("top_p", "in (0, 1]", lambda p: 0 < p <= 1),
         ):
             check_fields(self, [name], rule, holds)
+        check_field_choice(self, "length_normalization", LENGTH_NORMALIZATIONS)
+        check_field_choice(self, "early_stopping", EARLY_STOPPING)
         # A constant of the program must be hashable.
         object.__setattr__(self, "stop_ids", tuple(self.stop_ids))
         if any(not isinstance(number, int) or number < 0 for number in self.stop_ids):

@@ -90,11 +90,17 @@ def test_a_model_of_ours_with_logits_of_its_own_is_the_same_there(positions, tmp
     assert again.model == model.clone(config=dataclasses.replace(model.config, dtype="bfloat16"))
 
 
-def test_beams_and_their_scores_are_the_same_there(tmp_path):
+# transformers' values of early_stopping, by ours.
+EARLY_STOPPING = {"never": "never", "heuristic": False, "full": True}
+
+
+@pytest.mark.parametrize("rule", EARLY_STOPPING)
+def test_beams_and_their_scores_equal_those_of_transformers(rule, tmp_path):
     from tests import small
 
+    print(f"seed {SEED}")
     model = EncoderDecoder(small.config(vocab_size=40))
-    # Sharper than random ones, so that targets end at different places.
+    # Sharper than random ones, so that targets end at different lengths.
     params = jax.tree.map(lambda p: p * 1.7, small.params(model, seed=SEED % 1000))
     foreign = Foreign(model=model, params=lazily(params))
     write_huggingface(foreign, tmp_path, np.dtype(np.float32))
@@ -102,36 +108,39 @@ def test_beams_and_their_scores_are_the_same_there(tmp_path):
     rng = np.random.default_rng(SEED)
     inputs = rng.integers(2, 40, (6, 9)).astype(np.int32)
     mask = (np.arange(9) < rng.integers(4, 10, (6, 1))).astype(np.int32)
-    made = theirs.generate(
-        input_ids=torch.from_numpy(inputs).long(),
-        attention_mask=torch.from_numpy(mask).long(),
-        num_beams=4,
-        num_return_sequences=4,
-        max_new_tokens=10,
-        length_penalty=0.0,
-        early_stopping="never",
-        do_sample=False,
-        eos_token_id=1,
-        pad_token_id=0,
-        decoder_start_token_id=0,
-        return_dict_in_generate=True,
-        output_scores=True,
+    batch = jax.tree.map(
+        jnp.asarray, {"encoder_input_tokens": inputs * mask, "encoder_segment_ids": mask}
     )
-    batch = {"encoder_input_tokens": inputs * mask, "encoder_segment_ids": mask}
-    written = jax.jit(
-        lambda p, b: beam_search(
-            *(model, p, b, Decoding(num_beams=4, length_penalty=0.0)), length=10, stop_ids=(1,)
+    search = jax.jit(lambda p, b, d: beam_search(model, p, b, d, length=10, stop_ids=(1,)))
+    for alpha in (0.0, 0.6, 1.0, 2.0):
+        made = theirs.generate(
+            input_ids=torch.from_numpy(inputs).long(),
+            attention_mask=torch.from_numpy(mask).long(),
+            num_beams=4,
+            num_return_sequences=4,
+            max_new_tokens=10,
+            length_penalty=alpha,
+            early_stopping=EARLY_STOPPING[rule],
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_scores=True,
         )
-    )(params, jax.tree.map(jnp.asarray, batch))
-    sequences = made.sequences.numpy()[:, 1:].reshape(6, 4, -1)
-    # Theirs have ends behind the first one too.
-    sequences = np.where((sequences == 1).cumsum(2) - (sequences == 1) > 0, 0, sequences)
-    width = sequences.shape[2]
-    np.testing.assert_array_equal(written.tokens[:, :, :width], sequences)
-    assert (np.asarray(written.tokens)[:, :, width:] == 0).all()
-    scores = made.sequences_scores.numpy().reshape(6, 4)
-    # Sums of up to ten log-probabilities in float32.
-    np.testing.assert_allclose(written.scores, scores, atol=1e-4)
+        decoding = Decoding(
+            num_beams=4,
+            length_penalty=alpha,
+            length_normalization="tokens",
+            early_stopping=rule,
+        )
+        decoded = search(params, batch, decoding)
+        sequences = made.sequences.numpy()[:, 1:].reshape(6, 4, -1)
+        # Theirs have ends after the first one, too.
+        sequences = np.where((sequences == 1).cumsum(2) - (sequences == 1) > 0, 0, sequences)
+        width = sequences.shape[2]
+        np.testing.assert_array_equal(decoded.tokens[:, :, :width], sequences)
+        assert (np.asarray(decoded.tokens)[:, :, width:] == 0).all()
+        scores = made.sequences_scores.numpy().reshape(6, 4)
+        # Sums of up to ten log-probabilities in float32.
+        np.testing.assert_allclose(decoded.scores, scores, atol=1e-4)
 
 
 def lazily(params):
