@@ -17,9 +17,10 @@ import rich.console
 
 from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
+from t5lite.cli.run_files import VOCABULARY_COPY, saved_vocabulary
 from t5lite.core.errors import UserError
 from t5lite.core.lazy import LazyArray
-from t5lite.data.text.vocabularies import SentencePieceVocabulary, vocabulary_from_description
+from t5lite.data.text.vocabularies import SentencePieceVocabulary
 from t5lite.interop import t5x_files
 from t5lite.interop.conversion import Conversion
 from t5lite.interop.finite import finite_lazy
@@ -35,7 +36,7 @@ from t5lite.parallel.sharding import state_axes, tree_shardings
 from t5lite.training.checkpoints import FOLDER, find_checkpoint, open_checkpoint
 from t5lite.training.lazy_checkpoints import stored_params, write_lazily
 
-VOCABULARY_FILE, MODEL_FILE = "vocabulary.model", "model.gin"
+MODEL_FILE = "model.gin"
 
 
 def convert_command(flags: Any, bindings: Sequence[str]) -> None:
@@ -142,7 +143,7 @@ def _own(folder: str, conversion: Conversion, stack: contextlib.ExitStack) -> Fo
     model, params = model_of(about, folder), stored_params(checkpoints, step)
     if vocabulary is None and about.get("vocabulary") is not None:
         model_dir = pathlib.Path(folder).absolute().parent.parent
-        vocabulary = vocabulary_from_description(about["vocabulary"], model_dir)
+        vocabulary = saved_vocabulary(about, model_dir)
     shapes = {name: tuple(box.value.shape) for name, box in parameters(model).items()}
     check_names(folder, list(shapes), list(params))
     for name, shape in shapes.items():
@@ -191,11 +192,11 @@ def _write(
     foreign: Foreign, folder: pathlib.Path, output: pathlib.Path, conversion: Conversion
 ) -> list[str]:
     """Writes a t5lite checkpoint, the gin file of its model and its vocabulary."""
-    vocabulary, path = foreign.vocabulary, str((output / VOCABULARY_FILE).absolute())
+    vocabulary, path = foreign.vocabulary, str((output / VOCABULARY_COPY).absolute())
     described = None if vocabulary is None else vocabulary.describe()
     if described is not None and isinstance(vocabulary, SentencePieceVocabulary):
-        shutil.copyfile(described["path"], folder / VOCABULARY_FILE)
-        described["path"] = VOCABULARY_FILE
+        shutil.copyfile(described["path"], folder / VOCABULARY_COPY)
+        described["path"] = VOCABULARY_COPY
     about = {
         "model": describe(foreign.model),
         "vocabulary": described,

@@ -16,6 +16,18 @@ TRANSFORMERS_VERSION = "5.24.0"
 # T5 pads with 0, ends with 1 and starts the decoder with padding.
 _USUAL_IDS = {"pad_token_id": 0, "eos_token_id": 1}
 _ID_FIELDS = ("pad_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
+# Fields of generation_config.json that do not change what is generated.
+_NEUTRAL_FIELDS = frozenset(
+    {
+        *("transformers_version", "_from_model_config", "bos_token_id", "use_cache"),
+        *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
+        *("return_dict_in_generate", "return_legacy_cache", "cache_implementation"),
+        *("cache_config", "max_cache_len", "compile_config", "disable_compile", "low_memory"),
+        *("prefill_chunk_size", "continuous_batching_config", "is_assistant"),
+        *("assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind"),
+        *("num_assistant_tokens", "num_assistant_tokens_schedule", "use_mtp"),
+    }
+)
 # Settings of generate that have no effect at these values.
 _NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "do_sample": (False,),
@@ -35,6 +47,11 @@ _NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "min_length": (0,),
     "max_length": (20,),
     "remove_invalid_values": (False,),
+    "epsilon_cutoff": (0.0,),
+    "eta_cutoff": (0.0,),
+    "encoder_repetition_penalty": (1.0,),
+    "renormalize_logits": (False,),
+    "token_healing": (False,),
 }
 
 
@@ -96,7 +113,7 @@ def _remarks(settings: Mapping[str, Any], generation: Mapping[str, Any]) -> list
     asked = {
         name: value
         for name, value in {**settings, **generation}.items()
-        if name in GENERATION_FIELDS
+        if name in (GENERATION_FIELDS | generation.keys()) - _NEUTRAL_FIELDS - set(_ID_FIELDS)
         and value is not None
         and value not in _NEUTRAL_VALUES.get(name, ())
         and value != []

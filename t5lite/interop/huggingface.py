@@ -100,10 +100,7 @@ def read_huggingface(folder: pathlib.Path, *, allow_nonfinite: bool = False) -> 
 
 def with_start_token(model: Model, start: int) -> Model:
     """Returns the model with the token that precedes the first target."""
-    if start == getattr(model.config, "start_token", 0):
-        return model
-    changes: dict[str, Any] = {"start_token": start}
-    return model.clone(config=dataclasses.replace(model.config, **changes))
+    return model.clone(config=dataclasses.replace(model.config, start_token=start))
 
 
 def _params_of(
@@ -151,7 +148,7 @@ def write_huggingface(
     model, vocabulary, family = foreign.model, foreign.vocabulary, family_to_write()
     written = family.write(model, dtype.name)
     special = SpecialTokens() if vocabulary is None else vocabulary.special
-    ids = SpecialIds(start=getattr(model.config, "start_token", 0), special=special)
+    ids = SpecialIds(start=model.config.start_token, special=special)
     settings = written.settings | id_settings(ids)
     settings["transformers_version"] = TRANSFORMERS_VERSION
     kept = {n: array for n, array in foreign.params.items() if n not in written.skipped}

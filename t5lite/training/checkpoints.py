@@ -281,18 +281,36 @@ def find_checkpoint(path: pathlib.Path) -> str | None:
     return str(path) if is_step else None
 
 
+def _what_it_is(path: pathlib.Path) -> str:
+    """Returns why a path is not a checkpoint, and what to do about it."""
+    formats = {
+        "a Hugging Face folder": (path / "config.json").is_file(),
+        "a T5X checkpoint": path.suffix == ".msgpack"
+        or any((path / name).is_file() for name in ("checkpoint", "state/_METADATA")),
+    }
+    for name, is_it in formats.items():
+        if is_it:
+            return f"is {name}; run t5lite convert --input={path} --output=DIR, and name DIR"
+    if path.is_dir():
+        return (
+            "holds no checkpoint; name a MODEL_DIR or a directory like MODEL_DIR/checkpoints/1000"
+        )
+    return "not found; name a MODEL_DIR or a directory such as MODEL_DIR/checkpoints/1000"
+
+
 @contextmanager
 def open_checkpoint(folder: str) -> Iterator[tuple[Checkpoints, int]]:
-    """Opens one checkpoint for reading by its own directory, `.../checkpoints/STEP`.
+    """Opens one checkpoint for reading: a `.../checkpoints/STEP`, or the latest of a MODEL_DIR.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none; it says what the directory holds instead.
     """
-    path = pathlib.Path(folder)
+    path = pathlib.Path(folder).expanduser()
     if not (path.name.isdigit() and path.is_dir()):
-        raise UserError(
-            f"checkpoint {folder!r} not found; name a directory such as MODEL_DIR/checkpoints/1000"
-        )
+        found = find_checkpoint(path)
+        if found is None:
+            raise UserError(f"checkpoint {folder!r} {_what_it_is(path)}")
+        path = pathlib.Path(found)
     checkpoints = Checkpoints(path.parent, read_only=True)
     try:
         if int(path.name) not in checkpoints.steps():
