@@ -1,4 +1,8 @@
-"""The optimizers of optax and optax.contrib that gin can bind, and why others cannot be bound."""
+"""The optimizers of optax and optax.contrib that gin can bind, and why others cannot be bound.
+
+NOTE: optimizers that use the norm of a whole parameter (lamb, lars, novograd, fromage and optax's
+adafactor) see the stacked layers of a kernel as one parameter. `Adafactor` and Muon do not.
+"""
 
 import functools
 import inspect

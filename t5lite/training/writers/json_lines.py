@@ -9,7 +9,7 @@ from t5lite.core.files import write_atomically
 from t5lite.core.run_directory import METRICS, read_metrics
 from t5lite.training.writers.writer import RunInfo
 
-CONFIG_FILE = "config.gin"
+RUN_CONFIG_FILE = "config.gin"
 ENVIRONMENT_FILE = "environment.json"
 
 
@@ -23,7 +23,7 @@ class JsonLines:
         If the run is new, an existing file is of another run and is renamed to
         `metrics.jsonl.old`.
         """
-        write_atomically(info.model_dir / CONFIG_FILE, info.config_text)
+        write_atomically(info.model_dir / RUN_CONFIG_FILE, info.config_text)
         write_atomically(
             info.model_dir / ENVIRONMENT_FILE, json.dumps(dict(info.environment), indent=1) + "\n"
         )
