@@ -17,6 +17,7 @@ from t5lite.data.sources.files import Part
 from t5lite.data.sources.formats import parts_of, read_part, split_text
 from t5lite.data.sources.tfds_source import TfdsSource
 from t5lite.data.storage.array_records import ArrayRecords
+from t5lite.data.storage.building import BuildOptions
 
 ROWS = [{"en": f"größer {n}", "de": f"日本 {n}" * (n % 5), "n": n} for n in range(500)]
 PAIRS = [(row["en"], row["de"]) for row in ROWS]
@@ -51,7 +52,8 @@ def _write(path, kind):
 )
 def test_every_format_gives_the_fields_in_order(name, tmp_path):
     _write(tmp_path / name, name.split(".")[1])
-    records = _source(tmp_path, name, fields=("en", "de")).records("train")
+    options = BuildOptions(workers=1)
+    records = _source(tmp_path, name, fields=("en", "de")).records("train", options)
     assert records.fields == ("de", "en")
     assert [(r["en"], r["de"]) for r in _all(records)] == PAIRS
 
@@ -180,8 +182,9 @@ def test_bad_rows_up_to_the_limit_are_skipped_and_counted(tmp_path, caplog):
     assert "a.jsonl:2: not JSON" in caplog.text
 
 
-def test_pieces_of_a_document_of_50_megabytes_concatenate_to_it(tmp_path):
-    text = "größer und größer, 日本\n" * (50_000_000 // 30)
+@pytest.mark.parametrize("megabytes", [2, pytest.param(50, marks=pytest.mark.proof)])
+def test_pieces_of_a_large_document_concatenate_to_it(megabytes, tmp_path):
+    text = "größer und größer, 日本\n" * (megabytes * 1_000_000 // 30)
     (tmp_path / "a.txt").write_text(text)
     records = _source(tmp_path, "a.txt", format="document").records("train")
     assert "".join(r["text"] for r in _all(records)) == text
@@ -317,16 +320,17 @@ def _fingerprint(folder, data_dir, results):
     results.put(source.records("train").fingerprint)
 
 
-def test_builds_of_the_same_text_have_the_same_fingerprint(tmp_path):
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.proof)])
+def test_builds_of_the_same_text_have_the_same_fingerprint(count, tmp_path):
     _write(tmp_path / "a.jsonl", "jsonl")
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-    for number in range(4):
+    for number in range(count):
         arguments = (str(tmp_path), str(tmp_path / f"tfds{number}"), results)
         process = context.Process(target=_fingerprint, args=arguments)
         process.start()
         process.join()
-    assert len({results.get(timeout=60) for _ in range(4)}) == 1
+    assert len({results.get(timeout=60) for _ in range(count)}) == 1
 
 
 def test_a_damaged_record_is_reported_when_it_is_read(tmp_path):

@@ -135,14 +135,14 @@ def test_processes_that_prepare_a_data_set_get_the_same_fingerprint(tmp_path):
             stdout=subprocess.PIPE,
             text=True,
         )
-        for seed in range(3)
+        for seed in range(2)
     ]
     assert len({process.communicate(timeout=120)[0] for process in processes}) == 1
 
 
 def test_processes_may_prepare_a_data_set_at_the_same_time(tmp_path):
     command = [sys.executable, "-c", PREPARE, str(tmp_path)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = {process.communicate(timeout=120)[0] for process in processes}
     assert len(outputs) == 1
     assert int(outputs.pop().split()[0]) > 50
