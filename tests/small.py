@@ -30,6 +30,9 @@ from t5lite.training.program import train_program
 from t5lite.training.run import Run
 from t5lite.training.state import TrainState
 
+# Seconds that tests wait for a process: machines differ by ten times.
+PATIENCE = 1200
+
 # Of a quickstart with the smallest model that trains in a second or two.
 QUICKSTART = (
     "--gin_file=gin/run/quickstart.gin",

@@ -7,13 +7,20 @@ import sys
 import pytest
 
 from t5lite.cli.main import main
+from tests import small
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
-def t5lite(one_device):
-    """Runs a command as a process with one device, in the checkout."""
+def t5lite(start_t5lite):
+    """Runs a command in the checkout, as a process with one device."""
+    return start_t5lite
+
+
+@pytest.fixture(scope="session")
+def start_t5lite(one_device):
+    """The same for fixtures of a session."""
 
     def start(*arguments, environment=None, **options):
         return subprocess.Popen(
@@ -28,7 +35,7 @@ def t5lite(one_device):
 
     def run(*arguments, **options):
         process = start(*arguments, **options)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=small.PATIENCE)
         return process.returncode, out, err
 
     run.start = start
@@ -42,6 +49,8 @@ class _Exit(Exception):
 @pytest.fixture
 def command(monkeypatch, capsys, data_dir):
     """Runs a command in this process, with its eight devices: status, output and errors."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TFDS_DATA_DIR", data_dir)
     monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
     monkeypatch.setenv("COLUMNS", "200")
@@ -71,3 +80,19 @@ def command(monkeypatch, capsys, data_dir):
         logger.setLevel(level)
         logger.propagate = propagate
         logger.handlers[:] = handlers
+
+
+@pytest.fixture(scope="session")
+def trained(start_t5lite, make_once):
+    """A run of six steps with the checkpoints 2, 4 and 6, each scored; tests only read it."""
+
+    def train(folder):
+        code, _, err = start_t5lite(
+            *("train", *small.QUICKSTART, "--gin.STEPS=6", f"--gin.MODEL_DIR={folder}"),
+            *("--gin.train.checkpoint_every_steps=2", "--gin.train.eval_every_steps=2"),
+            "--gin.train.keep_lowest=cross_entropy_nats_per_token",
+            "--gin.train.show_examples=0",
+        )
+        assert code == 0, err
+
+    return make_once("quickstart", train)

@@ -16,10 +16,10 @@ def scores(out):
     return {name: value for name, value in result.items() if name not in of_the_checkpoint}
 
 
-def test_run_scores_the_same_after_conversion_to_hugging_face_and_back(t5lite, tmp_path):
-    run, there, back = (str(tmp_path / name) for name in ("run", "there", "back"))
-    code, _, _ = t5lite("train", *SMALL, f"--gin.MODEL_DIR={run}", "--gin.train.show_examples=0")
-    assert code == 0
+def test_run_scores_the_same_after_conversion_to_hugging_face_and_back(
+    t5lite, command, trained, tmp_path
+):
+    run, there, back = (str(trained), *(str(tmp_path / name) for name in ("there", "back")))
     code, out, err = t5lite("convert", f"--input={run}", f"--output={there}", "--to=huggingface")
     assert (code, err) == (0, "")
     assert "t5lite, EncoderDecoder" in out
@@ -32,22 +32,22 @@ def test_run_scores_the_same_after_conversion_to_hugging_face_and_back(t5lite, t
         "tokenizer_config.json",
     }
     assert {path.stat().st_mode & 0o777 for path in pathlib.Path(there).iterdir()} == {0o644}
-    code, out, err = t5lite("convert", f"--input={there}", f"--output={back}")
+    code, out, err = command("convert", f"--input={there}", f"--output={back}")
     assert (code, err) == (0, "")
     assert "Hugging Face, EncoderDecoder" in out
-    before = t5lite("eval", *SMALL, f"--gin.MODEL_DIR={run}", "--json")
-    after = t5lite(
+    before = command("eval", *SMALL, f"--gin.MODEL_DIR={run}", "--json")
+    after = command(
         *("eval", *SMALL, f"--gin_file={back}/model.gin", "--json"),
         *(f"--checkpoint={back}/checkpoints/0", f"--gin.MODEL_DIR={tmp_path}/other"),
     )
     assert scores(before[1]) == scores(after[1])
     # It is where a run may start, and no run.
-    code, _, err = t5lite("train", *SMALL, f"--gin.MODEL_DIR={back}")
+    code, _, err = command("train", *SMALL, f"--gin.MODEL_DIR={back}")
     assert code == 2
     assert "contains a converted checkpoint and no run; use another MODEL_DIR" in err
 
 
-def test_inspect_describes_a_run_and_a_checkpoint(t5lite, tmp_path):
+def test_inspect_describes_a_run_and_a_checkpoint(t5lite, command, tmp_path):
     code, out, _ = t5lite("inspect", *SMALL, "--json")
     assert code == 0
     report = json.loads(out)
@@ -62,9 +62,9 @@ def test_inspect_describes_a_run_and_a_checkpoint(t5lite, tmp_path):
     assert report["train_flops_per_step"] > 0
 
     output = f"{tmp_path}/c"
-    code, out, _ = t5lite("convert", f"--input={GOLDEN}/ul2", f"--output={output}")
+    code, out, _ = command("convert", f"--input={GOLDEN}/ul2", f"--output={output}")
     assert code == 0
-    code, out, _ = t5lite("inspect", f"--checkpoint={output}")
+    code, out, _ = command("inspect", f"--checkpoint={output}")
     assert code == 0
     assert "decoder/layers/mlp/wi_0/kernel" in out
     assert "2 layers, 14 embed, 22 mlp" in out
@@ -88,8 +88,8 @@ def test_inspect_describes_a_run_and_a_checkpoint(t5lite, tmp_path):
         ),
     ],
 )
-def test_mistake_prints_one_line_and_leaves_no_output(arguments, message, t5lite):
-    code, _, err = t5lite("convert", *arguments)
+def test_mistake_prints_one_line_and_leaves_no_output(arguments, message, command):
+    code, _, err = command("convert", *arguments)
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1

@@ -27,20 +27,6 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("infer")
 
 
-@pytest.fixture
-def trained(folder, t5lite):
-    """A run of six steps with the checkpoints 2, 4 and 6, each scored; trained once."""
-    run = folder / "run"
-    if not run.exists():
-        code, _, err = t5lite(
-            *("train", *SMALL, f"--gin.MODEL_DIR={run}", "--gin.train.show_examples=0"),
-            *("--gin.train.checkpoint_every_steps=2", "--gin.train.eval_every_steps=2"),
-            "--gin.train.keep_lowest=cross_entropy_nats_per_token",
-        )
-        assert code == 0, err
-    return run
-
-
 def objects(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -53,6 +39,7 @@ def asked(folder):
     return path
 
 
+@pytest.mark.proof
 def test_results_are_in_order_despite_kills(t5lite, trained, asked, tmp_path):
     def command(name):
         return [
@@ -85,6 +72,7 @@ def test_results_are_in_order_despite_kills(t5lite, trained, asked, tmp_path):
     assert all(line["score"] < 0 for line in whole)
 
 
+@pytest.mark.proof
 def test_two_processes_share_the_work(t5lite, trained, asked, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -104,7 +92,7 @@ def test_two_processes_share_the_work(t5lite, trained, asked, tmp_path):
         for n in range(2)
     ]
     for process in processes:
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=small.PATIENCE)
         assert process.returncode == 0, err
     one, two = objects(tmp_path / "one.jsonl"), objects(tmp_path / "two.jsonl")
     assert [line["prediction"] for line in one] == [line["prediction"] for line in two]
@@ -260,6 +248,7 @@ def test_scores_of_one_checkpoint_only_are_printed(capsys):
     assert ["f1/b", "-", "0.5"] in rows
 
 
+@pytest.mark.proof
 def test_a_watched_run_is_scored_once_per_checkpoint(t5lite, tmp_path):
     run = tmp_path / "run"
     arguments = [*SMALL, f"--gin.MODEL_DIR={run}", "--gin.train.show_examples=0"]
@@ -267,7 +256,7 @@ def test_a_watched_run_is_scored_once_per_checkpoint(t5lite, tmp_path):
     try:
         code, _, err = t5lite("train", *arguments)
         assert code == 0, err
-        out, err = watcher.communicate(timeout=200)
+        out, err = watcher.communicate(timeout=small.PATIENCE)
     finally:
         # It would wait endlessly for a failed run.
         watcher.kill()

@@ -13,6 +13,7 @@ import pytest
 from t5lite.cli.main import main
 from t5lite.core.run_directory import outcomes, read_metrics
 from t5lite.launching.processes import t5lite_command
+from tests import small
 from tests.cli.conftest import ROOT
 from tests.cli.test_commands import SMALL
 
@@ -21,7 +22,7 @@ TRAIN = ["--", *SMALL, "--gin.train.show_examples=0"]
 
 
 @pytest.fixture
-def launch(t5lite, tmp_path):
+def launch(t5lite, command, tmp_path):
     def arguments(*words):
         end = words.index("--") if "--" in words else len(words)
         return ["launch", *words[:end], f"--dir={tmp_path}", *words[end:]]
@@ -29,6 +30,7 @@ def launch(t5lite, tmp_path):
     def run(*words):
         return t5lite(*arguments(*words))
 
+    run.here = lambda *words: command(*arguments(*words))
     run.start = lambda *words, **options: t5lite.start(*arguments(*words), **options)
     return run
 
@@ -61,7 +63,7 @@ def in_process(monkeypatch):
 
 
 def results(launch, name):
-    code, out, err = launch("results", name, "--json")
+    code, out, err = launch.here("results", name, "--json")
     assert code == 0, err
     return json.loads(out)
 
@@ -124,6 +126,7 @@ def test_a_sweep_that_is_killed_repeatedly_ends_as_an_undisturbed_one(
     assert f"all {count} trials have ended" in launch("resume", "killed")[1]
 
 
+@pytest.mark.proof
 def test_a_vectorized_sweep_equals_separate_runs(launch, t5lite, tmp_path):
     # The command of the second trial, alone.
     single = [
@@ -184,6 +187,7 @@ def test_a_launch_without_a_sweep_in_two_processes(launch, tmp_path):
     assert log.count("step 6/6") == 1
 
 
+@pytest.mark.proof
 def test_a_sweep_whose_run_file_has_changed_does_not_resume(launch, tmp_path):
     path = tmp_path / "my.gin"
     path.write_text("include 'gin/run/quickstart.gin'\nT5Config.dropout_rate = 0.1\n")
@@ -207,9 +211,8 @@ def test_a_sweep_whose_run_file_has_changed_does_not_resume(launch, tmp_path):
     assert code == 0, err
 
 
-@pytest.mark.parametrize(
-    "more", [[], pytest.param(["--vectorized=2"], marks=pytest.mark.proof)], ids=str
-)
+@pytest.mark.proof
+@pytest.mark.parametrize("more", [[], ["--vectorized=2"]], ids=str)
 def test_an_unknown_objective_stops_the_launch_at_the_first_evaluation(more, launch):
     words = ["--on=local", "--name=b", "--minimize=exact_mach", *more]
     code, _, err = launch(*words, "--sweep=train.seed=range(2)", *TRAIN, "--gin.STEPS=100000")
@@ -229,7 +232,7 @@ def test_ctrl_c_saves_all_vectorized_trials(launch, tmp_path):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=small.PATIENCE)
     assert process.returncode == 42, err
     assert "saving; Ctrl-C again to stop at once" in err
     for number in range(2):
@@ -318,7 +321,7 @@ def test_mistakes_are_one_line_before_anything_starts(in_process, capsys, tmp_pa
 
 def test_a_missing_slurm_is_one_line(launch):
     process = launch.start("--on=slurm", "--name=a", *TRAIN, environment={"PATH": "/nowhere"})
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=small.PATIENCE)
     assert process.returncode == 2
     assert "sbatch not found: this machine has no Slurm" in err
 
@@ -330,7 +333,7 @@ def test_a_sweep_file_lists_trials(launch, tmp_path):
         "                {'Cosine.learning_rate': 0.2, 'train.seed': 4}]\n"
     )
     words = ["--on=local", "--name=a", f"--sweep_file={path}", "--dry_run"]
-    code, out, err = launch(*words, *TRAIN)
+    code, out, err = launch.here(*words, *TRAIN)
     assert code == 0, err
     plan, *commands = out.splitlines()
     assert plan == "# a: 2 trials, 2 distinct settings (2 apart from their seeds)"
@@ -339,18 +342,18 @@ def test_a_sweep_file_lists_trials(launch, tmp_path):
         ["--gin.Cosine.learning_rate=0.2", "--gin.train.seed=4"],
     ]
     path.write_text("sweep.values = {'Cosine.learning_rate': 'log(0.1, 1.0)'}\nsweep.trials = 3\n")
-    code, out, err = launch(*words, *TRAIN)
+    code, out, err = launch.here(*words, *TRAIN)
     assert code == 0, err
     assert len(out.splitlines()) == 1 + 3
     path.write_text("sweep.trials = 3\n")
-    code, _, err = launch(*words, *TRAIN)
+    code, _, err = launch.here(*words, *TRAIN)
     assert code == 2
     assert "a sweep file needs either sweep.values or sweep.listed" in err
 
 
 def test_sampling_stops_when_the_search_space_is_exhausted(launch):
     words = ["--on=local", "--name=a", "--method=tpe", "--trials=6", "--dry_run"]
-    code, out, err = launch(*words, "--sweep=Cosine.learning_rate=[0.1, 0.2]", *TRAIN)
+    code, out, err = launch.here(*words, "--sweep=Cosine.learning_rate=[0.1, 0.2]", *TRAIN)
     assert code == 0, err
     assert "exhausted by its 2 settings, so --trials is 2 instead of 6" in out
     assert out.count("t5lite train") == 2

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests import small
+
 BEGINNING = """
 import signal
 import sys
@@ -52,4 +54,4 @@ until_stopped(work)
 
 @pytest.mark.parametrize("use", [TRAINING, LAUNCHING], ids=["training", "launching"])
 def test_a_signal_may_arrive_at_any_point_while_another_is_handled(use):
-    subprocess.run([sys.executable, "-c", BEGINNING + use], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", BEGINNING + use], check=True, timeout=small.PATIENCE)

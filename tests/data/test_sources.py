@@ -18,6 +18,7 @@ from t5lite.data.sources.formats import parts_of, read_part, split_text
 from t5lite.data.sources.tfds_source import TfdsSource
 from t5lite.data.storage.array_records import ArrayRecords
 from t5lite.data.storage.building import BuildOptions
+from tests import small
 
 ROWS = [{"en": f"größer {n}", "de": f"日本 {n}" * (n % 5), "n": n} for n in range(500)]
 PAIRS = [(row["en"], row["de"]) for row in ROWS]
@@ -330,7 +331,7 @@ def test_builds_of_the_same_text_have_the_same_fingerprint(count, tmp_path):
         process = context.Process(target=_fingerprint, args=arguments)
         process.start()
         process.join()
-    assert len({results.get(timeout=60) for _ in range(count)}) == 1
+    assert len({results.get(timeout=small.PATIENCE) for _ in range(count)}) == 1
 
 
 def test_a_damaged_record_is_reported_when_it_is_read(tmp_path):

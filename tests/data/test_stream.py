@@ -37,8 +37,8 @@ def _features(batches):
 @pytest.mark.parametrize(
     ("processes", "workers"),
     [
-        pytest.param(1, 1, marks=pytest.mark.proof),
-        (1, 4),
+        (1, 1),
+        pytest.param(1, 4, marks=pytest.mark.proof),
         (2, 0),
         pytest.param(4, 0, marks=pytest.mark.proof),
         pytest.param(8, 0, marks=pytest.mark.proof),

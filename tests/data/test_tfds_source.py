@@ -9,6 +9,7 @@ import pytest
 from t5lite.core.errors import UserError
 from t5lite.data.sources.tfds_source import TfdsSource
 from t5lite.data.text.templates import fill
+from tests import small
 
 PREPARE = """
 import sys
@@ -137,12 +138,12 @@ def test_processes_that_prepare_a_data_set_get_the_same_fingerprint(tmp_path):
         )
         for seed in range(2)
     ]
-    assert len({process.communicate(timeout=120)[0] for process in processes}) == 1
+    assert len({process.communicate(timeout=small.PATIENCE)[0] for process in processes}) == 1
 
 
 def test_processes_may_prepare_a_data_set_at_the_same_time(tmp_path):
     command = [sys.executable, "-c", PREPARE, str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = {process.communicate(timeout=120)[0] for process in processes}
+    outputs = {process.communicate(timeout=small.PATIENCE)[0] for process in processes}
     assert len(outputs) == 1
     assert int(outputs.pop().split()[0]) > 50

@@ -10,6 +10,7 @@ import pytest
 from t5lite.core.errors import UserError
 from t5lite.parallel import processes
 from t5lite.parallel.processes import roll_call, start_processes
+from tests import small
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def call(address, count, indices, seconds):
 
 
 def test_all_processes_continue_once_all_have_started(address):
-    assert call(address, 4, [3, 1, 0, 2], 20.0) == [None] * 4
+    assert call(address, 4, [3, 1, 0, 2], 200.0) == [None] * 4
 
 
 def test_missing_processes_are_named_in_all_others(address):
@@ -60,7 +61,7 @@ def test_a_stranger_is_not_counted(address):
 
 def test_a_silent_stranger_does_not_delay_the_job(address):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        first = pool.submit(roll_call, address, 2, 0, 8.0)
+        first = pool.submit(roll_call, address, 2, 0, 80.0)
         host, port = address.split(":")
         while True:
             try:
@@ -68,7 +69,7 @@ def test_a_silent_stranger_does_not_delay_the_job(address):
                 break
             except ConnectionRefusedError:
                 time.sleep(0.05)
-        second = pool.submit(roll_call, address, 2, 1, 8.0)
+        second = pool.submit(roll_call, address, 2, 1, 80.0)
         assert (first.exception(), second.exception()) == (None, None)
         silent.close()
 
@@ -150,5 +151,5 @@ def test_processes_are_detected_under_slurm():
                 text=True,
             )
         )
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=small.PATIENCE) for process in processes]
     assert [out.splitlines()[-1] for out, _ in outputs] == ["0 2", "1 2"], told

@@ -126,5 +126,5 @@ def test_two_processes_exchange_their_cursors():
         for rank in range(2)
     ]
     for process in processes:
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=small.PATIENCE)
         assert process.returncode == 0, err

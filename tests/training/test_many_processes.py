@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from t5lite.core.run_directory import read_metrics
+from tests import small
+from tests.conftest import COMPILE_FAST
 
+pytestmark = pytest.mark.proof
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # Processes add gradients up in another order than the devices of one process.
 ROUNDING = 1e-5
@@ -28,7 +31,7 @@ def in_processes(text_file, data_dir):
         for index in range(count):
             environment = {
                 **os.environ,
-                "XLA_FLAGS": "--xla_backend_optimization_level=0",
+                "XLA_FLAGS": COMPILE_FAST,
                 "JAX_NUM_CPU_DEVICES": str(8 // count),
                 "JAX_COORDINATOR_ADDRESS": address,
                 "JAX_NUM_PROCESSES": str(count),
@@ -45,7 +48,7 @@ def in_processes(text_file, data_dir):
                     stderr=subprocess.PIPE,
                 )
             )
-        outputs = [process.communicate(timeout=300) for process in processes]
+        outputs = [process.communicate(timeout=small.PATIENCE) for process in processes]
         assert all(process.returncode == 0 for process in processes), outputs
         return next(line for line in outputs[0][0].splitlines() if line.startswith("state "))
 
@@ -60,7 +63,7 @@ def of_one(in_processes, tmp_path_factory):
     return model_dir
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.proof)])
+@pytest.fixture(scope="module", params=[2, 4])
 def of_many(request, in_processes, tmp_path_factory):
     """Where several have, and the state that they ended with."""
     model_dir = tmp_path_factory.mktemp("many")
@@ -81,7 +84,7 @@ def test_many_processes_train_as_one(of_many, of_one):
     assert_same_losses(of_many[0], of_one)
 
 
-@pytest.mark.parametrize("count", [1, *(pytest.param(n, marks=pytest.mark.proof) for n in (2, 8))])
+@pytest.mark.parametrize("count", [1, 2, 8])
 def test_a_checkpoint_of_many_processes_is_restored_by_any_number(count, in_processes, of_many):
     model_dir, state = of_many
     assert in_processes(count, "restore", model_dir) == state

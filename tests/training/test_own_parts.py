@@ -15,6 +15,7 @@ from t5lite.core.run_directory import read_metrics
 from t5lite.training.slot import VectorizedTrial
 from t5lite.training.vectorized_loop import train_vectorized
 from tests import small
+from tests.conftest import COMPILE_FAST
 from tests.training.own_parts import FocalLoss
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -39,7 +40,7 @@ def own_run(data_dir, programs_dir, tmp_path_factory):
     environment = {
         "TFDS_DATA_DIR": data_dir,
         "JAX_NUM_CPU_DEVICES": "1",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": COMPILE_FAST,
         "JAX_COMPILATION_CACHE_DIR": str(programs_dir),
     }
     done = subprocess.run(

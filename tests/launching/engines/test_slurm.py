@@ -14,14 +14,12 @@ from tests import small
 from tests.launching.engines.slurm_cluster import Cluster, missing
 
 ROOT = pathlib.Path(__file__).parent.parent.parent.parent
-pytestmark = [
-    pytest.mark.proof,
-    pytest.mark.skipif(
-        bool(missing()) or os.geteuid() != 0,
-        reason="needs root and Slurm's programs (apt-get install slurmctld slurmd slurm-client "
-        "slurm-wlm-basic-plugins munge)",
-    ),
-]
+needs_slurm = pytest.mark.skipif(
+    bool(missing()) or os.geteuid() != 0,
+    reason="needs root and Slurm's programs (apt-get install slurmctld slurmd slurm-client "
+    "slurm-wlm-basic-plugins munge)",
+)
+pytestmark = [pytest.mark.proof, needs_slurm]
 TRAIN = [
     *small.QUICKSTART,
     "--gin.train.show_examples=0",

@@ -11,6 +11,7 @@ import pytest
 
 from t5lite.core.run_directory import outcomes, read_metrics, read_records
 from t5lite.launching.engines.shipping import build_wheel
+from tests import small
 from tests.launching.engines.test_slurm import TRAIN
 from tests.launching.engines.tpu_cloud import Cloud, free_port, missing, wait
 
@@ -18,6 +19,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent.parent
 needs_cloud = pytest.mark.skipif(
     bool(missing()) or os.geteuid() != 0, reason=f"needs root and {', '.join(missing()) or 'more'}"
 )
+pytestmark = [pytest.mark.proof, needs_cloud]
 OFTEN = "--gin.train.checkpoint_every_steps=10"
 # The shipped wheel comes before the package of this environment.
 SETUP = """
@@ -63,7 +65,7 @@ def t5lite(cloud, tmp_path, wheel):
 
     def run(*arguments, command=(), code=0):
         process = start(*arguments, command=command)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=small.PATIENCE)
         assert process.returncode == code, (out, err)
         return out if code == 0 else err
 
@@ -77,8 +79,6 @@ def latest(model_dir):
     return max((m["step"] for m in read_metrics(model_dir)), default=0)
 
 
-@pytest.mark.proof
-@needs_cloud
 def test_a_trial_is_preempted_its_watcher_killed_and_it_finishes(cloud, t5lite, tmp_path):
     steps = 250
     process = t5lite.start(
@@ -128,14 +128,12 @@ def test_a_trial_is_preempted_its_watcher_killed_and_it_finishes(cloud, t5lite, 
     assert not cloud.resources
 
 
-@pytest.mark.proof
-@needs_cloud
 def test_a_cancelled_trial_saves_and_its_slice_is_deleted(cloud, t5lite, tmp_path):
     process = t5lite.start(*t5lite.new, "--name=two", command=[*TRAIN, "--gin.STEPS=5000"])
     folder = tmp_path / "two" / "trials" / "0000"
     wait(lambda: process.poll() is None and latest(folder) > 3, 120)
     assert "asked to save and stop" in t5lite("cancel", "two")
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=small.PATIENCE)
     assert process.returncode == 42, err
     assert cloud.deleted == ["two-0000"]
     assert outcomes(folder)["preempted"] == 1
@@ -153,8 +151,6 @@ def test_a_cancelled_trial_saves_and_its_slice_is_deleted(cloud, t5lite, tmp_pat
     assert "has no slice" in t5lite("cancel", "two")
 
 
-@pytest.mark.proof
-@needs_cloud
 def test_crashes_count_against_the_budget(cloud, t5lite, tmp_path):
     # Every worker fails before an attempt is recorded.
     broken = tmp_path / "broken.sh"
@@ -170,7 +166,6 @@ def test_crashes_count_against_the_budget(cloud, t5lite, tmp_path):
     assert cloud.created == cloud.deleted == ["three-0000"]
 
 
-@needs_cloud
 def test_rejections_are_one_line_and_leave_nothing_behind(cloud, t5lite, tmp_path):
     cloud.refused = {
         "code": 429,
