@@ -1,5 +1,6 @@
 """Eight simulated devices, shapes checked at run time, and small things that many tests need."""
 
+import gc
 import importlib.metadata
 import os
 
@@ -51,6 +52,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
         return 0
     # A worker takes up to 2 GB.
     return min(len(os.sched_getaffinity(0)), 16)
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the imported modules out of all later garbage collections, which Orbax runs often."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

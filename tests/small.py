@@ -46,6 +46,7 @@ QUICKSTART = (
     "--gin.SpanCorruption.inputs_length=32",
     "--gin.Cosine.warmup_steps=2",
     "--gin.train.log_every_steps=1",
+    "--gin.evaluate.batch_size=64",
 )
 
 CONFIG = T5Config(
