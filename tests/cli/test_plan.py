@@ -55,9 +55,9 @@ def test_a_wrong_topology_is_an_error_on_one_line(flags, message, command):
         (["--suggest"], "--suggest needs "),
     ],
 )
-def test_a_plan_that_does_not_fit_simulated_devices_is_an_error(flags, message, command):
+def test_a_plan_that_does_not_fit_simulated_devices_is_an_error(flags, message, t5lite):
     """In processes of their own: the number of devices is fixed once JAX has started."""
-    status, _, err = command(*QUICKSTART, "--topology=cpu:8", *flags)
+    status, _, err = t5lite(*QUICKSTART, "--topology=cpu:8", *flags)
     assert status == 2
     assert message in err
     assert len(err.splitlines()) == 1
