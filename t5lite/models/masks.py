@@ -30,6 +30,9 @@ class AttentionMask:
         query_positions, key_positions: int [q] and [k]; None is 0, 1, 2, ...
         query_prefix, key_prefix: 1 for tokens of a prefix, int [b, q] and [b, k]. Tokens of a
             prefix attend to each other in both directions despite `causal`.
+        memory_keys: True for keys that are no tokens of the queries' sequence, bool [k], such as
+            encoder states that self-attention also reads (merged attention): `causal` and `window`
+            do not apply to them.
         visible: an explicit mask, bool [#b, 1, q, k], for what no rule expresses.
         causal: whether a query attends to no key at a later position.
         window: how far a query sees to the left and to the right, in positions.
@@ -53,6 +56,7 @@ class AttentionMask:
     key_positions: Positions = None
     query_prefix: Any = None
     key_prefix: Any = None
+    memory_keys: Any = None
     visible: Any = None
     causal: bool = dataclasses.field(default=False, metadata={"static": True})
     window: Window | None = dataclasses.field(default=None, metadata={"static": True})
@@ -67,11 +71,11 @@ class AttentionMask:
             if self.query_prefix is not None:
                 queried, prefix = self.query_prefix > 0, self.key_prefix > 0
                 in_order = in_order | (queried[:, None, :, None] & prefix[:, None, None, :])
-            allowed = _both(allowed, in_order)
+            allowed = _both(allowed, self._or_memory(in_order))
         if self.window is not None:
             left, right = self.window
             near = (keys >= queries - left) & (keys <= queries + right)
-            allowed = _both(allowed, near[None, None])
+            allowed = _both(allowed, self._or_memory(near[None, None]))
         if self.query_segment_ids is not None:
             mine = self.query_segment_ids[:, None, :, None]
             theirs = self.key_segment_ids[:, None, None, :]
@@ -88,10 +92,14 @@ class AttentionMask:
                [1, 1]], dtype=int32)
         """
         sliced: dict[str, Any] = {"key_positions": key_positions(self.key_positions, start, size)}
-        for name, axis in (("key_segment_ids", 1), ("key_prefix", 1), ("visible", 3)):
+        axes = {"key_segment_ids": 1, "key_prefix": 1, "memory_keys": 0, "visible": 3}
+        for name, axis in axes.items():
             if (field := getattr(self, name)) is not None:
                 sliced[name] = jax.lax.dynamic_slice_in_dim(field, start, size, axis)
         return dataclasses.replace(self, **sliced)
+
+    def _or_memory(self, allowed: Bool[Array, "#b 1 #q k"]) -> Bool[Array, "#b 1 #q k"]:
+        return allowed if self.memory_keys is None else allowed | self.memory_keys[None, None, None]
 
 
 def key_positions(positions: Positions, start: int | Int[Array, ""], size: int) -> Positions:

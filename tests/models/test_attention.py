@@ -119,11 +119,13 @@ def test_soft_cap_bounds_the_difference_of_scores():
 def test_mask_of_a_block_of_keys_is_a_block_of_the_mask(start):
     ids = jnp.array([[1, 1, 2, 2, 2, 0]])
     prefix = jnp.array([[1, 1, 1, 1, 0, 0]])
+    memory = jnp.arange(6) == 4
     mask = AttentionMask(
         query_segment_ids=ids,
         key_segment_ids=ids,
         query_prefix=prefix,
         key_prefix=prefix,
+        memory_keys=memory,
         visible=jnp.ones((1, 1, 6, 6), bool).at[0, 0, 0, 0].set(False),
         causal=True,
         window=(1, 2),
@@ -135,5 +137,6 @@ def test_mask_of_a_block_of_keys_is_a_block_of_the_mask(start):
     for q, k in np.ndindex(6, 6):
         same = ids[0, q] == ids[0, k] != 0
         ordered = k <= q or (prefix[0, q] and prefix[0, k])
-        expected[q, k] = same and ordered and q - 1 <= k <= q + 2 and (q, k) != (0, 0)
+        near = q - 1 <= k <= q + 2
+        expected[q, k] = same and ((ordered and near) or memory[k]) and (q, k) != (0, 0)
     np.testing.assert_array_equal(whole[0, 0], expected)
