@@ -5,6 +5,7 @@ All roots count, whatever the command builds: the same files and flags serve eve
 binding is wrong only if no command would read it.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -88,6 +89,11 @@ def check_all_read(states: Sequence[Bindings], roots: Iterable[str]) -> None:
     *earlier, last = states
     roots = tuple(roots)
     read = read_bindings(last, roots)
+
+    @functools.cache
+    def read_before() -> set[Binding]:
+        return {binding for state in earlier for binding in read_bindings(state, roots)}
+
     for (scope, selector), values in last.items():
         for parameter, value in values.items():
             binding = Binding(scope, selector, parameter)
@@ -95,7 +101,11 @@ def check_all_read(states: Sequence[Bindings], roots: Iterable[str]) -> None:
                 continue
             from_files = earlier[-1].get((scope, selector), {})
             is_from_file = parameter in from_files and repr(from_files[parameter]) == repr(value)
-            if is_from_file and any(_was_read(state, binding, roots) for state in earlier):
+            was_used = is_from_file and (
+                binding in read_before()
+                or any(_is_referred_to(state, binding) for state in earlier)
+            )
+            if was_used:
                 continue
             kind = "macro" if binding.is_macro else "parameter"
             near = suggestion(binding.shown, {other.shown for other in read})
@@ -106,10 +116,8 @@ def check_all_read(states: Sequence[Bindings], roots: Iterable[str]) -> None:
             )
 
 
-def _was_read(state: Bindings, binding: Binding, roots: Sequence[str]) -> bool:
-    """Whether a binding was read, or its owner referred to, in an earlier state."""
-    if binding in read_bindings(state, roots):
-        return True
+def _is_referred_to(state: Bindings, binding: Binding) -> bool:
+    """Whether the owner of a binding is referred to anywhere in an earlier state."""
     for values in state.values():
         for reference in _references(values):
             if reference.configurable.selector != binding.selector:

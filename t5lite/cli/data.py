@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ import rich.progress
 import rich.table
 import rich.text
 
+from t5lite.cli.documents import json_document
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.run_files import load_roots
 from t5lite.core.examples import Tokens
@@ -173,7 +173,7 @@ def print_statistics(
             },
             "rows": dataclasses.asdict(rows),
         }
-        print(json.dumps(document))
+        print(json_document(document))
         return
     table = rich.table.Table(title=f"{split}, lengths in tokens", box=None)
     table.add_column("text", no_wrap=True)

@@ -111,6 +111,8 @@ def make_evaluate(
         categories: list[str] = []
         # Questions stay in memory only if metrics need them.
         asked: list[Question] = []
+        # Programs compile in the first batch.
+        on_progress(f"{part.name}: losses", 0, None)
         for some in _batches(questions(part, split), batch_size):
             examples = [question.example for question in some]
             with on_mesh(mesh):

@@ -70,6 +70,7 @@ def make_predict_answers(
         if part.choices is not None:
             examples = [example for question in asked for _, example in question.choices]
             total = len(examples)
+            on_done(0)
             scores = iter(scorer(*lengths)(params, examples, on_done))
             return [
                 max((next(scores).score, -n, text) for n, (text, _) in enumerate(q.choices))[2]
@@ -80,6 +81,7 @@ def make_predict_answers(
             for number, question in enumerate(asked)
         ]
         total = len(prompts)
+        on_done(0)
         targets = generator(*lengths)(params, prompts, on_done)
         return [part.vocabulary.decode(best.tokens) for best, *_ in targets]
 

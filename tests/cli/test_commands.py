@@ -98,7 +98,7 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, command, tmp_pat
     assert "Traceback" not in err
 
 
-def test_train_then_eval_from_what_the_run_left(t5lite, command, tmp_path):
+def test_train_then_eval_by_the_config_of_the_run(t5lite, command, tmp_path):
     run = tmp_path / "run"
     code, out, err = t5lite("train", *SMALL, f"--gin.MODEL_DIR={run}")
     assert code == 0, err

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 import shutil
 import signal
@@ -291,7 +292,7 @@ def test_a_checkpoint_that_is_deleted_meanwhile_is_skipped(
     flags = types.SimpleNamespace(checkpoint="latest", average=1, json=True, gin_file=["run.gin"])
 
     def evaluate(params):
-        return {"loss_nats_per_token": 1.0}
+        return {"loss_nats_per_token": 1.0, "f1": math.nan}
 
     def never(params):
         raise AssertionError("its result cannot be recorded")
@@ -317,8 +318,10 @@ def test_a_checkpoint_that_is_deleted_meanwhile_is_skipped(
         run, evaluate, shapes, {"tasks": ["task"]}, WorkProgress()
     )
     eval_module._watch(scorer, flags)
-    steps = [result["step"] for result in objects(run_dir / "eval" / "validation.jsonl")]
-    assert steps == [2, 6]
+    found = objects(run_dir / "eval" / "validation.jsonl")
+    assert [result["step"] for result in found] == [2, 6]
+    # JSON has no NaN.
+    assert [result["f1"] for result in found] == [None, None]
     assert "step 4 was deleted before it was scored" in capsys.readouterr().err
     flags.average = 2
     with pytest.raises(UserError, match="--watch conflicts with --average"):
