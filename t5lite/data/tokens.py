@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from t5lite.core.errors import UserError
 from t5lite.core.examples import Tokens
 from t5lite.core.files import local_folder
 from t5lite.data.sources.records import Records
@@ -72,10 +73,14 @@ class Tokenized:
         record = preprocessors.changed("Task.preprocessors", self.steps, self.records[index], index)
         if record is None:
             return ()
-        return tuple(
-            self.vocabulary.encode(templates.fill(text, record, list_separator=self.list_separator))
-            for text in self.texts
-        )
+        try:
+            texts = [
+                templates.fill(text, record, list_separator=self.list_separator)
+                for text in self.texts
+            ]
+        except UserError as error:
+            raise UserError(f"record {index}: {error}") from error
+        return tuple(map(self.vocabulary.encode, texts))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -214,9 +214,9 @@ def _request(
                 kind = type(given[name]).__name__
                 raise UserError(f"{location}: field {name!r} must be a string, got {kind}")
             raise UserError(f"{location}: no string field {name!r}; {suggestion(name, changed)}")
-    inputs = templates.fill(inference.inputs, changed)
+    inputs = _filled(inference.inputs, changed, location)
     if mode == "score":
-        targets = templates.fill(inference.targets, changed)
+        targets = _filled(inference.targets, changed, location)
         return Request(given=given, inputs=inputs, targets=targets)
     decoding = given.get("decoding", {})
     _check_decoding(decoding, inference.decoding, location)
@@ -224,6 +224,13 @@ def _request(
     if not isinstance(prefix, str):
         raise UserError(f"{location}: prefix must be a string, got {prefix!r}")
     return Request(given=given, inputs=inputs, prefix=prefix, decoding=decoding)
+
+
+def _filled(template: str, record: Mapping[str, str], location: str) -> str:
+    try:
+        return templates.fill(template, record)
+    except UserError as error:
+        raise UserError(f"{location}: {error}") from error
 
 
 def _check_decoding(own: Any, shared: Decoding, location: str) -> None:

@@ -120,7 +120,7 @@ def test_a_failing_preprocessor_is_named(step, message, make_task):
 
 def test_a_template_is_checked_against_preprocessed_records(make_task):
     task = make_task(preprocessors=["lowercase"], inputs="{eng}")
-    with pytest.raises(UserError, match="names the field 'eng'; did you mean 'en'"):
+    with pytest.raises(UserError, match="record 0: .* names the field 'eng'; did you mean 'en'"):
         task.tokens("train")[0]
 
 

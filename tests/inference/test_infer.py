@@ -190,6 +190,14 @@ def test_invalid_objects_are_errors_with_file_and_line(content, message, tmp_pat
         read(tmp_path, content)
 
 
+def test_templates_take_paths_into_objects_as_tasks_do(tmp_path):
+    content = '{"translation": {"en": "größer"}, "words": ["a", "b"]}\n'
+    (request,) = read(tmp_path, content, inputs="{translation.en} {words:-}")
+    assert request.inputs == "größer a-b"
+    with pytest.raises(UserError, match="in.jsonl:1: .*'translation' has no 'fr'; known: en"):
+        list(read(tmp_path, content, inputs="{translation.fr}"))
+
+
 def test_scoring_needs_targets(tmp_path):
     with pytest.raises(UserError, match="no string field 'targets'"):
         read(tmp_path, '{"inputs": "a"}\n', mode="score")
