@@ -29,7 +29,7 @@ FILES = "gin/run/quickstart.gin"
 
 
 def random_array(seed: int, box: Parameter) -> LazyArray:
-    """Numbers that do not compress, of about the size that weights have."""
+    """Random numbers, incompressible and of the scale of weights."""
     shape = tuple(box.value.shape)
 
     def load() -> np.ndarray:
@@ -53,19 +53,19 @@ def make(folder: pathlib.Path, model_file: str) -> int:
 
 
 def converted(source: pathlib.Path, output: pathlib.Path, to: str) -> dict[str, float]:
-    """Converts in a process of its own."""
+    """Converts in a subprocess; returns its time and peak memory."""
     command = [sys.executable, "-m", "t5lite", "convert"]
     command += [f"--input={source}", f"--output={output}", f"--to={to}"]
     started = time.perf_counter()
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)
     assert status == 0, status
-    # Linux counts in units of 1,024 bytes.
+    # Linux reports units of 1,024 bytes.
     return {"seconds": time.perf_counter() - started, "peak_bytes": usage.ru_maxrss * 1024}
 
 
 def same(one: pathlib.Path, other: pathlib.Path) -> bool:
-    """Whether two folders of Hugging Face hold the same arrays."""
+    """Whether two Hugging Face directories hold the same arrays."""
     ours, theirs = read_huggingface(one), read_huggingface(other)
     assert dataclasses.asdict(ours.model.config) == dataclasses.asdict(theirs.model.config)
     return all(

@@ -28,9 +28,9 @@ from t5lite.objectives.span_corruption import SpanCorruption
 from t5lite.objectives.supervised import Supervised
 
 VOCABULARY = flags.DEFINE_string("vocabulary", None, "A SentencePiece model.", required=True)
-WORK = flags.DEFINE_string("work", None, "A folder for data and results.", required=True)
+WORK = flags.DEFINE_string("work", None, "Directory for data and results.", required=True)
 PARTS = flags.DEFINE_list("parts", ["throughput", "fill", "memory", "seek"], "What to measure.")
-EXAMPLES = flags.DEFINE_integer("examples", 10_000_000, "Of the measurement of memory.")
+EXAMPLES = flags.DEFINE_integer("examples", 10_000_000, "Examples in the memory measurement.")
 
 NUM_RECORDS = 100_000
 BATCH_SIZE = 128
@@ -65,7 +65,7 @@ def batches_of(
     batch_size: int = BATCH_SIZE,
     cursors: Sequence[Cursor] | None = None,
 ) -> Batches:
-    """All rows of every batch."""
+    """Returns all rows of the batches of a task."""
     return Batches(
         *(task, "train", layout),
         rows=range(batch_size),
@@ -78,7 +78,7 @@ def batches_of(
 
 
 def throughput(task: Task, *, packed: bool, workers: int) -> dict[str, float]:
-    """Tokens a second over some seconds, after the first batches."""
+    """Measures tokens and rows per second, after the first batches."""
     with contextlib.closing(
         batches_of(task, SPAN_LAYOUT, packed=packed, workers=workers)
     ) as batches:
@@ -96,11 +96,11 @@ def throughput(task: Task, *, packed: bool, workers: int) -> dict[str, float]:
 
 
 def fill(folder: pathlib.Path) -> dict[str, float]:
-    """Fill of rows on inputs of 20 to 400 tokens, uniform, and targets of a fifth of them."""
+    """Measures row occupancy: inputs of 20 to 400 tokens, uniform; targets a fifth as long."""
     path = folder / "pairs.tsv"
     rng = np.random.default_rng(1)
     lengths = rng.integers(20, 401, NUM_RECORDS)
-    # One token is the end of sequence.
+    # One token is the end of the sequence.
     lines = (f"{'x' * (n - 1)}\t{'y' * max(n // 5 - 1, 1)}\n" for n in lengths)
     path.write_text("".join(lines))
     task = Task(
@@ -128,7 +128,7 @@ def fill(folder: pathlib.Path) -> dict[str, float]:
 def memory(
     folder: pathlib.Path, num_examples: int, *, packed: bool, batch_size: int
 ) -> Iterator[dict[str, float]]:
-    """Yields memory after so many examples, and at the end the time to a batch at this place."""
+    """Yields memory at ten points, and at the end the time to seek to the following batch."""
     path = folder / "short.txt"
     rng = np.random.default_rng(2)
     path.write_text("".join(f"{'z' * n}\n" for n in rng.integers(1, 24, 1_000_000)))

@@ -32,7 +32,7 @@ SIZES = {
 
 
 def main() -> None:
-    """Measures every way of writing with one size of model."""
+    """Measures greedy and beam search with one size of model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="t5_1_0_small")
     parser.add_argument("--vocab_size", type=int, default=32128)
@@ -51,7 +51,7 @@ def main() -> None:
         theirs.save_pretrained(folder)
         foreign = read_huggingface(pathlib.Path(folder))
         params = {name: jnp.asarray(array.load()) for name, array in foreign.params.items()}
-    # As a checkpoint is restored: all of it on each device, once.
+    # Replicated, like a restored checkpoint.
     everywhere = jax.NamedSharding(Mesh().make().devices, jax.P())
     nested = jax.device_put(flax.traverse_util.unflatten_dict(params, sep="/"), everywhere)
     config = foreign.model.config.__class__(**{**vars(foreign.model.config), "dtype": "float32"})
@@ -70,8 +70,8 @@ def main() -> None:
 def compare(
     theirs: Any, model: Any, params: Any, inputs: Any, beams: int, tokens: int, repeats: int
 ) -> dict[str, Any]:
-    """Returns the seconds of both, each time one after the other, and whether they wrote alike."""
-    # No target ends before all its tokens are there.
+    """Returns the times of both, measured in turns, and the number of equal rows."""
+    # Every target has the full number of tokens.
     decoding = Decoding(num_beams=beams, length_penalty=0.0, min_length=tokens)
     predict = make_predict(
         *(model, Mesh().make(), decoding),
@@ -115,7 +115,7 @@ def compare(
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Returns the seconds that it took, and what it returned."""
+    """Returns the elapsed seconds and the result."""
     started = time.perf_counter()
     result = work()
     return time.perf_counter() - started, result

@@ -9,12 +9,12 @@ import time
 
 from absl import app, flags
 
-RESULTS = flags.DEFINE_string("results", "experiments/pods/results.jsonl", "Lines are added here.")
-PARALLEL = flags.DEFINE_integer("parallel", 2, "Plans that are made at once.")
-ONLY = flags.DEFINE_string("only", "", "Only plans whose name holds this.")
-TABLE = flags.DEFINE_boolean("table", False, "Prints what is there as Markdown, and plans nothing.")
+RESULTS = flags.DEFINE_string("results", "experiments/pods/results.jsonl", "Appended to.")
+PARALLEL = flags.DEFINE_integer("parallel", 2, "Plans to compile at a time.")
+ONLY = flags.DEFINE_string("only", "", "Only plans whose name contains this.")
+TABLE = flags.DEFINE_boolean("table", False, "Print the results as Markdown and plan nothing.")
 
-# Shares of the parameters. On all of a large slice XLA adds up whole gradients on every device.
+# Mesh.fsdp of each model. Over all chips of a large slice, XLA reduces whole gradients on each.
 MODELS = {
     "t5_1_1_small": 16,
     "t5_1_1_base": 16,
@@ -25,7 +25,7 @@ MODELS = {
     "ul2": 64,
 }
 FULL_REMAT = ("t5_1_1_xxl", "t5_1_0_11b", "ul2")
-# Devices in a slice, and how many slices.
+# Devices per slice, and slices.
 SLICES = {
     "v5e:16x16": (256, 1),
     "v5p:4x4x4": (64, 1),
@@ -35,18 +35,18 @@ SLICES = {
     "v5p:8x16x16": (2048, 1),
 }
 ROWS = 8
-# The smallest slice that one of the models is planned for besides, to see it grow to 2,048 chips.
+# One model also on a small slice, for its scaling up to 2,048 chips.
 SMALLEST = ("t5_1_1_large", "v5p:2x2x4", 16)
 
 
 def bindings_of(model, devices):
-    """Returns the flags of a plan, the same rows on each device of all slices."""
+    """Returns the bindings of a plan with the same number of rows per device."""
     full = ["T5Config.remat=full"] if model in FULL_REMAT else []
     return [f"Mesh.fsdp={MODELS[model]}", f"BATCH_SIZE={ROWS * devices}", *full]
 
 
 def plans():
-    """Yields the name of each plan and its flags."""
+    """Yields name, model, slices and bindings of each plan."""
     for slices, (devices, count) in SLICES.items():
         for model in MODELS:
             yield f"{model} on {slices}", model, slices, bindings_of(model, devices * count)
@@ -55,7 +55,7 @@ def plans():
 
 
 def make(name, model, slices, bindings):
-    """Runs one plan and returns its line."""
+    """Runs one plan and returns its result."""
     count, _, topology = slices.rpartition(" * ")
     command = [
         *(sys.executable, "-m", "t5lite", "plan", "--gin_file=experiments/pods/run.gin"),
@@ -72,7 +72,7 @@ def make(name, model, slices, bindings):
 
 
 def table(lines):
-    """Prints a table of the plans, in their order, sizes of each device."""
+    """Prints the plans in order as a table, with sizes per device."""
     print("| plan | fits | GB | TFLOP, of the formula | GB sent: in its slice, to others | least |")
     print("|---|---|---|---|---|---|")
     order = [name for name, *_ in plans()]
