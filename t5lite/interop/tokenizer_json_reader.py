@@ -85,6 +85,8 @@ def _rebuilt(content: Mapping[str, Any], names: SpecialNames, owner: str) -> Reb
             "spiece.model beside it or name a vocabulary as convert.vocabulary"
         )
     vocab = [(str(piece), float(score)) for piece, score in model["vocab"]]
+    while vocab and vocab[-1][0].startswith(GUARD):
+        vocab.pop()
     added = {str(token["content"]): int(token["id"]) for token in content["added_tokens"]}
     _check_added(content["added_tokens"], vocab, owner)
     num_sentinels = _num_sentinels(vocab)
@@ -244,6 +246,8 @@ def _with_normalizer(
         raise _unknown(owner, f"Replace of {other[0][0]!r} by {other[0][1]!r}")
     # Characters that are split at there and would be pieces here.
     if kept := [character for character in whitespace if normalize(character) not in ("", " ")]:
+        # Compiling a character map is logged otherwise.
+        sentencepiece.SetMinLogLevel(2)
         rules = []
         if charsmap:
             rules = sentencepiece.SentencePieceNormalizer(

@@ -49,6 +49,8 @@ def tokenizer_json(vocabulary: SentencePieceVocabulary) -> Json:
     first = len(pieces)
     if not vocabulary.sentinels_in_model:
         pieces += [f"<extra_id_{i}>" for i in reversed(range(vocabulary.num_sentinels))]
+    # NOTE: the library numbers added tokens upwards from the size of the model, whatever their ids.
+    pieces += [f"{GUARD}{number}" for number in range(len(pieces), _first_added(vocabulary))]
     has_inner_space = any(SPACE in piece[1:] for piece in pieces)
     strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
     prepends = "first" if proto.normalizer_spec.add_dummy_prefix else "never"
@@ -74,8 +76,24 @@ def tokenizer_json(vocabulary: SentencePieceVocabulary) -> Json:
                 *([strip] if prepends == "first" else []),
             ],
         },
+        # Pieces with a guard are never in a text: they only have ids.
         "model": _model(proto, pieces[first:]),
     }
+
+
+def _first_added(vocabulary: SentencePieceVocabulary) -> int:
+    """Returns the first id after the sentinels that an added token has.
+
+    Raises:
+        UserError: if the ids from there are not consecutive.
+    """
+    ids = sorted(i for i in vocabulary.special.texts if i >= vocabulary.sentinel_stop)
+    if ids and ids[-1] - ids[0] >= len(ids):
+        raise UserError(
+            "--to=huggingface: the ids of SpecialTokens.added_tokens must be consecutive for the "
+            f"tokenizers library, got {ids[0]} to {ids[-1]} for {len(ids)} tokens"
+        )
+    return ids[0] if ids else 0
 
 
 def _added_tokens(
@@ -211,10 +229,10 @@ def plain_normalizer(proto: Any) -> Any:
     return sentencepiece.SentencePieceNormalizer(model_proto=copy.SerializeToString()).normalize
 
 
-def _model(proto: Any, sentinels: Sequence[str]) -> Json:
+def _model(proto: Any, others: Sequence[str]) -> Json:
     kind = proto.trainer_spec.model_type
     if kind == BPE:
-        return _bpe(proto, sentinels)
+        return _bpe(proto, others)
     if kind == WORD:
         raise UserError(
             "--to=huggingface: a SentencePiece model of type 'word' has no counterpart in the "
@@ -230,12 +248,12 @@ def _model(proto: Any, sentinels: Sequence[str]) -> Json:
     return {
         "type": "Unigram",
         "unk_id": proto.trainer_spec.unk_id,
-        "vocab": vocab + [[text, 0.0] for text in sentinels],
+        "vocab": vocab + [[text, 0.0] for text in others],
         "byte_fallback": bool(proto.trainer_spec.byte_fallback),
     }
 
 
-def _bpe(proto: Any, sentinels: Sequence[str]) -> Json:
+def _bpe(proto: Any, others: Sequence[str]) -> Json:
     """A BPE model. SentencePiece merges the pair whose piece has the highest score first."""
     vocab = {piece.piece: i for i, piece in enumerate(proto.pieces)}
     mergeable = {p.piece: p.score for p in proto.pieces if p.type in (NORMAL, USER_DEFINED)}
@@ -254,6 +272,6 @@ def _bpe(proto: Any, sentinels: Sequence[str]) -> Json:
         "fuse_unk": True,
         "byte_fallback": bool(proto.trainer_spec.byte_fallback),
         "ignore_merges": False,
-        "vocab": {**vocab, **{text: len(vocab) + i for i, text in enumerate(sentinels)}},
+        "vocab": {**vocab, **{text: len(vocab) + i for i, text in enumerate(others)}},
         "merges": [pair for *_, pair in sorted(merges)],
     }
