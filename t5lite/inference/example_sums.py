@@ -13,7 +13,7 @@ from t5lite.core.numbers import as_inputs
 from t5lite.data.batching.features import Layout, batch_of
 from t5lite.losses.evaluation import row_sums
 from t5lite.losses.loss import Loss
-from t5lite.models.apply import ModelApply
+from t5lite.models.architectures import ModelApply
 from t5lite.models.model import Model
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, check_lengths, local_rows, make_global

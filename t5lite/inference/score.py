@@ -13,7 +13,7 @@ from t5lite.core.numbers import as_inputs
 from t5lite.data.batching.features import DecoderLayout, EncoderDecoderLayout, Layout, batch_of
 from t5lite.inference.buckets import batches_by_length, bucket
 from t5lite.losses.cross_entropy import CrossEntropy
-from t5lite.models.apply import ModelApply
+from t5lite.models.architectures import ModelApply
 from t5lite.models.model import GenerativeModel
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from t5lite.core.batches import Batch
 from t5lite.losses.cross_entropy import CrossEntropy
-from t5lite.losses.loss import Apply, Loss, loss_sums
+from t5lite.losses.loss import Apply, Loss, check_sums
 
 # Sums from which perplexity and accuracies are computed.
 SCORED_SUMS = ("cross_entropy", "correct", "tokens")
@@ -17,7 +17,8 @@ def row_sums(loss: Loss, apply: Apply, params: Any, batch: Batch) -> dict[str, F
 
     The latter are those of `CrossEntropy`.
     """
-    sums = loss_sums(loss, apply, params, batch, by_row=True)
+    sums = loss(apply, params, batch, by_row=True)
+    check_sums(loss, sums, batch, by_row=True)
     missing = [name for name in SCORED_SUMS if name not in sums]
     if not missing:
         return sums

@@ -98,21 +98,12 @@ def check_loss(loss: Loss) -> None:
         )
 
 
-def loss_sums(
-    loss: Loss,
-    apply: Apply,
-    params: Any,
-    batch: Batch,
-    key: Key[Array, ""] | None = None,
-    *,
-    by_row: bool = False,
-) -> LossSums:
-    """Returns the sums of a loss, checked while they are traced.
+def check_sums(loss: Loss, sums: LossSums, batch: Batch, *, by_row: bool = False) -> None:
+    """Checks the sums that a loss returned for a batch, while they are traced.
 
     Raises:
         UserError: if a required sum is missing, a name is taken, or a shape is wrong.
     """
-    sums = loss(apply, params, batch, key, by_row=by_row)
     owner = type(loss).__name__
     if missing := [name for name in REQUIRED_SUMS if name not in sums]:
         raise UserError(
@@ -128,7 +119,6 @@ def loss_sums(
                 f"{owner} must return {name!r} with shape {rows if by_row else ()} if by_row is "
                 f"{by_row}, got {value.shape}"
             )
-    return sums
 
 
 def mean_metrics(loss: Loss, sums: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 from t5lite.core.batches import Batch
 from t5lite.core.parts import sum_over_parts
 from t5lite.core.streams import stream
-from t5lite.losses.loss import LossSums, loss_sums
-from t5lite.models.apply import ModelApply
+from t5lite.losses.loss import LossSums, check_sums
+from t5lite.models.architectures import ModelApply
 from t5lite.models.model import Model
 from t5lite.optimizers.rounding import apply_updates
 from t5lite.parallel.mesh import POPULATION
@@ -84,7 +84,8 @@ def make_train_step(
     ) -> tuple[Float[Array, ""], LossSums]:
         apply = ModelApply(model, hyper.dropout_rate)
         params = join_params(trained, constant)
-        sums = loss_sums(hyper.loss, apply, params, batch, key)
+        sums = hyper.loss(apply, params, batch, key)
+        check_sums(hyper.loss, sums, batch)
         return sums["loss"], sums
 
     gradient = jax.grad(loss_of, has_aux=True)

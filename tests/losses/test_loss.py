@@ -9,9 +9,8 @@ from t5lite.core.errors import UserError
 from t5lite.core.numbers import Number, as_inputs, numeric
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.losses.evaluation import row_sums
-from t5lite.losses.loss import check_loss, loss_sums, mean_metrics
-from t5lite.models.apply import ModelApply
-from t5lite.models.architectures import EncoderDecoder
+from t5lite.losses.loss import check_loss, check_sums, mean_metrics
+from t5lite.models.architectures import EncoderDecoder, ModelApply
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.state import initial_state, params_and_axes
@@ -69,7 +68,7 @@ def batch():
 def test_a_loss_that_calls_the_model_twice_equals_its_formula():
     params, key = small.params(MODEL), jax.random.key(3)
     apply = ModelApply(MODEL, 0.2)
-    sums = jax.jit(lambda p: loss_sums(RDrop(alpha=0.5), apply, p, batch(), key))(params)
+    sums = jax.jit(lambda p: RDrop(alpha=0.5)(apply, p, batch(), key))(params)
     weights = np.asarray(targets_of(batch())[1])
     passes = [
         np.asarray(jax.nn.log_softmax(apply(params, batch(), k)), np.float64)
@@ -126,7 +125,7 @@ def test_evaluation_has_the_standard_sums_whatever_the_loss():
 def test_sums_that_training_cannot_use_are_rejected(sums, message):
     wrong = Wrong(sums={name: jnp.asarray(value) for name, value in sums.items()})
     with pytest.raises(UserError, match=message):
-        loss_sums(wrong, ModelApply(MODEL), {}, batch())
+        check_sums(wrong, wrong.sums, batch())
 
 
 def test_a_loss_whose_numbers_cannot_be_inputs_is_rejected():

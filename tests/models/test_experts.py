@@ -6,8 +6,7 @@ import pytest
 from t5lite.core.errors import UserError
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.losses.loss import mean_metrics
-from t5lite.models.apply import ModelApply
-from t5lite.models.architectures import DecoderOnly, EncoderDecoder
+from t5lite.models.architectures import DecoderOnly, EncoderDecoder, ModelApply
 from t5lite.models.experts import Experts, route
 from t5lite.models.flops import train_flops
 from tests import small

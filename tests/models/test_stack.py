@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from t5lite.losses.cross_entropy import CrossEntropy
-from t5lite.models.apply import ModelApply
-from t5lite.models.architectures import EncoderDecoder
+from t5lite.models.architectures import EncoderDecoder, ModelApply
 from t5lite.models.model import parameters
 from t5lite.models.stack import window_pattern
 from tests import small
