@@ -1,8 +1,6 @@
 """Sweeps on this machine, as a user starts them."""
 
 import json
-import logging
-import os
 import signal
 import subprocess
 import sys
@@ -10,11 +8,9 @@ import time
 
 import pytest
 
-from t5lite.cli.main import main
 from t5lite.core.run_directory import outcomes, read_metrics
 from t5lite.launching.processes import t5lite_command
 from tests import small
-from tests.cli.conftest import ROOT
 from tests.cli.test_commands import SMALL
 
 SWEEP = ["--sweep=Cosine.learning_rate=log(1e-4, 1e-2, 2)", "--sweep=train.seed=range(2)"]
@@ -32,33 +28,6 @@ def launch(t5lite, command, tmp_path):
 
     run.here = lambda *words: command(*arguments(*words))
     run.start = lambda *words, **options: t5lite.start(*arguments(*words), **options)
-    return run
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """Runs a command in this process, from the checkout; returns its exit status."""
-
-    class Exit(Exception):
-        pass
-
-    def leave(status):
-        raise Exit(status)
-
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(os, "_exit", leave)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    log = logging.getLogger("t5lite")
-    monkeypatch.setattr(log, "handlers", [*log.handlers])
-    monkeypatch.setattr(log, "propagate", log.propagate)
-
-    def run(*words):
-        try:
-            main(words)
-        except Exit as end:
-            return end.args[0]
-        return 0
-
     return run
 
 
@@ -310,10 +279,9 @@ def test_a_trial_whose_launcher_is_gone_does_not_start():
         (["statsu", "nothing"], "did you mean 'status'?"),
     ],
 )
-def test_mistakes_are_one_line_before_anything_starts(in_process, capsys, tmp_path, words, message):
-    end = words.index("--") if "--" in words else len(words)
-    assert in_process("launch", *words[:end], f"--dir={tmp_path}", *words[end:]) == 2
-    err = capsys.readouterr().err
+def test_mistakes_are_one_line_before_anything_starts(launch, tmp_path, words, message):
+    code, _, err = launch.here(*words)
+    assert code == 2
     assert message in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
