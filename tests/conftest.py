@@ -13,6 +13,8 @@ if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 12
 # Set before JAX is imported: every test sees eight CPU devices.
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {COMPILE_FAST}"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# For the processes that are started from here, workers of xdist included: fewer page faults.
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 import logging
 import pathlib

@@ -1,6 +1,5 @@
 """Exported tokenizers in transformers, and those that it saves; needs transformers, not torch."""
 
-import secrets
 import unicodedata
 
 import numpy as np
@@ -9,12 +8,12 @@ import pytest
 from t5lite.data.text.special_tokens import SpecialTokens
 from t5lite.data.text.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5lite.interop.tokenizer_files import read_tokenizer, write_tokenizer
+from tests.conftest import SEED
 from tests.interop.multilingual import lines
 from tests.interop.test_tokenizer_files import models  # noqa: F401
 
 transformers = pytest.importorskip("transformers", reason="pip install -e '.[hf]'")
 
-SEED = secrets.randbits(31)
 IS_5 = int(transformers.__version__.partition(".")[0]) >= 5
 TEXTS = (
     "UPPER \U0001f600",
@@ -28,7 +27,7 @@ TEXTS = (
 
 @pytest.mark.parametrize("kind", ["unigram", "bytes", "symbols", "identity", "bpe", "char"])
 def test_exported_tokenizer_has_equal_ids_and_texts(kind, models, tmp_path):  # noqa: F811
-    print(f"seed {SEED}")
+    print(f"T5LITE_TEST_SEED={SEED} repeats this test")
     special = SpecialTokens(added_tokens={"<sep>": 9000})
     vocabulary = SentencePieceVocabulary(path=str(models / f"{kind}.model"), special=special)
     write_tokenizer(vocabulary, tmp_path)
@@ -47,7 +46,7 @@ def test_exported_tokenizer_has_equal_ids_and_texts(kind, models, tmp_path):  # 
 
 
 def test_exported_byte_tokenizer_has_equal_ids_and_texts(tmp_path):
-    print(f"seed {SEED}")
+    print(f"T5LITE_TEST_SEED={SEED} repeats this test")
     vocabulary = ByteVocabulary(special=SpecialTokens(added_tokens={"<sep>": 384}))
     write_tokenizer(vocabulary, tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
@@ -60,7 +59,7 @@ def test_exported_byte_tokenizer_has_equal_ids_and_texts(tmp_path):
 @pytest.mark.skipif(not IS_5, reason="transformers 4 saves spiece.model")
 @pytest.mark.parametrize("kind", ["unigram", "identity"])
 def test_tokenizer_that_transformers_5_saves_has_equal_ids(kind, models, tmp_path):  # noqa: F811
-    print(f"seed {SEED}")
+    print(f"T5LITE_TEST_SEED={SEED} repeats this test")
     theirs = transformers.T5Tokenizer.from_pretrained(
         _folder_of(tmp_path / "given", models / f"{kind}.model")
     )
