@@ -12,6 +12,7 @@ import pytest
 
 from t5lite.core.numbers import as_inputs
 from t5lite.core.run_directory import read_metrics
+from t5lite.training.checkpoints import Checkpoints
 from t5lite.training.slot import VectorizedTrial
 from t5lite.training.vectorized_loop import train_vectorized
 from tests import small
@@ -96,7 +97,12 @@ def test_the_configuration_of_parts_of_ones_own_can_be_loaded_again(own_run):
 
 def test_trials_differ_in_the_number_of_a_loss_of_ones_own(make_run, tmp_path):
     runs = [
-        make_run(tmp_path / f"{gamma}", loss=FocalLoss(gamma=gamma), total_steps=2)
+        make_run(
+            tmp_path / f"{gamma}",
+            loss=FocalLoss(gamma=gamma),
+            total_steps=2,
+            trainable=["decoder/.*"],
+        )
         for gamma in (0.0, 2.0)
     ]
     trials = (VectorizedTrial(run=run, config_text="", command=["t5lite"]) for run in runs)
@@ -108,3 +114,7 @@ def test_trials_differ_in_the_number_of_a_loss_of_ones_own(make_run, tmp_path):
     )
     assert second["loss_nats_per_token"] < second["cross_entropy_nats_per_token"]
     assert len(as_inputs(runs[0].loss).gamma.shape) == 0
+    checkpoints = Checkpoints(tmp_path / "0.0" / "checkpoints", read_only=True)
+    trained = checkpoints.about(2)["trainable"]
+    assert trained
+    assert all(name.startswith("decoder/") for name in trained)
