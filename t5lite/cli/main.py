@@ -146,7 +146,10 @@ def _check_words(command: str, words: Sequence[str], values: flags.FlagValues) -
     takes_directory = words in (["list"], ["prune"])
     if command in _NEED_RUN_FILE and not (values.gin_file or has_checkpoint or takes_directory):
         run_file = "vocab" if command == "vocab" else "quickstart"
-        _fail(f"{command} needs a run file; try --gin_file=gin/run/{run_file}.gin")
+        hint = f"try --gin_file=gin/run/{run_file}.gin"
+        if "checkpoint" in values:
+            hint = "name a run by --checkpoint=MODEL_DIR, or its run file by --gin_file"
+        _fail(f"{command} needs a run file; {hint}")
 
 
 def _run(work: Callable[[], None]) -> None:

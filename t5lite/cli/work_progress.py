@@ -79,4 +79,5 @@ class WorkProgress:
                 share += f"/{total:,}"
                 seconds = datetime.timedelta(seconds=round((total - done) / rate))
                 left = f"  {seconds} left"
-            self.log(f"{what}: {share}  {rate:,.1f} per second{left}")
+            speed = f"{rate:,.1f}" if rate >= 1 else f"{rate:.2g}"
+            self.log(f"{what}: {share}  {speed} per second{left}")

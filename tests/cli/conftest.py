@@ -53,7 +53,6 @@ def command(monkeypatch, capsys, data_dir):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TFDS_DATA_DIR", data_dir)
     monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
-    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "path", [*sys.path])
     loggers = [logging.getLogger(name) for name in ("t5lite", "absl")]
     before = [(each.level, each.propagate, [*each.handlers]) for each in loggers]

@@ -41,6 +41,7 @@ def test_help_is_fast_and_names_every_command(t5lite):
     ("arguments", "message"),
     [
         (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+        (["eval"], "eval needs a run file; name a run by --checkpoint=MODEL_DIR, or its run"),
         (["train", "--steps=5"], "train has no flag --steps; use --gin.STEPS=VALUE"),
         (["train", "--model_dir=x"], "use --gin.MODEL_DIR=VALUE"),
         (["train", "--gin_bindings=x"], "bind each parameter by --gin.NAME=VALUE"),

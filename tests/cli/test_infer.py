@@ -181,6 +181,16 @@ def test_scores_of_infer_equal_those_of_eval(command, trained, tmp_path):
             "was trained with T5Config.norm_epsilon 1e-06, got 1e-05",
         ),
         (
+            [
+                *("--input=ASKED", "--output=OUT", "--checkpoint=RUN"),
+                *(
+                    "--gin.infer.vocabulary=@ByteVocabulary()",
+                    "--gin.ByteVocabulary.num_sentinels=7",
+                ),
+            ],
+            "num_sentinels=7",
+        ),
+        (
             ["--input=ASKED", "--output=OUT", "--checkpoint=RUN", "--gin.Decoding.beams=3"],
             "Decoding has no parameter 'beams'; did you mean 'num_beams'",
         ),

@@ -8,11 +8,16 @@ import types
 import pytest
 
 from t5lite import configurables
-from t5lite.cli import run_files
+from t5lite.cli import infer, run_files
 from t5lite.cli.documents import json_document
+from t5lite.cli.selection import ChosenCheckpoint
 from t5lite.core.errors import UserError
 from t5lite.data.text.vocabularies import SentencePieceVocabulary
+from t5lite.inference.requests import Inference
+from t5lite.models.architectures import EncoderDecoder
+from t5lite.models.description import describe
 from t5lite.public_names import ROOTS
+from tests import small
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RUNS = sorted(
@@ -103,6 +108,28 @@ def test_plan_and_inspect_need_no_vocabulary_file_and_others_do(tmp_path):
         run.task.vocabulary.encode("text")
     with pytest.raises(UserError, match=r"SentencePieceVocabulary.path .*nowhere.model"):
         run_files.load_roots(flags(config), [], "train")
+
+
+def test_infer_names_the_flags_for_a_vocabulary_that_is_gone(tmp_path, sentencepiece_model):
+    given = SentencePieceVocabulary(path=sentencepiece_model)
+    about = {
+        "model": describe(EncoderDecoder(small.config())),
+        "vocabulary": {**given.describe(), "path": "/elsewhere/spiece.model"},
+        "vocabulary_fingerprint": given.fingerprint,
+    }
+    checked = []
+
+    class Described(ChosenCheckpoint):
+        path = str(tmp_path / "checkpoints" / "3")
+        check_vocabulary = staticmethod(checked.append)
+
+    chosen = object.__new__(Described)
+    object.__setattr__(chosen, "about", about)
+    with pytest.raises(UserError, match=r"spiece.model.*; name its file by --gin.infer.vocabul"):
+        infer._model_and_vocabulary(None, Inference(), chosen)
+    # The fingerprint decides whether another file is the same vocabulary.
+    _, vocabulary = infer._model_and_vocabulary(None, Inference(vocabulary=given), chosen)
+    assert (vocabulary, checked) == (given, [given])
 
 
 def test_json_documents_hold_null_for_numbers_that_are_not_finite():
