@@ -111,7 +111,7 @@ def beam_search(
         for group, group_logits, norm in zip(beams, *split, strict=True):
             cost = penalty * taken if extended else None
             group, token, origin = _advance(
-                *(group, group_logits, norm, cost, position, limits, stop_ids), decoding
+                group, group_logits, norm, cost, position, limits, stop_ids, decoding
             )
             extended.append(group)
             tokens.append(token)
@@ -186,7 +186,8 @@ def _advance(
     done_tokens = _take(jnp.concatenate([beams.done_tokens, tokens], axis=1), best)
 
     ranks, kept = top_k_of_rows(jnp.where(ends, NEVER, ranks), count)
-    # Sums only decrease, so no open beam can score above its present sum at the maximum length.
+    # With "never": sums only decrease, so no open beam can score above its present sum at the
+    # maximum length.
     if decoding.early_stopping == "never":
         divisor = length_penalty(limits.max_tokens, limits.alpha, normalization)
     bound = (ranks[:, :1] / divisor)[:, 0]

@@ -217,8 +217,8 @@ def test_a_decoder_only_model_generates_answers(tmp_path, data_dir):
     )
     inputs = [np.append(task.vocabulary.encode(record["question"]), 1) for record in records]
     prompts = [Prompt(inputs=ids.astype(np.int32)) for ids in inputs]
-    written = predict(small.params(model), prompts)
-    assert SEEN[-1][1] == [task.vocabulary.decode(best.tokens) for best, *_ in written]
+    found = predict(small.params(model), prompts)
+    assert SEEN[-1][1] == [task.vocabulary.decode(best.tokens) for best, *_ in found]
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,9 @@ def test_targets_depend_neither_on_batch_nor_order_nor_mesh(decoding, model):
 @pytest.mark.parametrize("model", [MODEL, PREFIX_LM], ids=["encoder_decoder", "prefix_lm"])
 def test_a_score_is_the_likelihood_of_the_target(model):
     given = prompts()
-    written = predict(given, Decoding(num_beams=3), model=model)
+    found = predict(given, Decoding(num_beams=3), model=model)
     examples, expected = [], []
-    for prompt, targets in zip(given, written, strict=True):
+    for prompt, targets in zip(given, found, strict=True):
         for target in targets:
             # One that was not cut off was stopped.
             ended = len(target.tokens) < 7
@@ -119,10 +119,10 @@ def test_a_target_begins_with_its_prefix(model):
     forced = prompts(4, prefix=prefix)
     # Some with, some without, in one batch.
     mixed = [free[0], *forced[1:]]
-    written = predict(mixed, model=model)
-    assert tokens_of(written[:1]) == tokens_of(predict(free[:1], model=model))
+    found = predict(mixed, model=model)
+    assert tokens_of(found[:1]) == tokens_of(predict(free[:1], model=model))
     made = scorer(model)
-    for prompt, (target,) in zip(forced[1:], written[1:], strict=True):
+    for prompt, (target,) in zip(forced[1:], found[1:], strict=True):
         assert target.tokens[:3].tolist() == prefix.tolist()
         ended = len(target.tokens) < 10
         whole = np.append(target.tokens, EOS).astype(np.int32) if ended else target.tokens
@@ -130,8 +130,8 @@ def test_a_target_begins_with_its_prefix(model):
             params(model),
             [{"inputs": prompt.inputs, "targets": targets} for targets in (whole, prefix)],
         )
-        behind = likelihoods[0].score - likelihoods[1].score
-        assert target.score == pytest.approx(behind, abs=1e-4)
+        after_prefix = likelihoods[0].score - likelihoods[1].score
+        assert target.score == pytest.approx(after_prefix, abs=1e-4)
 
 
 def test_a_prompt_can_have_its_own_numbers():
@@ -212,7 +212,7 @@ def test_progress_counts_finished_prompts():
 
 
 def test_groups_of_beams_differ_by_the_diversity_penalty():
-    """Against the search written down in Python, one row and one group after another."""
+    """Compares with a search in plain Python, one row and one group after another."""
     decoding = Decoding(
         num_beams=4, num_beam_groups=2, diversity_penalty=3.0, length_penalty=0.0, max_length=4
     )
