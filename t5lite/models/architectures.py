@@ -19,7 +19,7 @@ from t5lite.models.config import T5Config
 from t5lite.models.decoder import Decoder, logits_map
 from t5lite.models.embedding import Embedding
 from t5lite.models.encoder import Encoder
-from t5lite.models.experts import COLLECTION
+from t5lite.models.experts import EXPERT_STATISTICS
 from t5lite.models.model import Model
 
 
@@ -237,12 +237,12 @@ class ModelApply:
             dropout_rate=None if key is None else self.dropout_rate,
             rngs=None if key is None else {"dropout": key},
             method="hidden",
-            mutable=[COLLECTION] if has_experts else False,
+            mutable=[EXPERT_STATISTICS] if has_experts else False,
         )
         if not has_experts:
             return result, {}
         hidden, collections = result
-        return hidden, _by_statistic(collections[COLLECTION])
+        return hidden, _by_statistic(collections[EXPERT_STATISTICS])
 
     def logits(self, params: Any, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
         """Returns the logits of a part of what `hidden` returned."""

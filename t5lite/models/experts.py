@@ -16,7 +16,7 @@ from t5lite.models.initializers import ScaledInit
 from t5lite.models.linear import LinearMap
 
 # The Flax collection in which `Experts` reports the statistics of every row, by name.
-COLLECTION = "experts"
+EXPERT_STATISTICS = "experts"
 
 
 def expert_capacity(config: T5Fields, tokens: int) -> int:
@@ -132,7 +132,7 @@ class Experts(nn.Module):
             capacity=expert_capacity(config, x.shape[1]),
         )
         for name, value in statistics.items():
-            self.sow(COLLECTION, name, value)
+            self.sow(EXPERT_STATISTICS, name, value)
         routed = _by_expert(jnp.einsum("blxc,ble->xbce", (weights > 0).astype(x.dtype), x))
 
         def widen(name: str) -> LinearMap:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from t5lite.models.config_fields import T5Fields
-from t5lite.models.experts import COLLECTION, Experts
+from t5lite.models.experts import EXPERT_STATISTICS, Experts
 from t5lite.models.feedforward import FeedForward
 from t5lite.models.linear import LINEAR_RESULT
 from t5lite.models.masks import Window
@@ -101,7 +101,7 @@ def stacked_layers(
 def _scan(layer: Any, config: T5Fields, length: int, num_arguments: int) -> Any:
     return nn.scan(
         layer,
-        variable_axes={"params": 0, COLLECTION: 0},
+        variable_axes={"params": 0, EXPERT_STATISTICS: 0},
         split_rngs={"params": True, "dropout": True},
         length=length,
         unroll=min(config.scan_unroll, length),
