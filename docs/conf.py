@@ -34,7 +34,12 @@ def _rewrite(app: Sphinx, docname: str, source: list[str]) -> None:
     """
     if docname == "gin_names":
         source[0] += reference()
-    source[0] = OUTSIDE.sub(lambda match: f"{match[1]} (`{match[2]}`)", source[0])
+    source[0] = OUTSIDE.sub(_named, source[0])
+
+
+def _named(link: re.Match[str]) -> str:
+    text, path = link.groups()
+    return f"`{path}`" if text == path else f"{text} (`{path}`)"
 
 
 def setup(app: Sphinx) -> None:
