@@ -185,10 +185,8 @@ def test_special_ids_that_contradict_each_other_are_rejected(first, second, mess
 def test_defaults_of_generate_are_named_in_a_remark(folder):
     change(folder, "generation_config.json", num_beams=4, top_k=50, min_p=0.1, use_cache=True)
     _, remarks = read_special_ids(folder, {**SETTINGS, "length_penalty": 2.0})
-    assert remarks == [
-        "defaults for generate are not converted: length_penalty=2.0, min_p=0.1, num_beams=4; bind "
-        "what you need of Decoding"
-    ]
+    (remark,) = remarks
+    assert "not converted: length_penalty=2.0, min_p=0.1, num_beams=4; bind" in remark
 
 
 @pytest.mark.parametrize(

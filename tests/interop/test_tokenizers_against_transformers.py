@@ -53,7 +53,9 @@ def test_exported_byte_tokenizer_has_equal_ids_and_texts(tmp_path):
     for text in (*TEXTS, *lines(1000, SEED)):
         ids = vocabulary.encode(text).tolist()
         assert theirs(text).input_ids == [*ids, 1], ascii(text)
-        assert theirs.decode(ids) == vocabulary.decode(np.array(ids, np.int32)), ascii(text)
+        # transformers 4 puts spaces around special tokens otherwise.
+        decoded = theirs.decode(ids, spaces_between_special_tokens=False)
+        assert decoded == vocabulary.decode(np.array(ids, np.int32)), ascii(text)
 
 
 @pytest.mark.skipif(not IS_5, reason="transformers 4 saves spiece.model")
