@@ -122,7 +122,8 @@ def _check_used(conversion: Conversion, kind: str, to: str) -> None:
 
 
 def _check_vocabulary(foreign: Foreign) -> None:
-    vocabulary, size = foreign.vocabulary, foreign.model.config.vocab_size
+    vocabulary = foreign.vocabulary
+    size = foreign.model.config.vocab_size
     if vocabulary is not None and vocabulary.size > size:
         raise UserError(
             f"the vocabulary has {vocabulary.size} ids ({vocabulary.num_sentinels} sentinels "
@@ -140,7 +141,8 @@ def _own(folder: str, conversion: Conversion, stack: contextlib.ExitStack) -> Fo
     vocabulary = conversion.vocabulary
     checkpoints, step = stack.enter_context(open_checkpoint(folder))
     about = checkpoints.about(step)
-    model, params = model_of(about, folder), stored_params(checkpoints, step)
+    model = model_of(about, folder)
+    params = stored_params(checkpoints, step)
     if vocabulary is None and about.get("vocabulary") is not None:
         model_dir = pathlib.Path(folder).absolute().parent.parent
         vocabulary = saved_vocabulary(about, model_dir)
@@ -192,7 +194,8 @@ def _write(
     foreign: Foreign, folder: pathlib.Path, output: pathlib.Path, conversion: Conversion
 ) -> list[str]:
     """Writes a t5lite checkpoint, the gin file of its model and its vocabulary."""
-    vocabulary, path = foreign.vocabulary, str((output / VOCABULARY_COPY).absolute())
+    vocabulary = foreign.vocabulary
+    path = str((output / VOCABULARY_COPY).absolute())
     described = None if vocabulary is None else vocabulary.describe()
     if described is not None and isinstance(vocabulary, SentencePieceVocabulary):
         shutil.copyfile(described["path"], folder / VOCABULARY_COPY)

@@ -18,15 +18,33 @@ _USUAL_IDS = {"pad_token_id": 0, "eos_token_id": 1}
 _ID_FIELDS = ("pad_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 # Fields of generation_config.json that do not change what is generated.
 _NEUTRAL_FIELDS = frozenset(
-    {
-        *("transformers_version", "_from_model_config", "bos_token_id", "use_cache"),
-        *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
-        *("return_dict_in_generate", "return_legacy_cache", "cache_implementation"),
-        *("cache_config", "max_cache_len", "compile_config", "disable_compile", "low_memory"),
-        *("prefill_chunk_size", "continuous_batching_config", "is_assistant"),
-        *("assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind"),
-        *("num_assistant_tokens", "num_assistant_tokens_schedule", "use_mtp"),
-    }
+    [
+        "transformers_version",
+        "_from_model_config",
+        "bos_token_id",
+        "use_cache",
+        "output_attentions",
+        "output_hidden_states",
+        "output_scores",
+        "output_logits",
+        "return_dict_in_generate",
+        "return_legacy_cache",
+        "cache_implementation",
+        "cache_config",
+        "max_cache_len",
+        "compile_config",
+        "disable_compile",
+        "low_memory",
+        "prefill_chunk_size",
+        "continuous_batching_config",
+        "is_assistant",
+        "assistant_confidence_threshold",
+        "assistant_lookbehind",
+        "target_lookbehind",
+        "num_assistant_tokens",
+        "num_assistant_tokens_schedule",
+        "use_mtp",
+    ]
 )
 # Settings of generate that have no effect at these values.
 _NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {

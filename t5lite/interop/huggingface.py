@@ -41,7 +41,8 @@ from t5lite.interop.tensor_names import without_wrappers
 from t5lite.interop.tokenizer_files import read_tokenizer, write_tokenizer
 from t5lite.models.model import Model, parameters
 
-CONFIG_FILE, CARD_FILE = "config.json", "README.md"
+CONFIG_FILE = "config.json"
+CARD_FILE = "README.md"
 ADAPTER_FILE = "adapter_config.json"
 
 
@@ -74,7 +75,8 @@ def read_huggingface(folder: pathlib.Path, *, allow_nonfinite: bool = False) -> 
         UserError: if a file is missing or damaged, the tensors do not match config.json, or the
             folder asks for something that t5lite does not have.
     """
-    owner, settings = str(folder), read_json(folder / CONFIG_FILE)
+    owner = str(folder)
+    settings = read_json(folder / CONFIG_FILE)
     kind = settings.get("model_type")
     check_choice(f"{owner}/{CONFIG_FILE}: model_type", kind, FAMILIES)
     family = FAMILIES[str(kind)]
@@ -145,7 +147,9 @@ def write_huggingface(
     Raises:
         UserError: for a model or a vocabulary that transformers has no class for.
     """
-    model, vocabulary, family = foreign.model, foreign.vocabulary, family_to_write()
+    model = foreign.model
+    vocabulary = foreign.vocabulary
+    family = family_to_write()
     written = family.write(model, dtype.name)
     special = SpecialTokens() if vocabulary is None else vocabulary.special
     ids = SpecialIds(start=model.config.start_token, special=special)

@@ -19,8 +19,10 @@ from t5lite.models.classifier import Classes
 from t5lite.models.config import T5Config
 from t5lite.models.model import Model
 
-EMBEDDING, LOGITS = "token_embedder/embedding", "decoder/logits_dense/kernel"
-SHARED, LM_HEAD = "shared.weight", "lm_head.weight"
+EMBEDDING = "token_embedder/embedding"
+LOGITS = "decoder/logits_dense/kernel"
+SHARED = "shared.weight"
+LM_HEAD = "lm_head.weight"
 # Other names of the embedding.
 ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 # Old checkpoints hold a bias that no T5 reads.
@@ -67,7 +69,8 @@ def t5_tensor_name(model: Model, name: str) -> str:
         return first + "relative_attention_bias.weight"
     if inner[0] == "side_relpos_bias":
         return first + "global_relative_attention_bias.weight"
-    block, (part, *rest) = f"{stack}.block.{{layer}}.layer.", inner[1:]
+    block = f"{stack}.block.{{layer}}.layer."
+    (part, *rest) = inner[1:]
     last = 1 if is_encoder else 2
     match part:
         case "pre_attention_layer_norm" | "pre_self_attention_layer_norm":

@@ -46,16 +46,22 @@ _OTHER_NAMES = {
     "head_dim": "d_kv",
 }
 APPLIED_FIELDS = frozenset(
-    {
-        *_SIZES,
-        *_NUMBERS,
-        *_OTHER_NAMES,
-        *("architectures", "model_type", "num_decoder_layers", "encoder_attention_type"),
-        *("feed_forward_proj", "dense_act_fn", "is_gated_act"),
-        *("tie_word_embeddings", "scale_decoder_outputs"),
-        *("pad_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id"),
-    }
-)
+    [
+        "architectures",
+        "model_type",
+        "num_decoder_layers",
+        "encoder_attention_type",
+        "feed_forward_proj",
+        "dense_act_fn",
+        "is_gated_act",
+        "tie_word_embeddings",
+        "scale_decoder_outputs",
+        "pad_token_id",
+        "eos_token_id",
+        "decoder_start_token_id",
+        "forced_bos_token_id",
+    ]
+).union(_SIZES, _NUMBERS, _OTHER_NAMES)
 # Fields that must have one of these values: another one changes the arithmetic.
 REQUIRED_VALUES: dict[str, tuple[Any, ...]] = {
     "is_decoder": (False, None),
@@ -69,43 +75,101 @@ REQUIRED_VALUES: dict[str, tuple[Any, ...]] = {
 # Fields without an effect on logits and loss, training choices (such as dropout), and those of
 # generation, which `generation_settings` reads.
 NEUTRAL_FIELDS = frozenset(
-    {
-        *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "torchscript"),
-        *("architectures", "model_type", "is_encoder_decoder", "use_cache", "initializer_factor"),
-        *("dropout_rate", "classifier_dropout", "gradient_checkpointing", "problem_type"),
-        *("id2label", "label2id", "num_labels", "n_positions", "output_past", "tokenizer_class"),
-        *("output_attentions", "output_hidden_states", "return_dict", "return_dict_in_generate"),
-        *("output_scores", "use_bfloat16", "tf_legacy_loss", "chunk_size_feed_forward"),
-        *("finetuning_task", "task_specific_params", "prefix", "bos_token_id", "sep_token_id"),
-        *("_attn_implementation", "_attn_implementation_autoset", "attn_implementation"),
-        *("_commit_hash", "_output_attentions", "auto_map", "transformers_weights"),
-    }
+    [
+        "_name_or_path",
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
+        "torchscript",
+        "architectures",
+        "model_type",
+        "is_encoder_decoder",
+        "use_cache",
+        "initializer_factor",
+        "dropout_rate",
+        "classifier_dropout",
+        "gradient_checkpointing",
+        "problem_type",
+        "id2label",
+        "label2id",
+        "num_labels",
+        "n_positions",
+        "output_past",
+        "tokenizer_class",
+        "output_attentions",
+        "output_hidden_states",
+        "return_dict",
+        "return_dict_in_generate",
+        "output_scores",
+        "use_bfloat16",
+        "tf_legacy_loss",
+        "chunk_size_feed_forward",
+        "finetuning_task",
+        "task_specific_params",
+        "prefix",
+        "bos_token_id",
+        "sep_token_id",
+        "_attn_implementation",
+        "_attn_implementation_autoset",
+        "attn_implementation",
+        "_commit_hash",
+        "_output_attentions",
+        "auto_map",
+        "transformers_weights",
+    ]
 )
 GENERATION_FIELDS = frozenset(
-    {
-        *("max_length", "max_new_tokens", "min_length", "do_sample", "early_stopping"),
-        *("num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p"),
-        *("typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"),
-        *("encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences"),
-        *("forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty"),
-        *("suppress_tokens", "begin_suppress_tokens"),
-    }
+    [
+        "max_length",
+        "max_new_tokens",
+        "min_length",
+        "do_sample",
+        "early_stopping",
+        "num_beams",
+        "num_beam_groups",
+        "diversity_penalty",
+        "temperature",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "repetition_penalty",
+        "length_penalty",
+        "no_repeat_ngram_size",
+        "encoder_no_repeat_ngram_size",
+        "bad_words_ids",
+        "num_return_sequences",
+        "forced_eos_token_id",
+        "remove_invalid_values",
+        "exponential_decay_length_penalty",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+    ]
 )
-# Fields of T5Config that config.json expresses, and those that belong to a run.
+# Fields of T5Config that config.json expresses, and those that belong to a run. Without experts and
+# rotary positions, which are rejected, capacity_factor and rotary_base have no effect.
 _WRITTEN_FIELDS = frozenset(
-    {
-        *("vocab_size", "embed_dim", "num_heads", "head_dim", "mlp_dim", "num_encoder_layers"),
-        *("num_decoder_layers", "mlp_activations", "norm_epsilon", "positions", "num_buckets"),
-        *("max_distance", "encoder_attention", "local_radius", "global_block_size", "tied_logits"),
+    [
+        "vocab_size",
+        "embed_dim",
+        "num_heads",
+        "head_dim",
+        "mlp_dim",
+        "num_encoder_layers",
+        "num_decoder_layers",
+        "mlp_activations",
+        "norm_epsilon",
+        "positions",
+        "num_buckets",
+        "max_distance",
+        "encoder_attention",
+        "local_radius",
+        "global_block_size",
+        "tied_logits",
         "start_token",
-    }
+    ]
 )
 _RUN_FIELDS = frozenset(
-    {
-        *("dropout_rate", "dtype", "remat", "scan_unroll", "attention"),
-        # Without experts and rotary positions, which are rejected, these have no effect.
-        *("capacity_factor", "rotary_base"),
-    }
+    ["dropout_rate", "dtype", "remat", "scan_unroll", "attention", "capacity_factor", "rotary_base"]
 )
 
 
@@ -196,7 +260,8 @@ def _activations(settings: Mapping[str, Any], owner: str) -> tuple[str, ...]:
     proj = settings.get("feed_forward_proj", usual)
     gate, _, implied = str(proj).rpartition("-")
     if gate not in ("", "gated"):
-        gate, implied = "", str(proj)
+        gate = ""
+        implied = str(proj)
     implied = "gelu_new" if proj == "gated-gelu" else implied
     name = settings.get("dense_act_fn", implied)
     field = "dense_act_fn" if name != implied else "feed_forward_proj"
@@ -231,7 +296,8 @@ def settings_of(model: Model, dtype: str) -> tuple[dict[str, Any], list[str]]:
     Raises:
         UserError: for a model that transformers has no class for.
     """
-    config, remarks = model.config, []
+    config = model.config
+    remarks = []
     _check_writable(model)
     classes = model.classes
     family = "umt5" if config.positions == "layer_bias" else "t5"

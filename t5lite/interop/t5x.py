@@ -51,7 +51,8 @@ def read_t5x(
     Raises:
         UserError: if a file is missing or damaged, or the arrays are not those of a T5.
     """
-    owner, tree = str(path), stored_arrays(path)
+    owner = str(path)
+    tree = stored_arrays(path)
     arrays = {name: stored for name, stored in tree.items() if METADATA not in name}
     if not allow_nonfinite:
         arrays = finite_stored(arrays, owner)
@@ -131,7 +132,8 @@ def _model_of(
             raise UserError(f"{owner}: {name} must have two dimensions, got {stored.shape}")
     vocab_size, embed_dim = need("token_embedder/embedding")[1].shape[:2]
     bias_name, bias = need(r".*relpos_bias/rel_embedding")
-    num_heads, num_buckets = bias.shape[0], bias.shape[-1]
+    num_heads = bias.shape[0]
+    num_buckets = bias.shape[-1]
     query = need(r".*attention/query/kernel")[1]
     inner = int(np.prod(query.shape)) // embed_dim
     wide_name, wide = need(r".*mlp/(wi|wi_0)/kernel")

@@ -30,7 +30,9 @@ class T5xParameter:
     """
 
     def __init__(self, name: str, box: Parameter, arrays: Arrays) -> None:
-        self.name, self.shape, self.axes = name, tuple(box.value.shape), tuple(box.names)
+        self.name = name
+        self.shape = tuple(box.value.shape)
+        self.axes = tuple(box.names)
         theirs = name
         for ours, other in RENAMED.items():
             theirs = theirs.replace(ours, other)

@@ -11,7 +11,8 @@ import numpy as np
 from t5lite.core.errors import UserError
 from t5lite.interop.foreign import ArrayShape, Rows, StoredArray
 
-SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
 # Files of other formats that may be beside it, or replace it.
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
@@ -51,7 +52,8 @@ def stored_tensors(folder: pathlib.Path) -> dict[str, StoredArray]:
         if strange := [name for name in files if pathlib.PurePath(name).name != name]:
             raise UserError(f"{folder / INDEX_FILE} must name files beside it, got {strange[0]!r}")
     elif (folder / SINGLE_FILE).is_file():
-        files, file_of = [SINGLE_FILE], None
+        files = [SINGLE_FILE]
+        file_of = None
     else:
         found = [name for name in PICKLES if (folder / name).is_file()]
         what = f"only {found[0]}, which is not read: pickles run code" if found else "none"

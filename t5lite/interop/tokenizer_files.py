@@ -20,8 +20,11 @@ from t5lite.interop.tensor_files import read_json
 from t5lite.interop.tokenizer_json_reader import SENTINEL, SpecialNames, rebuilt_tokenizer
 from t5lite.interop.tokenizer_json_writer import token_of, tokenizer_json
 
-MODEL, CONFIG, TOKENIZER_JSON = "spiece.model", "tokenizer_config.json", "tokenizer.json"
-ADDED_TOKENS, SPECIAL_MAP = "added_tokens.json", "special_tokens_map.json"
+MODEL = "spiece.model"
+CONFIG = "tokenizer_config.json"
+TOKENIZER_JSON = "tokenizer.json"
+ADDED_TOKENS = "added_tokens.json"
+SPECIAL_MAP = "special_tokens_map.json"
 # Sentinels that T5's tokenizers add if their files say nothing.
 DEFAULT_SENTINELS = {"ByT5Tokenizer": 125}
 _ROLES = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -162,7 +165,8 @@ def _processor(path: pathlib.Path) -> Any:
 
 def _sentinels_inside(path: pathlib.Path) -> int:
     """Counts the sentinels that are the last pieces of a SentencePiece model."""
-    pieces, count = _pieces_of(path), 0
+    pieces = _pieces_of(path)
+    count = 0
     while count < len(pieces) and pieces[-1 - count].endswith(f"<extra_id_{count}>"):
         count += 1
     return count

@@ -95,9 +95,11 @@ def _rebuilt(content: Mapping[str, Any], names: SpecialNames, owner: str) -> Reb
     is_special = {t["content"] for t in content["added_tokens"] if t.get("special")}
     proto = model_proto(b"")
     spec = proto.trainer_spec
-    spec.model_type, spec.vocab_size = 1, len(pieces)
+    spec.model_type = 1
+    spec.vocab_size = len(pieces)
     spec.byte_fallback = bool(model.get("byte_fallback"))
-    spec.pad_piece, spec.eos_piece = names.pad, names.eos
+    spec.pad_piece = names.pad
+    spec.eos_piece = names.eos
     spec.unk_piece = pieces[model["unk_id"]][0]
     spec.unk_id = model["unk_id"]
     for number, (piece, score) in enumerate(pieces):
@@ -151,7 +153,8 @@ def _check_added(
     tokens: Sequence[Mapping[str, Any]], vocab: Sequence[tuple[str, float]], owner: str
 ) -> None:
     for token in tokens:
-        text, number = token["content"], token["id"]
+        text = token["content"]
+        number = token["id"]
         if number < len(vocab) and vocab[number][0] != text:
             raise UserError(
                 f"{owner}: the added token {text!r} has the id {number}, which the model gives to "

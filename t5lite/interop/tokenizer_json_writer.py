@@ -178,7 +178,8 @@ def _compositions(proto: Any) -> tuple[list[tuple[str, str]], str]:
     compose with the character before it.
     """
     normalize = plain_normalizer(proto)
-    too_long, bases = [], dict[str, list[str]]()
+    too_long = []
+    bases = dict[str, list[str]]()
     for base, mark in _canonical_pairs():
         whole = normalize(base + mark)
         if len(whole) == 1 and whole != mark:
@@ -260,7 +261,8 @@ def _bpe(proto: Any, others: Sequence[str]) -> Json:
     merges = []
     for piece, score in mergeable.items():
         for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
+            left = piece[:cut]
+            right = piece[cut:]
             if left in mergeable and right in mergeable:
                 merges.append((-score, vocab[left], vocab[right], [left, right]))
     return {

@@ -1,4 +1,4 @@
-"""A checkpoint of `transformers`, with what it computes, against the model that is read from it."""
+"""Compares a checkpoint and the outputs of transformers with the model that is read from it."""
 
 import dataclasses
 import pathlib
@@ -13,18 +13,18 @@ from t5lite.interop.huggingface import read_huggingface
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.models.architectures import EncoderOnly
 
-# What the issue asks for. Ours is float32, the reference float64 with norms in float32.
+# Relative to the largest value: float32 here, float64 with norms in float32 there.
 TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4
 
 
 def nested(params: dict[str, Any]) -> Any:
-    """Loads arrays that stand by name, into a tree."""
+    """Loads arrays by name into a tree."""
     loaded = {name: jnp.asarray(array.load()) for name, array in params.items()}
     return flax.traverse_util.unflatten_dict(loaded, sep="/")
 
 
 def batch_of(outputs: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The saved inputs as our models take them."""
+    """The saved inputs as a batch of t5lite."""
     batch = {
         "encoder_input_tokens": outputs["inputs"],
         "encoder_segment_ids": outputs["inputs_mask"],
@@ -39,7 +39,7 @@ def batch_of(outputs: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def check(folder: pathlib.Path) -> None:
-    """Raises where logits, encoder states, loss or the gradient of a parameter differ."""
+    """Raises if logits, encoder states, loss or the gradient of a parameter differ."""
     foreign = read_huggingface(folder)
     outputs = dict(np.load(folder / "outputs.npz"))
     model = foreign.model.clone(config=dataclasses.replace(foreign.model.config, dtype="float32"))
@@ -69,7 +69,7 @@ def check(folder: pathlib.Path) -> None:
     ours = flax.traverse_util.flatten_dict(grads, sep="/")
     assert theirs.keys() == ours.keys()
     if "tied_unscaled" in folder.name:
-        # One matrix there, two here: a change of it there is one of both.
+        # One matrix there is two here, so the gradients add up.
         both = ours.pop("decoder/logits_dense/kernel").T + ours["token_embedder/embedding"]
         ours["token_embedder/embedding"] = both
     for name, grad in ours.items():

@@ -1,18 +1,17 @@
-"""With the extra `hf` installed, on weights and inputs never seen before."""
+"""Against transformers (the extra `hf`), on fresh random weights and inputs."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5lite.data.text.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5lite.inference.beam_search import beam_search
 from t5lite.inference.decoding import Decoding
 from t5lite.interop.foreign import Foreign
 from t5lite.interop.huggingface import read_huggingface, write_huggingface
-from t5lite.interop.tokenizer_files import read_tokenizer, write_tokenizer
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from t5lite.models.config import T5Config
 from tests.conftest import SEED
@@ -24,6 +23,7 @@ transformers = pytest.importorskip("transformers", reason="pip install -e '.[hf]
 from tests.interop import transformers_models  # noqa: E402
 
 CASES = sorted(transformers_models.CASES)
+GOLDEN = transformers_models.GOLDEN
 
 
 @pytest.fixture(autouse=True)
@@ -33,13 +33,13 @@ def quiet(seed):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_fresh_weights_and_inputs_give_the_same(case, tmp_path):
+def test_fresh_weights_and_inputs_give_equal_results(case, tmp_path):
     transformers_models.make(case, tmp_path / case, SEED)
     check(tmp_path / case)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_written_loads_in_transformers_with_the_same_logits(case, tmp_path):
+def test_export_loads_in_transformers_with_equal_logits(case, tmp_path):
     transformers_models.make(case, tmp_path / "a", SEED + 1)
     foreign = read_huggingface(tmp_path / "a")
     (tmp_path / "b").mkdir()
@@ -47,7 +47,7 @@ def test_what_is_written_loads_in_transformers_with_the_same_logits(case, tmp_pa
     kind = transformers_models.CASES[case][0]
     outputs = dict(np.load(tmp_path / "a" / "outputs.npz"))
     check_transformers(kind, tmp_path / "b", outputs, TOLERANCE)
-    # What its own class saves of it is read as well.
+    # What its class saves is read, too.
     model = transformers_models.load(kind, tmp_path / "b")
     model.save_pretrained(tmp_path / "c")
     again = read_huggingface(tmp_path / "c")
@@ -70,7 +70,7 @@ def check_transformers(kind, folder, outputs, tolerance):
 
 
 @pytest.mark.parametrize("positions", ["shared_bias", "layer_bias"])
-def test_a_model_of_ours_with_logits_of_its_own_is_the_same_there(positions, tmp_path):
+def test_exported_model_with_its_own_logits_has_equal_logits(positions, tmp_path):
     from tests import small
 
     model = EncoderDecoder(small.config(positions=positions))
@@ -88,6 +88,14 @@ def test_a_model_of_ours_with_logits_of_its_own_is_the_same_there(positions, tmp
     check_close("logits", logits[real], made["logits"][real], TOLERANCE)
     again = read_huggingface(tmp_path)
     assert again.model == model.clone(config=dataclasses.replace(model.config, dtype="bfloat16"))
+
+
+def test_frozen_fields_are_those_of_transformers():
+    frozen = json.loads((GOLDEN.parent / "transformers_fields.json").read_text())
+    kinds = [getattr(transformers, f"{name}Config") for name in ("T5", "MT5", "UMT5", "LongT5")]
+    fields = {field for kind in kinds for field in kind().to_dict()}
+    assert fields <= set(frozen["config"])
+    assert set(transformers.GenerationConfig().to_dict()) <= set(frozen["generation_config"])
 
 
 # transformers' values of early_stopping, by ours.
@@ -216,20 +224,3 @@ def test_rotary_positions_grouped_heads_and_swiglu_equal_llama():
     batch = {"decoder_input_tokens": tokens, "decoder_segment_ids": np.ones_like(tokens)}
     batch = jax.tree.map(jnp.asarray, batch)
     check_close("logits", DecoderOnly(config).apply({"params": tree}, batch), expected, TOLERANCE)
-
-
-def test_tokenizers_are_the_same_there(tmp_path, sentencepiece_model):
-    for folder, vocabulary in {
-        "bytes": ByteVocabulary(),
-        "pieces": SentencePieceVocabulary(path=sentencepiece_model),
-    }.items():
-        (tmp_path / folder).mkdir()
-        write_tokenizer(vocabulary, tmp_path / folder)
-        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / folder)
-        for index in (0, 1, vocabulary.num_sentinels - 1):
-            token = theirs.convert_tokens_to_ids(f"<extra_id_{index}>")
-            assert token == vocabulary.sentinel(index), (folder, index)
-        for text in ("The language reference.", "naive cafe, 12 of 30"):
-            assert theirs(text).input_ids == [*vocabulary.encode(text).tolist(), 1], folder
-        again, _ = read_tokenizer(tmp_path / folder)
-        assert again.fingerprint == vocabulary.fingerprint
