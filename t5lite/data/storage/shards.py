@@ -129,7 +129,8 @@ def summaries_of(folder: pathlib.Path) -> dict[str, Summary]:
     """
     summaries = {}
     for note in sorted(folder.glob(f"*{_NOTE}")):
-        shard, summary = note.with_name(note.name.removesuffix(_NOTE)), read_summary(note)
+        shard = note.with_name(note.name.removesuffix(_NOTE))
+        summary = read_summary(note)
         if not shard.exists() or shard.stat().st_size != summary.file_bytes:
             raise UserError(f"{shard} is damaged; delete {folder} to build it again")
         summaries[shard.name] = summary
