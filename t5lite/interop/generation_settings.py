@@ -7,7 +7,7 @@ from typing import Any
 
 from t5lite.core.errors import UserError
 from t5lite.data.text.special_tokens import SpecialTokens
-from t5lite.interop.t5_settings import GENERATION_FIELDS
+from t5lite.interop.t5_fields import GENERATION_FIELDS
 from t5lite.interop.tensor_files import read_json
 
 GENERATION_FILE = "generation_config.json"

@@ -35,7 +35,7 @@ from t5lite.interop.generation_settings import (
     read_special_ids,
 )
 from t5lite.interop.model_card import model_card
-from t5lite.interop.t5_settings import unknown_fields
+from t5lite.interop.t5_fields import unknown_fields
 from t5lite.interop.tensor_files import read_json, stored_tensors, write_tensors
 from t5lite.interop.tensor_names import without_wrappers
 from t5lite.interop.tokenizer_files import read_tokenizer, write_tokenizer

@@ -11,14 +11,14 @@ from safetensors.numpy import load_file, save_file
 from t5lite.core.errors import UserError
 from t5lite.interop.generation_settings import read_special_ids
 from t5lite.interop.huggingface import is_huggingface, read_huggingface, write_huggingface
-from t5lite.interop.t5_settings import (
+from t5lite.interop.t5_fields import (
     APPLIED_FIELDS,
     GENERATION_FIELDS,
     NEUTRAL_FIELDS,
     REQUIRED_VALUES,
-    t5_config,
     unknown_fields,
 )
+from t5lite.interop.t5_settings import t5_config
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 FIELDS = json.loads((GOLDEN / "transformers_fields.json").read_text())
