@@ -3,6 +3,7 @@
 `checkpoints/STEP/` contains `state` (a `TrainState`) and `about` (a description of the run).
 """
 
+import logging
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,10 @@ from t5lite.core.lazy import by_name
 from t5lite.training.state import TrainState
 
 FOLDER = "checkpoints"
+# Beside it: directories that are named like a checkpoint but are none.
+INCOMPLETE = "incomplete_checkpoints"
+
+log = logging.getLogger(__name__)
 
 
 class Damaged(UserError):
@@ -62,6 +67,8 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
         )
         self.directory = directory.absolute()
+        if not read_only:
+            _move_incomplete_aside(self.directory)
         self._ranks: dict[int, float | None] = {}
         own = {"state": ocp.PyTreeCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(
@@ -70,7 +77,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns the steps of all complete checkpoints, in order."""
-        return sorted(self._manager.all_steps())
+        steps = self._manager.all_steps()
+        return sorted(step for step in steps if is_complete(self.directory / str(step)))
 
     def reload(self) -> list[int]:
         """Reads the directory again and returns the steps of all complete checkpoints."""
@@ -272,13 +280,35 @@ def _shapes(tree: Any, roots: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     }
 
 
+def is_complete(path: pathlib.Path) -> bool:
+    """Whether a directory has the name and the parts of a checkpoint."""
+    return path.name.isdigit() and (path / "state").is_dir() and (path / "about").is_dir()
+
+
 def find_checkpoint(path: pathlib.Path) -> str | None:
     """Returns the directory of a checkpoint: `path` itself, or the latest of a MODEL_DIR."""
     if (path / FOLDER).is_dir():
-        steps = [p for p in (path / FOLDER).iterdir() if p.name.isdigit()]
+        steps = [p for p in (path / FOLDER).iterdir() if is_complete(p)]
         return str(max(steps, key=lambda p: int(p.name))) if steps else None
-    is_step = path.name.isdigit() and (path / "state").is_dir() and (path / "about").is_dir()
-    return str(path) if is_step else None
+    return str(path) if is_complete(path) else None
+
+
+def _move_incomplete_aside(directory: pathlib.Path) -> None:
+    """Renames each `STEP` without the parts of a checkpoint out of the way, and logs it.
+
+    Otherwise Orbax would count it among the checkpoints to keep, and could not write that step.
+    """
+    if not directory.is_dir() or jax.process_index() != 0:
+        return
+    for path in sorted(directory.iterdir()):
+        if path.name.isdigit() and not is_complete(path):
+            aside = directory.with_name(INCOMPLETE)
+            aside.mkdir(exist_ok=True)
+            target = aside / path.name
+            while target.exists():
+                target = target.with_name(f"{target.name}.again")
+            path.rename(target)
+            log.warning("%s is not a complete checkpoint; moved to %s", path, target)
 
 
 def _what_it_is(path: pathlib.Path) -> str:

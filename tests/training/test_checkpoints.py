@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.training.checkpoints import Checkpoints
+from t5lite.training.checkpoints import Checkpoints, find_checkpoint
 from t5lite.training.state import TrainState
 
 
@@ -78,3 +78,25 @@ def test_a_parameter_that_the_model_does_not_have_is_named(checkpoints):
     checkpoints._manager.wait_until_finished()
     with pytest.raises(UserError, match="contains params/kernel .*, which the model does not have"):
         checkpoints.restore_params(3, {})
+
+
+@pytest.mark.parametrize("parts", [(), ("state",), ("about",)])
+def test_an_incomplete_checkpoint_is_moved_aside(parts, tmp_path):
+    directory = tmp_path / "checkpoints"
+    for part in parts or (".",):
+        (directory / "25" / part).mkdir(parents=True)
+    (directory / "25" / "note.txt").write_text("kept")
+    assert Checkpoints(directory, read_only=True).steps() == []
+    checkpoints = Checkpoints(directory)
+    assert checkpoints.steps() == []
+    checkpoints.save(25, state(1.0), {})
+    checkpoints.close()
+    assert Checkpoints(directory, read_only=True).steps() == [25]
+    assert (tmp_path / "incomplete_checkpoints" / "25" / "note.txt").read_text() == "kept"
+
+
+def test_the_latest_checkpoint_of_a_run_is_a_complete_one(checkpoints, tmp_path):
+    checkpoints.save(3, state(1.0), {})
+    checkpoints.close()
+    (tmp_path / "checkpoints" / "25").mkdir()
+    assert find_checkpoint(tmp_path) == str(tmp_path / "checkpoints" / "3")
