@@ -41,22 +41,34 @@ def batch(seed):
     return small.batch(seed, rows=8)
 
 
-def train(mesh, hyper, *, steps=5, microbatches=1, config=None):
-    """Losses of some steps, the last state, and the compiled text."""
-    model = EncoderDecoder(config or small.config())
-    sharding = batch_sharding(mesh, 8)
-    place = make_global(sharding, 8)
-    with on_mesh(mesh):
+_programs = {}
+
+
+def program(mesh, inputs, microbatches, config):
+    """The first state and the step; made once for all hyperparameters that are its inputs."""
+    key = (repr(mesh), microbatches, config, jax.tree.structure(inputs))
+    if key not in _programs:
+        model = EncoderDecoder(config)
+        sharding = batch_sharding(mesh, 8)
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), batch(0)
         )
-        abstract, axes = abstract_state(model, hyper, mesh)
+        abstract, axes = abstract_state(model, inputs, mesh)
         shardings = jax.tree.map(lambda x: x.sharding, abstract)
-        inputs = as_inputs(hyper)
-        state = jax.jit(lambda h: initial_state(model, h, axes), out_shardings=shardings)(inputs)
+        init = jax.jit(lambda h: initial_state(model, h, axes), out_shardings=shardings)
         step = make_train_step(model, axes, microbatches=microbatches)
         jitted = jax.jit(step, donate_argnums=1, out_shardings=(shardings, None))
-        step = jitted.lower(inputs, abstract, shapes).compile()
+        _programs[key] = init, jitted.lower(inputs, abstract, shapes).compile()
+    return _programs[key]
+
+
+def train(mesh, hyper, *, steps=5, microbatches=1, config=None):
+    """Losses of some steps, the last state, and the compiled text."""
+    place = make_global(batch_sharding(mesh, 8), 8)
+    inputs = as_inputs(hyper)
+    with on_mesh(mesh):
+        init, step = program(mesh, inputs, microbatches, config or small.config())
+        state = init(inputs)
         losses = []
         for i in range(steps):
             state, sums = step(inputs, state, place(batch(i)))
