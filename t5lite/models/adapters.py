@@ -60,7 +60,8 @@ class MapSite:
         operands, result = self.einsum.split("->")
         x, kernel = operands.split(",")
         first_output = len(self.stacked) + len(self.inputs)
-        stacked, inputs = kernel[: len(self.stacked)], kernel[len(self.stacked) : first_output]
+        stacked = kernel[: len(self.stacked)]
+        inputs = kernel[len(self.stacked) : first_output]
         outputs = kernel[first_output:]
         middle = "".join(axis for axis in result if axis not in outputs) + letter
         down = f"{x},{stacked}{inputs}{letter}->{middle}"
@@ -116,7 +117,8 @@ def adapter_from_description(described: Mapping[str, Any]) -> Adapter:
     Raises:
         UserError: if its class cannot be imported or is no adapter.
     """
-    name, fields = described["adapter"], described["fields"]
+    name = described["adapter"]
+    fields = described["fields"]
     module, _, qualified = name.partition(":")
     try:
         kind = getattr(importlib.import_module(module), qualified)

@@ -87,7 +87,8 @@ class EncoderDecoder(WithDecoder):
 
     def start(self, batch: Batch, *, capacity: int) -> Cache:
         """Encodes, and returns the cache of a decoder for up to `capacity` tokens."""
-        encoded, segments = self.encode(batch), batch["encoder_segment_ids"]
+        encoded = self.encode(batch)
+        segments = batch["encoder_segment_ids"]
         return self.decoder.start(segments.shape[0], capacity, encoded, segments)
 
     def extend(self, batch: Batch, cache: Cache) -> tuple[Float[Array, "b l e"], Cache]:

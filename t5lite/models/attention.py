@@ -134,7 +134,8 @@ def attention_weights(
 
     Differs from T5X, which by default takes the softmax in the dtype of the activations.
     """
-    (b, q, h, d), g = query.shape, key.shape[2]
+    b, q, h, d = query.shape
+    g = key.shape[2]
     if g == h:
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
     else:
@@ -166,7 +167,8 @@ def attend(
     Differs from T5X, where it is the average of all values, those of padding and other examples
     included.
     """
-    (b, h, q, k), (g, d) = weights.shape, value.shape[2:]
+    b, h, q, k = weights.shape
+    g, d = value.shape[2:]
     weights = weights.astype(value.dtype)
     if g == h:
         average = jnp.swapaxes(jnp.einsum("bhqk,bkhd->bhqd", weights, value), 1, 2)

@@ -69,7 +69,8 @@ class Attention(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        embed, kv = Axis("embed", config.embed_dim), Axis("kv", config.head_dim)
+        embed = Axis("embed", config.embed_dim)
+        kv = Axis("kv", config.head_dim)
 
         def heads(name: str, count: int, scale: float) -> LinearMap:
             return LinearMap(
@@ -114,7 +115,8 @@ class Attention(nn.Module):
     ) -> Float[Array, "b q h d"]:
         """Returns for each query and head the average of the values that it attends to."""
         rng = None if dropout_rate is None else self.make_rng("dropout")
-        config, function = self.config, attention_function(self.config)
+        config = self.config
+        function = attention_function(self.config)
 
         def attended(
             query: Float[Array, "b q h d"],

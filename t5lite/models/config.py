@@ -66,7 +66,8 @@ class T5Config(T5Fields):
     def _check_sizes(self) -> None:
         least = {"num_encoder_layers": 0, "num_decoder_layers": 0, "start_token": 0}
         for field in dataclasses.fields(self):
-            value, lowest = getattr(self, field.name), least.get(field.name, 1)
+            value = getattr(self, field.name)
+            lowest = least.get(field.name, 1)
             if field.type is int and not (isinstance(value, int) and value >= lowest):
                 raise field_error(self, field.name, f"a whole number >= {lowest}")
         groups = self.num_kv_heads
@@ -92,7 +93,8 @@ class T5Config(T5Fields):
     def _check_positions(self) -> None:
         # Half of a direction's buckets hold one distance each.
         directions = (2 if self.num_encoder_layers else 1, 1 if self.num_decoder_layers else 2)
-        least, exact = 2 * directions[0], self.num_buckets // directions[1] // 2
+        least = 2 * directions[0]
+        exact = self.num_buckets // directions[1] // 2
         if self.num_buckets < least:
             raise field_error(self, "num_buckets", f"at least {least}")
         if self.max_distance <= exact:

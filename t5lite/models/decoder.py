@@ -64,7 +64,8 @@ class Decoder(nn.Module):
             DecoderLayer, config, self.pattern, num_arguments=5, init=self.is_initializing()
         )
         self.decoder_norm = make_norm(config)
-        self.input_dropout, self.output_dropout = Dropout(), Dropout()
+        self.input_dropout = Dropout()
+        self.output_dropout = Dropout()
         if not config.tied_logits:
             self.logits_dense = logits_map(config, "decoder/logits_dense")
 
@@ -137,7 +138,8 @@ class Decoder(nn.Module):
             prefix: 1 for those of the tokens that attend to each other in both directions; None
                 for none.
         """
-        (rows, count), start = segment_ids.shape, cache.length
+        rows, count = segment_ids.shape
+        start = cache.length
         capacity = cache.segment_ids.shape[1]
         assert count <= capacity, f"{count} tokens for a cache of {capacity}"
         key_prefix = None
@@ -181,7 +183,9 @@ class Decoder(nn.Module):
         *,
         alternatives: bool,
     ) -> tuple[Stream, Cache]:
-        start, count, capacity = cache.length, x.shape[1], cache.segment_ids.shape[1]
+        start = cache.length
+        count = x.shape[1]
+        capacity = cache.segment_ids.shape[1]
         key_positions = updated(cache.positions, positions, start, axis=0)
         mask = dataclasses.replace(mask, query_positions=positions, key_positions=key_positions)
         bias = None

@@ -48,7 +48,8 @@ class DecoderLayer(Sublayers):
     kind: int = 0
 
     def setup(self) -> None:
-        config, name = self.config, "decoder/layers"
+        config = self.config
+        name = "decoder/layers"
         cross = ("cross_attention",) if config.num_encoder_layers else ()
         self.add_sublayers("self_attention", *cross, "mlp")
         self.self_attention = Attention(config, f"{name}/self_attention")
@@ -98,7 +99,8 @@ class DecoderLayer(Sublayers):
         attention = self.self_attention
         positions = None if incremental is None else incremental.positions
         normed = self.sublayer_input("self_attention", x)
-        source, own = attention.keys_values(normed, positions), None
+        source = attention.keys_values(normed, positions)
+        own = None
         if incremental is not None:
             own = incremental.cached.own.with_new(source, incremental.start)
             source = own.read()

@@ -39,7 +39,8 @@ class EncoderLayer(Sublayers):
     kind: int = 0
 
     def setup(self) -> None:
-        config, name = self.config, "encoder/layers"
+        config = self.config
+        name = "encoder/layers"
         self.add_sublayers("attention", "mlp")
         self.attention = Attention(config, f"{name}/attention")
         self.mlp = feed_forward(config, f"{name}/mlp")
@@ -86,7 +87,8 @@ class Encoder(nn.Module):
             EncoderLayer, config, self.pattern, num_arguments=3, init=self.is_initializing()
         )
         self.encoder_norm = make_norm(config)
-        self.input_dropout, self.output_dropout = Dropout(), Dropout()
+        self.input_dropout = Dropout()
+        self.output_dropout = Dropout()
 
     def __call__(
         self, x: Stream, segment_ids: Int[Array, "b l"], *, dropout_rate: Number | None

@@ -57,7 +57,8 @@ def route(
     Differs from all of them in that a group of tokens is a row of the batch, and from GShard in
     that second choices do not wait for first choices of later tokens, which would leak the future.
     """
-    (rows, length, count), tokens = scores.shape, is_token.astype(jnp.float32)
+    rows, length, count = scores.shape
+    tokens = is_token.astype(jnp.float32)
     probabilities = jax.nn.softmax(scores, axis=-1)
     gates, chosen = jax.lax.top_k(probabilities, choices)
     if choices > 1:
@@ -102,7 +103,8 @@ class Experts(nn.Module):
         config = self.config
         assert config.num_experts is not None
         experts = Axis("experts", config.num_experts)
-        embed, mlp = Axis("embed", config.embed_dim), Axis("mlp", config.mlp_dim)
+        embed = Axis("embed", config.embed_dim)
+        mlp = Axis("mlp", config.mlp_dim)
 
         def linear_map(
             name: str,

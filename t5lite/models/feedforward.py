@@ -60,7 +60,8 @@ class FeedForward(nn.Module):
         self, x: Float[Array, "b l e"], is_token: Bool[Array, "b l"], *, dropout_rate: Number | None
     ) -> Float[Array, "b l e"]:
         config = self.config
-        embed, mlp = Axis("embed", config.embed_dim), Axis("mlp", config.mlp_dim)
+        embed = Axis("embed", config.embed_dim)
+        mlp = Axis("mlp", config.mlp_dim)
 
         def linear_map(name: str, einsum: str, inputs: Axis, outputs: Axis) -> LinearMap:
             return LinearMap(

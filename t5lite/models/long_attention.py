@@ -103,7 +103,8 @@ def long_context(
     side_bias = jnp.moveaxis(jnp.take(values, offset + count - 1, axis=1), 0, 2)
     is_global = jnp.arange(count)[None, None] <= blocks.max(axis=1)[:, None, None]
     side_mask = is_token[:, :, None] & is_global
-    near_mask, near_bias = mask.to_array(*lengths), bias.to_array(*lengths)
+    near_mask = mask.to_array(*lengths)
+    near_bias = bias.to_array(*lengths)
     assert near_mask is not None
     visible = jnp.concatenate([near_mask, in_blocks(side_mask, block)[:, None]], axis=3)
     scores = jnp.concatenate(
@@ -127,7 +128,8 @@ def long_attention(
     dropout_rate: Number | None,
 ) -> Float[Array, "b l h d"]:
     """Returns for each token and head the average of the values that it attends to."""
-    (rows, length, _), block = x.shape, attention.config.local_radius + 1
+    rows, length, _ = x.shape
+    block = attention.config.local_radius + 1
     near = KeysValues(*(with_neighbours(part, block) for part in attention.keys_values(x)))
     if context.summed is not None and global_norm is not None:
         sums = jnp.einsum("ble,blg->bge", x, context.summed)

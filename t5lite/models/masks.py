@@ -69,7 +69,8 @@ class AttentionMask:
         if self.causal:
             in_order = (keys <= queries)[None, None]
             if self.query_prefix is not None:
-                queried, prefix = self.query_prefix > 0, self.key_prefix > 0
+                queried = self.query_prefix > 0
+                prefix = self.key_prefix > 0
                 in_order = in_order | (queried[:, None, :, None] & prefix[:, None, None, :])
             allowed = _both(allowed, self._or_memory(in_order))
         if self.window is not None:

@@ -50,7 +50,8 @@ class RelativeBias:
             first = 1 - query_length - self.query_offset
             values = self.values(np.arange(first, first + query_length + key_length - 1))
             return bias_from_distances(values, query_length, key_length)
-        queries, keys = self.query_positions, self.key_positions
+        queries = self.query_positions
+        keys = self.key_positions
         queries = jnp.arange(query_length) + self.query_offset if queries is None else queries
         keys = jnp.arange(key_length) if keys is None else keys
         values = self.values(np.arange(1 - self.distance_limit, self.distance_limit))

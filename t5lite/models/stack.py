@@ -120,7 +120,8 @@ class _PatternedLayers(nn.Module):
 
     @nn.compact
     def __call__(self, x: Stream, *arguments: Any) -> tuple[Stream, None]:
-        kinds, period = self.pattern.kinds, self.pattern.period
+        kinds = self.pattern.kinds
+        period = self.pattern.period
         repetitions = len(kinds) // period
         for name, some, length in (
             ("repetitions", kinds[:period], repetitions),

@@ -44,7 +44,8 @@ def span_corruption_lengths(
         tokens_length += 1
     corrupted, targets_length = lengths(tokens_length)
     if noise_density == 0.5 and targets_length > corrupted:
-        tokens_length, targets_length = tokens_length - 1, targets_length - 1
+        tokens_length -= 1
+        targets_length -= 1
     return tokens_length, targets_length
 
 
