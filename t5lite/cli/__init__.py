@@ -1,1 +1,1 @@
-"""The commands. Each builds its root from gin and puts the rooms together."""
+"""The commands. Each parses its flags, builds its roots from gin, and calls the other packages."""

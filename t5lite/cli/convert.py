@@ -40,13 +40,20 @@ MODEL_FILE = "model.gin"
 
 
 def convert_command(flags: Any, bindings: Sequence[str]) -> None:
-    """Reads a checkpoint of any supported format and writes it for t5lite or Hugging Face."""
+    """Reads a checkpoint of any supported format and writes it for t5lite or Hugging Face.
+
+    Raises:
+        UserError: if the input is no checkpoint, the output exists, or a binding of `convert` would
+            have no effect on this conversion.
+    """
     quiet_libraries()
     if flags.input is None or flags.output is None:
-        raise UserError("convert needs --input and --output")
+        missing = "--input" if flags.input is None else "--output"
+        raise UserError(f"convert needs {missing}=FOLDER")
     (conversion,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "convert")
     console = rich.console.Console(highlight=False, soft_wrap=True, markup=False)
     source, output = (pathlib.Path(path).expanduser() for path in (flags.input, flags.output))
+    _check_output(output)
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         foreign, kind = _read(source, conversion, stack)
@@ -55,7 +62,7 @@ def convert_command(flags: Any, bindings: Sequence[str]) -> None:
         count = sum(array.size for array in foreign.params.values())
         architecture = type(foreign.model).__name__
         console.print(f"{source}: {kind}, {architecture}, {count:,} parameters")
-        folder = stack.enter_context(_whole(output))
+        folder = stack.enter_context(_partial_folder(output))
         if flags.to == "huggingface":
             remarks = write_huggingface(
                 foreign,
@@ -82,7 +89,7 @@ def _read(
 ) -> tuple[Foreign, str]:
     """Returns the checkpoint at `path` and the name of its format."""
     if (found := find_checkpoint(path)) is not None:
-        return _own(found, conversion, stack), "t5lite"
+        return _read_t5lite(found, conversion, stack), "t5lite"
     if is_huggingface(path):
         foreign = read_huggingface(path, allow_nonfinite=conversion.allow_nonfinite)
         return _with_vocabulary(foreign, conversion), "Hugging Face"
@@ -97,10 +104,10 @@ def _read(
         )
         return _with_vocabulary(foreign, conversion), "T5X"
     if not path.exists():
-        raise UserError(f"--input {path} does not exist")
+        raise UserError(f"--input={path} does not exist")
     holds = ", ".join(sorted(p.name for p in path.iterdir())[:5]) if path.is_dir() else "a file"
     raise UserError(
-        f"--input {path} must be a Hugging Face folder (config.json and safetensors), T5X's "
+        f"--input={path} must be a Hugging Face folder (config.json and safetensors), T5X's "
         "checkpoint_STEP, or t5lite's MODEL_DIR or checkpoints/STEP; got "
         f"{holds or 'an empty folder'}"
     )
@@ -121,6 +128,14 @@ def _check_used(conversion: Conversion, kind: str, to: str) -> None:
             raise UserError(f"convert.{name} is for {where}, got a conversion of {kind} to {to}")
 
 
+def _check_output(output: pathlib.Path) -> None:
+    """Raises a UserError unless `output` is free, or an empty folder."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output={output} exists; choose another folder")
+    if output.is_symlink():
+        raise UserError(f"--output={output} is a link; name the folder itself")
+
+
 def _check_vocabulary(foreign: Foreign) -> None:
     vocabulary = foreign.vocabulary
     size = foreign.model.config.vocab_size
@@ -137,7 +152,7 @@ def _with_vocabulary(foreign: Foreign, conversion: Conversion) -> Foreign:
     return dataclasses.replace(foreign, vocabulary=conversion.vocabulary)
 
 
-def _own(folder: str, conversion: Conversion, stack: contextlib.ExitStack) -> Foreign:
+def _read_t5lite(folder: str, conversion: Conversion, stack: contextlib.ExitStack) -> Foreign:
     vocabulary = conversion.vocabulary
     checkpoints, step = stack.enter_context(open_checkpoint(folder))
     about = checkpoints.about(step)
@@ -159,12 +174,8 @@ def _own(folder: str, conversion: Conversion, stack: contextlib.ExitStack) -> Fo
 
 
 @contextlib.contextmanager
-def _whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
+def _partial_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a folder that becomes `output` on success and is removed on failure."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output {output} exists; choose another folder")
-    if output.is_symlink():
-        raise UserError(f"--output {output} is a link; name the folder itself")
     output = output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{output.name}.partial-", dir=output.parent))
@@ -179,7 +190,7 @@ def _whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
             partial.rename(output)
         except OSError as error:
             raise UserError(
-                f"--output {output} was created by another process meanwhile: {error.strerror}"
+                f"--output={output} was created by another process meanwhile: {error.strerror}"
             ) from error
     finally:
         # Threads of Orbax may still write while the folder is being removed.

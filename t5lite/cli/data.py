@@ -16,6 +16,7 @@ import rich.text
 from t5lite.cli.documents import json_document
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.run_files import load_roots
+from t5lite.core.errors import UserError
 from t5lite.core.examples import Tokens
 from t5lite.data.batching.stream import Batches, eval_examples
 from t5lite.data.sources.built_data_sets import PRUNABLE, built_data_sets, prune
@@ -31,8 +32,19 @@ EXAMPLE_STYLES = ("cyan", "yellow", "green", "magenta", "blue", "red")
 
 
 def data_command(action: str, flags: Any, bindings: Sequence[str]) -> None:
-    """Runs an action on the data of a run file, or on the data sets of a folder."""
+    """Runs an action on the data of a run file, or on the data sets of a folder.
+
+    Raises:
+        UserError: for both a run file and `--data_dir`, or bindings without a run file.
+    """
     quiet_libraries()
+    if flags.data_dir is not None and flags.gin_file:
+        raise UserError(
+            f"--data_dir and --gin_file are mutually exclusive, got --data_dir={flags.data_dir}; "
+            "the sources of a run file name their own folders"
+        )
+    if bindings and not flags.gin_file:
+        raise UserError(f"data {action} without a --gin_file takes no bindings, got {bindings[0]}")
     console = rich.console.Console(highlight=False, soft_wrap=True)
     if action in ("list", "prune") and not flags.gin_file:
         folders = [data_folder(flags.data_dir)]
@@ -237,7 +249,7 @@ def list_data_sets(folders: Sequence[pathlib.Path], console: rich.console.Consol
 
 
 def prune_data_sets(folders: Sequence[pathlib.Path], console: rich.console.Console) -> None:
-    """Removes the data sets that no run can use any more: their files changed, for instance."""
+    """Removes the data sets that no run can use any more, as after a change of their files."""
     for folder in folders:
         removed = [found for found in built_data_sets(folder) if found.state in PRUNABLE]
         for found in removed:

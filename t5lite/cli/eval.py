@@ -21,6 +21,7 @@ from t5lite.cli.selection import (
     CHECKPOINT_FORMS,
     LATEST,
     ChosenCheckpoint,
+    checkpoint_name,
     chosen_checkpoints,
     model_dir_of,
     open_run,
@@ -43,6 +44,8 @@ WATCH_SECONDS = 5.0
 def eval_command(flags: Any, bindings: Sequence[str]) -> None:
     """Scores checkpoints on a split, prints tables and appends to `MODEL_DIR/eval/SPLIT.jsonl`."""
     quiet_libraries()
+    if flags.watch:
+        _check_watch(flags)
     trained, evaluation = _load(flags, bindings)
     start_processes()
     mesh = trained.mesh.make()
@@ -150,11 +153,31 @@ def _print(results: list[dict[str, Any]], *, as_json: bool) -> None:
         print_score_tables(results)
 
 
+def _check_watch(flags: Any) -> None:
+    """Raises a UserError for flags that would make no difference to `--watch`."""
+    if flags.average != 1:
+        raise UserError(f"--watch conflicts with --average, got --average={flags.average}")
+    if flags.checkpoint == LATEST:
+        return
+    if flags.gin_file:
+        raise UserError(
+            f"--watch of a --gin_file watches its MODEL_DIR, got --checkpoint={flags.checkpoint}; "
+            "leave out one of them"
+        )
+    name = checkpoint_name(flags.checkpoint)
+    model_dir = model_dir_of(flags.checkpoint)
+    names_some = flags.checkpoint.endswith(f":{name.which}")
+    if name.folder is not None and model_dir is not None:
+        names_some |= name.folder.absolute() != model_dir
+    if names_some:
+        raise UserError(
+            "--watch scores all checkpoints of a run: --checkpoint must be its MODEL_DIR, got "
+            f"{flags.checkpoint}"
+        )
+
+
 def _watch(scorer: CheckpointScorer, flags: Any) -> None:
     """Scores every checkpoint of the run once, as it appears, until that of its last step."""
-    watches_other = flags.checkpoint != LATEST and bool(flags.gin_file)
-    if watches_other or flags.average != 1:
-        raise UserError("--watch conflicts with --average, and with --checkpoint of a run file")
     run = scorer.run
     pathlib.Path(run.model_dir, FOLDER).mkdir(parents=True, exist_ok=True)
     with open_run(run.model_dir) as checkpoints:

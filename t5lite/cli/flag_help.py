@@ -4,9 +4,7 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 
-from absl import flags
-
-from t5lite.cli.flags import BINDING_FLAG, COMMON_FLAGS, command_flags, flags_of
+from t5lite.cli.flags import BINDING_FLAG, command_flags
 from t5lite.core.errors import suggestion
 
 COMMAND_WIDTH = 9
@@ -29,20 +27,14 @@ _OTHER_TOOLS = {
 _MACROS = ("MODEL_DIR", "STEPS", "BATCH_SIZE", "SEED")
 
 
-def flag_lines(command: str, values: flags.FlagValues) -> list[str]:
-    """Returns the flags of a command in groups, the common ones first."""
-    specs = command_flags(command)
-    if not specs:
-        # absl appends to some help texts, after a semicolon.
-        own = values.get_flags_for_module(flags_of.__module__)
-        texts = {flag.name: (flag.help or "").split(";\n")[0] for flag in own}
-        return ["flags:", *_described(texts)]
+def flag_lines(command: str) -> list[str]:
+    """Returns the flags of a command other than `launch` in groups, the common ones first."""
     groups: dict[str, dict[str, str]] = {}
-    for spec in specs:
-        groups.setdefault(spec.group, {})[spec.name] = spec.help
-    common = groups[COMMON_FLAGS]
-    groups[COMMON_FLAGS] = {"gin_file": common.pop("gin_file"), BINDING_FLAG: _BINDING_HELP}
-    groups[COMMON_FLAGS] |= common
+    for flag in command_flags(command):
+        group = groups.setdefault(flag.group, {})
+        group[flag.name] = flag.full_help
+        if flag.name == "gin_file":
+            group[BINDING_FLAG] = _BINDING_HELP
     lines = []
     for title, texts in groups.items():
         lines += [f"{title}:", *_described(texts), ""]

@@ -19,15 +19,27 @@ class CommandFlag:
         kind: str, int or bool, `list` for values with commas, "multi" for a flag that may be
             repeated, or the allowed values.
         minimum: of an integer.
+        actions: those of the command that read it; empty if all do.
     """
 
     name: str
     help: str
     commands: Sequence[str]
+    actions: Sequence[str] = ()
     group: str = "flags"
     kind: Any = str
     default: Any = None
     minimum: int | None = None
+
+    @property
+    def full_help(self) -> str:
+        """The help with the allowed values and the default."""
+        text = self.help.removesuffix(".")
+        if isinstance(self.kind, tuple):
+            text += f": {' or '.join(self.kind)}"
+        if self.default:
+            text += f"; {self.default} if not given"
+        return f"{text}."
 
     def define(self, values: flags.FlagValues) -> None:
         """Adds the flag to those of a command."""
@@ -66,7 +78,7 @@ _FLAGS = (
     ),
     CommandFlag(
         name="gin_search_paths",
-        help="Directories, separated by commas, in which gin files are looked for.",
+        help="Directories to search for gin files, separated by commas.",
         commands=_RUN,
         group=COMMON_FLAGS,
         kind=list,
@@ -75,7 +87,7 @@ _FLAGS = (
     CommandFlag(
         name="help",
         help="Print this help.",
-        commands=_RUN,
+        commands=(*_RUN, "report"),
         group=COMMON_FLAGS,
         kind=bool,
         default=False,
@@ -89,9 +101,9 @@ _FLAGS = (
     ),
     CommandFlag(
         name="checkpoint",
-        help="Checkpoint of the run file: latest (default), best, a step, or for eval also all or "
-        "steps such as 1000,2000. Or any other: a MODEL_DIR for its latest, MODEL_DIR:best, "
-        "MODEL_DIR/checkpoints/STEP, or a Hugging Face folder.",
+        help="Checkpoint of the run file: latest, best, a step, or for eval also all or steps such "
+        "as 1000,2000. Or any other: a MODEL_DIR for its latest, MODEL_DIR:best, "
+        "MODEL_DIR/checkpoints/STEP, or a Hugging Face folder",
         commands=("eval", "infer"),
         group="checkpoints",
         default="latest",
@@ -193,22 +205,25 @@ _FLAGS = (
     ),
     CommandFlag(
         name="workers",
-        help="Number of processes; if not given, one per processor.",
+        help="Number of processes; one per processor if not given.",
         commands=("data",),
+        actions=("build",),
         group="build",
         kind=int,
         minimum=1,
     ),
     CommandFlag(
         name="data_dir",
-        help="Directory of data sets; if not given, TFDS_DATA_DIR or ~/tensorflow_datasets.",
+        help="Directory of data sets; TFDS_DATA_DIR or ~/tensorflow_datasets if not given.",
         commands=("data",),
+        actions=("list", "prune"),
         group="list and prune",
     ),
     CommandFlag(
         name="split",
         help="Split of the source.",
         commands=("data",),
+        actions=("show", "stats"),
         group="show and stats",
         default="train",
     ),
@@ -216,6 +231,7 @@ _FLAGS = (
         name="count",
         help="show: number of examples of each task, and of rows.",
         commands=("data",),
+        actions=("show",),
         group="show and stats",
         kind=int,
         default=3,
@@ -223,8 +239,9 @@ _FLAGS = (
     ),
     CommandFlag(
         name="records",
-        help="stats: number of records of each task to read, from all over the split.",
+        help="stats: number of records of each task to read, evenly spaced over the split.",
         commands=("data",),
+        actions=("stats",),
         group="show and stats",
         kind=int,
         default=10000,
@@ -234,6 +251,7 @@ _FLAGS = (
         name="json",
         help="stats: print one JSON document instead of a table.",
         commands=("data",),
+        actions=("stats",),
         group="show and stats",
         kind=bool,
         default=False,
@@ -246,11 +264,31 @@ _FLAGS = (
         kind=bool,
         default=False,
     ),
+    CommandFlag(
+        name="minimize",
+        help="Metric to minimize; if not given, that of the launch, or the evaluation's "
+        "cross_entropy_nats_per_token. SPLIT/NAME is a metric of another split.",
+        commands=("report",),
+        group="ranking",
+    ),
+    CommandFlag(
+        name="maximize",
+        help="Metric to maximize instead.",
+        commands=("report",),
+        group="ranking",
+    ),
+    CommandFlag(
+        name="output",
+        help="Folder for report.html, a single self-contained page, table.csv, table.md and the "
+        "plots.",
+        commands=("report",),
+        group="output",
+    ),
 )
 
 
 def command_flags(command: str) -> list[CommandFlag]:
-    """Returns the flags of a command that is neither `launch` nor `report`."""
+    """Returns the flags of a command other than `launch`."""
     return [flag for flag in _FLAGS if command in flag.commands]
 
 
@@ -269,22 +307,6 @@ def flags_of(command: str, arguments: Sequence[str] = ()) -> flags.FlagValues:
 
         define_launch_flags(values, outside_engine(arguments))
         return values
-    if command == "report":
-        _define_report_flags(values)
-        return values
     for flag in command_flags(command):
         flag.define(values)
     return values
-
-
-def _define_report_flags(values: flags.FlagValues) -> None:
-    texts = {
-        "minimize": "The metric that counts; the launch's own, or cross_entropy_nats_per_token of "
-        "the evaluation, if not given. SPLIT/NAME is of another split.",
-        "maximize": "Or one that is better the higher.",
-        "output": "A folder for report.html, which needs no other file, table.csv, table.md and "
-        "the plots.",
-    }
-    for name, text in texts.items():
-        flags.DEFINE_string(name, None, text, flag_values=values)
-    flags.DEFINE_boolean("help", False, "Shows this.", short_name="h", flag_values=values)

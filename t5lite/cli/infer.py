@@ -46,7 +46,12 @@ DEFAULT_TARGETS_LENGTH = 128
 
 
 def infer_command(flags: Any, bindings: Sequence[str]) -> None:
-    """Generates targets for all objects of a file, or scores their targets."""
+    """Generates targets for all objects of a file, or scores their targets.
+
+    Raises:
+        UserError: for a missing flag or checkpoint, an output that exists, or, unless
+            `infer.bad_objects` is "skip", an invalid object.
+    """
     quiet_libraries()
     for name in ("input", "output"):
         if getattr(flags, name) is None:

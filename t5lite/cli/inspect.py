@@ -22,11 +22,19 @@ from t5lite.training.trainable import trainable_names
 
 
 def inspect_command(flags: Any, bindings: Sequence[str]) -> None:
-    """Prints the resolved configuration, the parameters of the model, and the FLOPs of a step."""
+    """Prints the resolved configuration, the parameters of the model, and the FLOPs of a step.
+
+    Raises:
+        UserError: for both a checkpoint and a run file or bindings.
+    """
     quiet_libraries()
     if flags.checkpoint is not None:
         if flags.gin_file or bindings:
-            raise UserError("inspect takes either --checkpoint, or a run file and bindings")
+            raise UserError(
+                "inspect takes either --checkpoint, or a run file and bindings, got "
+                f"--checkpoint={flags.checkpoint} and "
+                f"{flags.gin_file[0] if flags.gin_file else f'--gin.{bindings[0]}'}"
+            )
         report: dict[str, Any] = {"checkpoint": flags.checkpoint}
         with chosen_checkpoints(None, flags.checkpoint, 1) as (chosen, *_):
             model = model_of(chosen.about, chosen.path)

@@ -14,6 +14,7 @@ try:
     from t5lite.cli.columns import columns_text, terminal_width
     from t5lite.cli.launch_progress import LaunchProgress
     from t5lite.cli.new_launch import check_unchanged, new_launch
+    from t5lite.cli.paths import user_path
     from t5lite.launching.engines.engine import Engine, Submission
     from t5lite.launching.engines.table import engine_of
     from t5lite.launching.launch import LOG, Launch
@@ -27,8 +28,17 @@ try:
 except ModuleNotFoundError as missing:
     raise UserError(f"launch needs {missing.name}; pip install 't5lite[sweep]'") from missing
 
-# `trial` is for the jobs of schedulers only.
-LAUNCH_ACTIONS = ("status", "results", "logs", "resume", "cancel", "trial")
+# The flags that each action reads, besides --dir. `trial` is for the jobs of schedulers only.
+LAUNCH_ACTIONS = {
+    "status": ("json",),
+    "results": ("json",),
+    "logs": ("trial",),
+    "resume": ("parallel",),
+    "cancel": (),
+    "trial": ("trial",),
+}
+# Flags that only actions read.
+_ACTION_ONLY = ("json", "trial")
 LOG_LINES = 40
 
 
@@ -38,17 +48,44 @@ def launch_command(flags: Any, words: Sequence[str], command: Sequence[str]) -> 
     Args:
         words: nothing to start one, else an action and a name.
         command: the words after `--`.
+
+    Raises:
+        UserError: for an unknown action or launch, a flag that is not read, or a launch that could
+            not run.
     """
     if not words:
+        _check_flags(flags, None)
         _start(flags, command)
         return
     check_choice("launch", words[0], LAUNCH_ACTIONS)
     if len(words) != 2 or command:
-        raise UserError(f"t5lite launch {words[0]} takes a NAME and nothing else")
-    launch = read_launch(pathlib.Path(flags.dir).absolute() / words[1])
+        got = " ".join([*words[1:], *(["--", *command] if command else [])])
+        raise UserError(f"launch {words[0]} takes one NAME, got {got or 'none'}")
+    _check_flags(flags, words[0])
+    launch = read_launch(user_path("--dir", flags.dir).absolute() / words[1])
     # Engines from outside the package are found beside the run files.
     sys.path.append(launch.working_dir)
     _act(flags, words[0], launch)
+
+
+def _check_flags(flags: Any, action: str | None) -> None:
+    """Raises a UserError for the first flag that an action, or a new launch, does not read."""
+    given = sorted({flags[name].name for name in flags if flags[name].present})
+    if action is None:
+        unread = [name for name in given if name in _ACTION_ONLY]
+        if unread:
+            takers = [each for each, names in LAUNCH_ACTIONS.items() if unread[0] in names]
+            raise UserError(
+                f"--{unread[0]} is for launch {' and '.join(takers[:2])}, got a new launch"
+            )
+        return
+    known = ("dir", *LAUNCH_ACTIONS[action])
+    unread = [name for name in given if name not in known]
+    if unread:
+        raise UserError(
+            f"launch {action} takes {' and '.join(f'--{name}' for name in known)}, got "
+            f"--{unread[0]}; the launch keeps the other flags that it was started with"
+        )
 
 
 def _start(flags: Any, command: Sequence[str]) -> None:
@@ -210,7 +247,7 @@ def _act(flags: Any, action: str, launch: Launch) -> None:
 def _run_task(flags: Any, launch: Launch, engine: Engine) -> None:
     """Runs one trial inside a job of a scheduler."""
     if flags.trial is None or flags.trial >= launch.num_trials:
-        raise UserError(f"launch trial needs --trial under {launch.num_trials}")
+        raise UserError(f"launch trial needs --trial under {launch.num_trials}, got {flags.trial}")
     study = open_study(launch)
     state = until_stopped(lambda stopping: engine.run_task(study, flags.trial, stopping))
     codes = {"failed": 1, "stopped": RESTART_EXIT, "unavailable": UNAVAILABLE_EXIT}
@@ -219,6 +256,8 @@ def _run_task(flags: Any, launch: Launch, engine: Engine) -> None:
 
 def _print_logs(flags: Any, launch: Launch) -> None:
     numbers = range(launch.num_trials) if flags.trial is None else [flags.trial]
+    if numbers[-1] >= launch.num_trials:
+        raise UserError(f"--trial must be under {launch.num_trials}, got {flags.trial}")
     for number in numbers:
         path = launch.model_dir(number) / LOG
         if not path.exists():

@@ -23,7 +23,7 @@ STRINGS = {
     SWEEP_FLAGS: {
         "sweep_file": "A gin file that binds sweep.values, or sweep.listed for the trials one by "
         "one.",
-        "method": "How settings are chosen: grid, random, quasi or tpe; default: grid if the "
+        "method": "How settings are chosen: grid, random, quasi or tpe; if not given, grid if the "
         "space has one, else quasi-random.",
         "prune": "Stop bad trials early: asha or hyperband.",
         "minimize": "Metric to minimize; cross_entropy_nats_per_token of the evaluation if not "
@@ -58,11 +58,11 @@ def define_launch_flags(values: flags.FlagValues, engine: type[Any] | None = Non
     for group in INTEGERS.values():
         for name, text in group.items():
             flags.DEFINE_integer(name, None, text, lower_bound=1, flag_values=values)
-    flags.DEFINE_string("dir", "runs", "Folder of launches.", flag_values=values)
+    flags.DEFINE_string("dir", "runs", "Folder of launches; runs if not given.", flag_values=values)
     flags.DEFINE_integer(
         "max_failures",
         3,
-        "Restarts of a trial after a crash; restarts after a preemption are free.",
+        "Restarts of a trial after a crash, 3 if not given; restarts after a preemption are free.",
         lower_bound=0,
         flag_values=values,
     )
@@ -152,6 +152,7 @@ def launch_flag_lines(
             *INTEGERS[LAUNCH_FLAGS],
             "max_failures",
             "dry_run",
+            "help",
         ],
         "sweeps:": [
             "sweep",
@@ -174,12 +175,13 @@ def launch_flag_lines(
     lines = []
     for title, texts in groups.items():
         column = max(map(len, texts), default=0) + 6
-        lines += ["", title]
+        lines.append(title)
         for name, text in texts.items():
             wrapped = textwrap.wrap(text, max((width or 1000) - column, 20))
             lines.append(f"  --{name}".ljust(column) + wrapped[0])
             lines += [" " * column + line for line in wrapped[1:]]
-    return lines
+        lines.append("")
+    return lines[:-1]
 
 
 def given_resources(values: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`t5lite COMMAND FLAGS`: flags, help, and errors on one line."""
 
+import contextlib
 import importlib
 import os
 import sys
@@ -9,18 +10,18 @@ from typing import Any, NoReturn
 from absl import flags
 
 from t5lite.cli.flag_help import COMMAND_WIDTH, flag_lines, unknown_flag
-from t5lite.cli.flags import flags_of
+from t5lite.cli.flags import command_flags, flags_of
 from t5lite.core.errors import UserError, suggestion
 
 COMMANDS = {
-    "train": "train from a run file; resumes from the latest checkpoint",
+    "train": "train from a run file; resume from the latest checkpoint",
     "eval": "score one, several or all checkpoints of a run on a whole split",
     "infer": "generate or score the targets of a file of inputs with any checkpoint",
     "plan": "compile the step for a TPU slice or simulated mesh: memory, FLOPs",
     "convert": "convert a checkpoint from or to Hugging Face, or from T5X",
     "launch": "run a command, or a sweep over its bindings, here or on a cluster",
-    "report": "tables and plots of runs and launches, running or finished",
-    "inspect": "print the configuration and every parameter with its sharding; FLOPs",
+    "report": "print tables and plots of runs and launches, running or finished",
+    "inspect": "print the configuration, parameters with their shardings, and FLOPs",
     "data": "build, show or count the data of a run file",
     "vocab": "train a SentencePiece vocabulary on any source",
 }
@@ -31,8 +32,8 @@ ACTIONS = {
         "build": "builds data sets and token caches in parallel; resumes",
         "show": "prints examples, and rows of the first batch with a colour per example",
         "stats": "prints lengths, truncation, unknown pieces, and how full rows are",
-        "list": "lists data sets built from files, of --data_dir or a run file",
-        "prune": "removes those that no run can use, such as of changed files",
+        "list": "lists the data sets built from files in --data_dir or for a run file",
+        "prune": "removes those that no run can use, as after a change of their files",
     },
     "launch": {
         "status": "prints the state of each trial of the launch NAME",
@@ -84,8 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         launched = arguments[split + 1 :]
         del arguments[split:]
     if command in ("-h", "-help", "--help", "help"):
-        lines = [f"  {name.ljust(COMMAND_WIDTH)}{text}" for name, text in COMMANDS.items()]
-        print(USAGE.format(commands="\n".join(lines)))
+        _run(_print_usage)
         sys.exit(0)
     if command not in COMMANDS:
         _fail(f"unknown command {command!r}; {suggestion(command, COMMANDS)}")
@@ -102,8 +102,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (flags.Error, UserError) as error:
         _fail(str(error).replace("\n", " "))
     if values.help:
-        _print_help(command, values, arguments)
+        _run(lambda: _print_help(command, values, arguments))
         sys.exit(0)
+    if bindings and command in ("launch", "report"):
+        is_launch = command == "launch"
+        remedy = " before --; bind it after --, beside the --gin_file" if is_launch else ""
+        _fail(f"{command} takes no bindings, got --gin.{bindings[0]}{remedy}")
     if argv is None and (command in ("train", "eval", "infer") or _is_vectorized(command, values)):
         _with_huge_pages()
     if command == "launch":
@@ -136,12 +140,16 @@ def _check_utf8(argument: str) -> None:
 
 
 def _check_words(command: str, words: Sequence[str], values: flags.FlagValues) -> None:
-    """Fails if the words or the run file of a command are missing or too many."""
+    """Fails unless a command has the words, the flags and the run file that it reads."""
     actions = ACTIONS.get(command, {})
     if actions and (len(words) != 1 or words[0] not in actions):
         _fail(f"{command} takes one of {', '.join(actions)}, got {' '.join(words) or 'none'}")
     if words and not actions:
         _fail(f"{command} takes flags only, got {words[0]!r}")
+    for flag in command_flags(command):
+        if values[flag.name].present and flag.actions and words[0] not in flag.actions:
+            takers = " and ".join(f"{command} {action}" for action in flag.actions)
+            _fail(f"--{flag.name} is for {takers}, got {command} {words[0]}")
     has_checkpoint = "checkpoint" in values and values.checkpoint not in (None, "latest")
     takes_directory = words in (["list"], ["prune"])
     if command in _NEED_RUN_FILE and not (values.gin_file or has_checkpoint or takes_directory):
@@ -194,13 +202,19 @@ def _with_huge_pages() -> None:
         os.execv(sys.executable, sys.orig_argv)
 
 
+def _print_usage() -> None:
+    lines = [f"  {name.ljust(COMMAND_WIDTH)}{text}" for name, text in COMMANDS.items()]
+    print(USAGE.format(commands="\n".join(lines)))
+
+
 def _print_help(command: str, values: Any, arguments: Sequence[str]) -> None:
     actions = ACTIONS.get(command, {})
     action = f" {'|'.join(actions)}" if actions else ""
-    lines = [f"usage: t5lite {command}{action} FLAGS", "", f"{COMMANDS[command]}.", ""]
+    text = COMMANDS[command]
+    lines = [f"usage: t5lite {command}{action} FLAGS", "", f"{text[0].upper()}{text[1:]}.", ""]
     if command == "launch":
         lines[:1] = [
-            "usage: t5lite launch --on=ENGINE --name=NAME FLAGS -- [train|eval|infer] ITS FLAGS",
+            "usage: t5lite launch --on=ENGINE --name=NAME FLAGS -- COMMAND ITS_FLAGS",
             f"       t5lite launch {'|'.join(actions)} NAME",
         ]
     if command == "report":
@@ -214,14 +228,15 @@ def _print_help(command: str, values: Any, arguments: Sequence[str]) -> None:
         width = terminal_width()
         lines += launch_flag_lines(values, outside_engine(arguments), width=width)
     else:
-        lines += flag_lines(command, values)
+        lines += flag_lines(command)
     print("\n".join(lines))
 
 
 def _fail(message: str, status: int = 2) -> NoReturn:
     # gin appends its own remarks on further lines of an error.
     print(f"t5lite: {message.splitlines()[0]}", file=sys.stderr)
-    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
     sys.stderr.flush()
     # At once: a failed checkpoint leaves tasks of Orbax behind, which would print tracebacks during
     # the shutdown of the interpreter. All files are closed by now.

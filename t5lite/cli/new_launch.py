@@ -2,17 +2,18 @@
 
 import hashlib
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from t5lite.cli.launch_flags import given_resources
+from t5lite.cli.paths import user_path
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.core.errors import UserError
 from t5lite.launching.engines.script_text import check_launch_name
 from t5lite.launching.engines.table import engine_class, engine_of
 from t5lite.launching.launch import Launch
+from t5lite.launching.sweeps.settings import SAMPLED_METHODS
 from t5lite.launching.sweeps.space import Range, Scalar, gin_flags, parse_space
 
 
@@ -85,8 +86,14 @@ def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
     ranges = parse_space(space)
     sampled = any(isinstance(v, Range) and v.points is None for v in ranges.values())
     objective = higher or lower
+    method = chosen("method") or ("quasi" if sampled else "grid")
+    if flags.seed is not None and method not in SAMPLED_METHODS:
+        raise UserError(
+            f"--seed is for --method={' or '.join(SAMPLED_METHODS)}, got {method}; the seed of a "
+            "run is bound after --, as in -- --gin.SEED=1"
+        )
     return {
-        "folder": str((pathlib.Path(flags.dir) / flags.name).absolute()),
+        "folder": str((user_path("--dir", flags.dir) / flags.name).absolute()),
         "command": command,
         "flags": list(words),
         "engine": flags.on,
@@ -97,7 +104,7 @@ def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
         "resources": given_resources(flags),
         "space": space,
         "listed": [] if file is None else [dict(row) for row in file.listed or ()],
-        "method": chosen("method") or ("quasi" if sampled else "grid"),
+        "method": method,
         "trials": chosen("trials"),
         "prune": chosen("prune"),
         **({"objective": objective} if objective else {}),

@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 import rich.console
-import rich.table
 
 from t5lite.cli.documents import json_document
+from t5lite.cli.paths import user_path
 from t5lite.cli.plan_report import Plan, plan_as_json, print_plan
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.run_files import load_roots
@@ -28,10 +28,18 @@ from t5lite.training.step import lower_train_step
 
 
 def plan_command(flags: Any, bindings: Sequence[str]) -> None:
-    """Compiles the step of a run for simulated devices and prints its costs."""
+    """Compiles the step of a run for simulated devices and prints its costs.
+
+    Raises:
+        UserError: for a missing topology, a flag that is not read, or, with `--suggest`, if no
+            candidate fits.
+    """
     quiet_libraries()
     if flags.topology is None:
         raise UserError("plan needs --topology, such as v5e:16x16, v5p:4x4x4 or cpu:8")
+    if flags["tries"].present and not flags.suggest:
+        raise UserError(f"--tries is for --suggest, got --tries={flags.tries} without it")
+    hlo = _writable_file("--hlo", flags.hlo) if flags.hlo else None
     devices = devices_of(flags.topology, flags.slices)
     (run,) = load_roots(flags, bindings, "train", needs_vocabulary=False)
     if run.mesh.dcn is None and flags.slices > 1:
@@ -44,8 +52,10 @@ def plan_command(flags: Any, bindings: Sequence[str]) -> None:
         chosen, made = suggest(run, devices, name, console, tries=flags.tries)
     else:
         made = plan(run, devices, name)
-    if flags.hlo and made.costs.program is not None:
-        pathlib.Path(flags.hlo).write_text(made.costs.program.text)
+    if hlo is not None and made.costs.program is None:
+        console.print(f"--hlo={flags.hlo} not written: XLA compiles no program that does not fit")
+    elif hlo is not None and made.costs.program is not None:
+        hlo.write_text(made.costs.program.text)
     if flags.json:
         report = plan_as_json(made)
         suggested = {} if chosen is None else {"suggested": chosen.bindings}
@@ -58,7 +68,11 @@ def plan_command(flags: Any, bindings: Sequence[str]) -> None:
 
 
 def plan(run: Run, devices: Sequence[Any], topology: str) -> Plan:
-    """Returns the costs of the step of `run` on `devices`."""
+    """Returns the costs of the step of `run` on `devices`.
+
+    Raises:
+        UserError: if the mesh does not fit the devices, or trains several runs.
+    """
     mesh = run.mesh.make(devices)
     if POPULATION in mesh.shape:
         raise UserError(
@@ -128,7 +142,7 @@ def suggest(
     best: tuple[Candidate, Plan] | None = None
     for _ in range(min(tries, len(left))):
         choice = take_candidate(left, device, factor)
-        made = plan(_with(run, choice), devices, topology)
+        made = plan(_with_candidate(run, choice), devices, topology)
         bound = made.bound
         if bound is None or not made.costs.fits:
             factor = max(factor, made.costs.memory.total / choice.bytes)
@@ -146,7 +160,15 @@ def suggest(
     return best
 
 
-def _with(run: Run, choice: Candidate) -> Run:
+def _writable_file(flag: str, text: str) -> pathlib.Path:
+    """Returns the path of a file that can be written after a long compilation."""
+    path = user_path(flag, text)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(f"{flag} must be a file in an existing directory, got {text}")
+    return path
+
+
+def _with_candidate(run: Run, choice: Candidate) -> Run:
     config = dataclasses.replace(run.model.config, remat=choice.remat)
     return dataclasses.replace(
         run,

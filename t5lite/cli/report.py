@@ -1,11 +1,11 @@
 """`t5lite report`."""
 
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from t5lite.cli.columns import columns_text, terminal_width
+from t5lite.cli.paths import user_path
 from t5lite.core.errors import UserError
 
 try:
@@ -17,11 +17,16 @@ except ModuleNotFoundError as missing:
 
 
 def report_command(flags: Any, folders: Sequence[str]) -> None:
-    """Prints the table of some runs, and writes it with plots to `--output`."""
+    """Prints the table of some runs, and writes it with plots to `--output`.
+
+    Raises:
+        UserError: for flags that do not fit together, or a folder that is no run and no launch.
+    """
     if not folders:
         raise UserError("report needs folders of runs or launches, as in t5lite report runs/lr")
     if flags.minimize and flags.maximize:
         raise UserError("--minimize and --maximize are mutually exclusive")
+    output = None if flags.output is None else user_path("--output", flags.output)
     report = collect_runs(
         folders,
         objective=flags.maximize or flags.minimize,
@@ -39,9 +44,8 @@ def report_command(flags: Any, folders: Sequence[str]) -> None:
         print(f"\nbest: {best.name}\n{best.command}")
     if report.parameters and report.importance.reason:
         print(f"\nno importance: {report.importance.reason}")
-    if flags.output is None:
+    if output is None:
         return
-    output = pathlib.Path(flags.output)
     write_report(report, output)
     print(f"\nwrote {output}: report.html, table.csv, table.md and the plots")
 

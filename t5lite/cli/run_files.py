@@ -1,8 +1,8 @@
 """Loads the roots of a command from its gin flags, wherever the run's directory has moved.
 
 `train` keeps a copy of the vocabulary in MODEL_DIR. If the file that a configuration names is
-missing, the copy beside a gin file, or in the named MODEL_DIR, is used instead. Checkpoints compare
-fingerprints, so another vocabulary is never used silently.
+missing, the copy beside a gin file, such as the `config.gin` of a MODEL_DIR, is used instead.
+Checkpoints compare fingerprints, so another vocabulary is never used silently.
 """
 
 import pathlib
@@ -22,13 +22,11 @@ def load_roots(
     flags: Any,
     bindings: Sequence[str],
     *roots: str,
-    model_dir: pathlib.Path | None = None,
     needs_vocabulary: bool = True,
 ) -> tuple[Any, ...]:
     """Returns the roots of a command.
 
     Args:
-        model_dir: where to look for a copy of the vocabulary, besides the directories of gin files.
         needs_vocabulary: whether the command encodes text; otherwise a missing vocabulary is
             replaced by one without pieces.
 
@@ -36,8 +34,6 @@ def load_roots(
         UserError: as `configurables.load` does.
     """
     folders = [pathlib.Path(path).parent for path in flags.gin_file]
-    if model_dir is not None:
-        folders.append(model_dir)
     substitute = _vocabulary_builder(folders, needs_vocabulary=needs_vocabulary)
     return configurables.load(
         flags.gin_file,
@@ -74,7 +70,7 @@ def is_file(path: str) -> bool:
 
 
 def keep_vocabulary(vocabulary: Vocabulary, model_dir: pathlib.Path) -> None:
-    """Copies the file of a vocabulary into MODEL_DIR, unless it is there."""
+    """Copies the file of a vocabulary into MODEL_DIR, unless MODEL_DIR has a copy."""
     copy = model_dir / VOCABULARY_COPY
     if isinstance(vocabulary, SentencePieceVocabulary) and not copy.exists():
         partial = copy.with_suffix(".partial")

@@ -20,6 +20,13 @@ LOG = "log.txt"
 LAUNCHABLE = ("train", "eval", "infer")
 
 
+def launch_reference(folder: pathlib.Path) -> str:
+    """Returns the arguments that name the launch of a folder to `t5lite launch status`."""
+    parent = folder.absolute().parent
+    elsewhere = "" if parent == pathlib.Path("runs").absolute() else f" --dir={parent}"
+    return f"{folder.name}{elsewhere}"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Launch:
     """What is launched, and where.
@@ -109,9 +116,7 @@ class Launch:
     @property
     def reference(self) -> str:
         """The arguments that name this launch to `t5lite launch status`."""
-        parent = pathlib.Path(self.folder).parent
-        elsewhere = "" if parent == pathlib.Path("runs").absolute() else f" --dir={parent}"
-        return f"{self.name}{elsewhere}"
+        return launch_reference(pathlib.Path(self.folder))
 
     @property
     def planned(self) -> list[dict[str, Scalar]]:

@@ -72,6 +72,17 @@ def test_help_is_fast_and_names_every_command(t5lite):
             "train.batch_size: its axis 'batch' must be divis",
         ),
         (["eval", *SMALL, "--gin.MODEL_DIR=nowhere"], "nowhere has no checkpoint"),
+        (["eval", *SMALL, "--watch", "--average=2"], "--watch conflicts with --average, got"),
+        (["eval", *SMALL, "--watch", "--checkpoint=3"], "leave out one of them"),
+        (["launch", "--gin.STEPS=5"], "launch takes no bindings, got --gin.STEPS=5 before --"),
+        (["report", "x", "--gin.STEPS=5"], "report takes no bindings, got --gin.STEPS=5"),
+        (["data", "list", "--count=5"], "--count is for data show, got data list"),
+        (["data", "show", *SMALL, "--data_dir=x"], "--data_dir is for data list and data prune"),
+        (
+            ["data", "list", *SMALL, "--data_dir=x"],
+            "--data_dir and --gin_file are mutually exclusive, got --data_dir=x",
+        ),
+        (["data", "list", "--gin.STEPS=5"], "data list without a --gin_file takes no bindings"),
         (["data", *SMALL], "data takes one of build, show, stats, list, prune, got none"),
         (["data", "shw", *SMALL], "data takes one of build, show, stats, list, prune, got shw"),
         (["data", "show", *SMALL, "--split=test"], "has no split 'test'; known: train, valid"),
@@ -261,6 +272,14 @@ def test_data_is_built_shown_and_counted(t5lite, command, tmp_path):
     assert code == 0, err
     assert max(map(len, out.splitlines())) <= 100
     assert "topics inputs" in out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["launch", "--help"]], ids=" ".join)
+def test_a_closed_pipe_is_no_error_of_help(arguments, t5lite):
+    with t5lite.start(*arguments) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+    assert err == ""
 
 
 def test_a_closed_pipe_is_no_error(t5lite):

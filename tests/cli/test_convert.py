@@ -73,10 +73,10 @@ def test_inspect_describes_a_run_and_a_checkpoint(t5lite, command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--input=a"], "convert needs --input and --output"),
-        (["--input=nowhere", "--output=b"], "--input nowhere does not exist"),
+        (["--input=a"], "convert needs --output=FOLDER"),
+        (["--input=nowhere", "--output=b"], "--input=nowhere does not exist"),
         ([f"--input={GOLDEN}", "--output=b"], "must be a Hugging Face folder (config.json"),
-        ([f"--input={GOLDEN}/ul2", "--output=gin"], "--output gin exists"),
+        ([f"--input={GOLDEN}/ul2", "--output=gin"], "--output=gin exists"),
         ([f"--input={GOLDEN}/ul2", "--output=b", "--to=torch"], "<t5lite|huggingface>"),
         (
             [f"--input={GOLDEN}/ul2", "--output=b", "--gin.convert.dtype=float16"],

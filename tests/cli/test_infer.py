@@ -16,7 +16,6 @@ import pytest
 from t5lite.cli import checkpoint_scorer, score_tables, selection
 from t5lite.cli import eval as eval_module
 from t5lite.cli.work_progress import WorkProgress
-from t5lite.core.errors import UserError
 from t5lite.models.description import model_of
 from t5lite.training.checkpoints import open_checkpoint
 from tests import small
@@ -292,6 +291,13 @@ def test_a_watched_run_is_scored_once_per_checkpoint(t5lite, tmp_path):
     assert [json.loads(line)["step"] for line in [*lines[:2], *lines[3:]]] == [3, 6, 3, 6]
 
 
+@pytest.mark.parametrize("name", ["{}:best", "{}/checkpoints/2"])
+def test_watch_takes_no_single_checkpoint(name, trained, command):
+    code, _, err = command("eval", f"--checkpoint={name.format(trained)}", "--watch")
+    assert code == 2
+    assert f"--checkpoint must be its MODEL_DIR, got {name.format(trained)}" in err
+
+
 def test_a_checkpoint_that_is_deleted_meanwhile_is_skipped(
     trained, text_file, data_dir, tmp_path, capsys, monkeypatch
 ):
@@ -333,13 +339,10 @@ def test_a_checkpoint_that_is_deleted_meanwhile_is_skipped(
     # JSON has no NaN.
     assert [result["f1"] for result in found] == [None, None]
     assert "step 4 was deleted before it was scored" in capsys.readouterr().err
-    flags.average = 2
-    with pytest.raises(UserError, match="--watch conflicts with --average"):
-        eval_module._watch(scorer, flags)
     # Nothing is scored that could not be recorded.
     shutil.rmtree(run_dir / "eval")
     (run_dir / "eval").touch()
-    flags.average, scorer = 1, dataclasses.replace(scorer, evaluate=never)
+    scorer = dataclasses.replace(scorer, evaluate=never)
     with pytest.raises(FileExistsError):
         eval_module._score(scorer, flags)
 

@@ -275,7 +275,15 @@ def test_a_trial_whose_launcher_is_gone_does_not_start():
             ],
             "runs of one program need the same model",
         ),
+        (["--on=local", "--name=a", "--seed=3", *TRAIN], "--seed is for --method=random or quasi"),
+        (["--on=local", "--name=a", "--json", *TRAIN], "--json is for launch status and results"),
         (["status", "nothing"], "no launch 'nothing' found in"),
+        (["status", "a", "b"], "launch status takes one NAME, got a b"),
+        (["status", "a", "--trial=1"], "launch status takes --dir and --json, got --trial"),
+        (
+            ["resume", "a", "--max_failures=9"],
+            "launch resume takes --dir and --parallel, got --max_failures; the launch keeps",
+        ),
         (["statsu", "nothing"], "did you mean 'status'?"),
     ],
 )

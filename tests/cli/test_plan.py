@@ -34,13 +34,15 @@ def test_a_plan_for_simulated_devices_counts_the_costs_of_the_step(t5lite):
     ("flags", "message"),
     [
         ([], "plan needs --topology"),
+        (["--topology=cpu:8", "--tries=2"], "--tries is for --suggest, got --tries=2 without it"),
+        (["--topology=cpu:8", "--hlo=none/x.txt"], "--hlo must be a file in an existing directory"),
         (["--topology=v9:2x2"], "--topology must be one of v4, v5e"),
         (["--topology=cpu:0"], "--topology cpu:N needs a number of devices, got 'cpu:0'"),
         (["--topology=v5e:16x16x16"], "--topology v5e needs 2 sizes with x between them, 256"),
         (["--topology=v5p:0x4x4"], "--topology v5p needs 3 sizes with x between them, 8,960"),
     ],
 )
-def test_a_wrong_topology_is_an_error_on_one_line(flags, message, command):
+def test_a_wrong_flag_is_an_error_on_one_line_before_anything_is_compiled(flags, message, command):
     status, _, err = command(*QUICKSTART, *flags)
     assert status == 2
     assert message in err

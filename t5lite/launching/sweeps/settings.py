@@ -10,7 +10,8 @@ import numpy as np
 from t5lite.core.errors import UserError
 from t5lite.launching.sweeps.space import Scalar, Space, ValueList, grid_settings
 
-METHODS = ("grid", "list", "random", "quasi", "tpe")
+SAMPLED_METHODS = ("random", "quasi", "tpe")
+METHODS = ("grid", "list", *SAMPLED_METHODS)
 PRUNERS = ("asha", "hyperband")
 # Random draws in search of a setting that was not drawn before, for each setting that is wanted.
 MAX_DRAWS = 64
