@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from t5lite.core.errors import UserError
 from t5lite.core.locks import hold_lock, lock_holder
+from t5lite.launching.launch import launch_reference
 from t5lite.launching.launch_files import LAUNCH_LOCK
 
 
@@ -20,12 +21,12 @@ def hold_launch(folder: pathlib.Path) -> Iterator[None]:
         Unavailable: if another process does.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = folder.name
+    reference = launch_reference(folder)
     with hold_lock(
         folder / LAUNCH_LOCK,
         lambda holder: (
-            f"{name} is being run by process {holder}; show it with `t5lite launch status {name}`, "
-            f"end it with `t5lite launch cancel {name}`"
+            f"{folder.name} is being run by process {holder}; show it with `t5lite launch status "
+            f"{reference}`, end it with `t5lite launch cancel {reference}`"
         ),
     ):
         yield

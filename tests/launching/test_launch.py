@@ -7,9 +7,11 @@ import pytest
 
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import append_record
+from t5lite.launching.engines.shipping import check_wheel
 from t5lite.launching.engines.table import engine_of
 from t5lite.launching.launch import Launch
 from t5lite.launching.launch_files import read_launch, save_launch
+from t5lite.launching.launcher_lock import hold_launch
 from t5lite.launching.plan import plan_lines
 
 
@@ -23,6 +25,21 @@ def launch(tmp_path):
         working_dir=str(tmp_path),
         space={"AdamW.learning_rate": "[0.1, 0.2]"},
     )
+
+
+def test_a_held_launch_names_the_commands_that_find_it(tmp_path):
+    folder = tmp_path / "lr"
+    with (
+        hold_launch(folder),
+        pytest.raises(UserError, match=f"`t5lite launch status lr --dir={tmp_path}`"),
+        hold_launch(folder),
+    ):
+        raise AssertionError("it is held once")
+
+
+def test_a_missing_wheel_is_an_error_before_anything_is_packed(launch):
+    with pytest.raises(UserError, match="--wheel must be the path of a wheel of t5lite, got 'x'"):
+        check_wheel(launch, "x")
 
 
 def test_a_saved_launch_is_read_back(launch, tmp_path):

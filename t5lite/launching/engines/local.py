@@ -24,7 +24,11 @@ class LocalResources(Resources):
 
 
 class LocalEngine(WatchingEngine):
-    """Starts trials on this machine; they stop when their launcher dies."""
+    """Starts trials on this machine; they stop when their launcher dies.
+
+    Raises:
+        UserError: for a target, or for `--processes` with `--vectorized`.
+    """
 
     resources_type = LocalResources
     vectorizes = True

@@ -70,6 +70,20 @@ def setup_script(launch: Launch, own: str | None, default: str) -> pathlib.Path:
     return path
 
 
+def check_wheel(launch: Launch, named: str | None) -> None:
+    """Checks that `pack_code` finds a wheel, or a checkout to build one from, if it needs one.
+
+    Raises:
+        UserError: if it does not.
+    """
+    if (pathlib.Path(launch.folder) / CODE_ARCHIVE).exists():
+        return
+    if named:
+        _named_wheel(launch, named)
+    else:
+        _checkout()
+
+
 def pack_code(launch: Launch, *, setup: pathlib.Path, wheel: str | None) -> pathlib.Path:
     """Returns the packed code; the first call makes it.
 
@@ -85,7 +99,8 @@ def pack_code(launch: Launch, *, setup: pathlib.Path, wheel: str | None) -> path
     if path.exists():
         return path
     with tempfile.TemporaryDirectory() as scratch:
-        wheel_path = _wheel(launch, wheel, pathlib.Path(scratch))
+        folder = pathlib.Path(scratch)
+        wheel_path = _named_wheel(launch, wheel) if wheel else build_wheel(folder)
         part = path.with_name(f".{CODE_ARCHIVE}.part")
         with tarfile.open(part, "w:gz") as tar:
             tar.add(wheel_path, wheel_path.name)
@@ -98,12 +113,10 @@ def pack_code(launch: Launch, *, setup: pathlib.Path, wheel: str | None) -> path
     return path
 
 
-def _wheel(launch: Launch, named: str | None, scratch: pathlib.Path) -> pathlib.Path:
-    if not named:
-        return build_wheel(scratch)
+def _named_wheel(launch: Launch, named: str) -> pathlib.Path:
     wheel = pathlib.Path(launch.working_dir) / named
     if not (wheel.is_file() and WHEEL_NAME.fullmatch(wheel.name)):
-        raise UserError(f"--wheel must be a wheel of t5lite, got {named!r}")
+        raise UserError(f"--wheel must be the path of a wheel of t5lite, got {named!r}")
     return wheel
 
 
@@ -113,11 +126,7 @@ def build_wheel(folder: pathlib.Path) -> pathlib.Path:
     Raises:
         UserError: if there is no checkout, or the build fails.
     """
-    source = pathlib.Path(t5lite.__file__).parent.parent
-    if not (source / "setup.cfg").exists():
-        raise UserError(
-            "t5lite is installed without its source; name the wheel that it came from with --wheel"
-        )
+    source = _checkout()
     # A build leaves files behind that would break a concurrent one.
     with tempfile.TemporaryDirectory() as scratch:
         for name in WHEEL_SOURCES:
@@ -135,6 +144,16 @@ def build_wheel(folder: pathlib.Path) -> pathlib.Path:
         reason = (done.stderr.strip().splitlines() or ["pip printed no reason"])[-1]
         raise UserError(f"building a wheel of t5lite failed: {reason}")
     return next(folder.glob("t5lite-*.whl"))
+
+
+def _checkout() -> pathlib.Path:
+    """Returns the checkout that this package is imported from."""
+    source = pathlib.Path(t5lite.__file__).parent.parent
+    if not (source / "setup.cfg").exists():
+        raise UserError(
+            "t5lite is installed without its source; name the wheel that it came from with --wheel"
+        )
+    return source
 
 
 def _user_files(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -157,7 +157,7 @@ class Study:
             setting = study.ask(self._distributions).params
             if setting_key(setting) not in seen:
                 return setting
-        # Of the few settings that are left in a finite space.
+        # TPE repeats itself when few settings of a finite space are left.
         for setting in unseen_settings(self._space, seen):
             return setting
         raise UserError(f"the search space is exhausted: it has {len(seen)} settings")

@@ -43,6 +43,6 @@ class Sweep:
 
     @property
     def space(self) -> dict[str, str]:
-        """Returns the search space as `parse_space` reads it."""
+        """The search space as `parse_space` reads it."""
         values = self.values or {}
         return {name: v if isinstance(v, str) else repr(list(v)) for name, v in values.items()}

@@ -21,7 +21,12 @@ from t5lite.launching.engines.gke.jobset import (
 )
 from t5lite.launching.engines.programs import CALL_SECONDS, call_program
 from t5lite.launching.engines.script_text import check_script_path
-from t5lite.launching.engines.shipping import check_shipped_files, pack_code, setup_script
+from t5lite.launching.engines.shipping import (
+    check_shipped_files,
+    check_wheel,
+    pack_code,
+    setup_script,
+)
 from t5lite.launching.engines.tpu.slices import TpuSlice, slice_of
 from t5lite.launching.sweeps.trial_store import TrialStore
 from t5lite.launching.trial import complete_trial
@@ -76,6 +81,7 @@ class GkeEngine(Engine):
         self.wanted_slice()
         self._setup_script()
         check_shipped_files(self.launch)
+        check_wheel(self.launch, self.resources.wheel)
         self._jobsets()
         self._kubectl("apply", "--dry-run=server", "-f", "-", text=self.render(numbers[:1]))
         return ""

@@ -14,7 +14,12 @@ from typing import IO
 from t5lite.core.errors import UserError
 from t5lite.launching.engines.engine import OnState, Submission
 from t5lite.launching.engines.programs import call_program
-from t5lite.launching.engines.shipping import check_shipped_files, pack_code, setup_script
+from t5lite.launching.engines.shipping import (
+    check_shipped_files,
+    check_wheel,
+    pack_code,
+    setup_script,
+)
 from t5lite.launching.engines.tpu.cloud import delete_slices, slice_states
 from t5lite.launching.engines.tpu.gcloud import GcloudCommands, TpuResources
 from t5lite.launching.engines.tpu.watch import SliceAttempt
@@ -46,6 +51,7 @@ class TpuEngine(WatchingEngine):
         self._commands.wanted_slice()
         self._setup_script()
         check_shipped_files(self.launch)
+        check_wheel(self.launch, self.resources.wheel)
         slice_states(self._commands)
         _lint(self._commands.whole_attempt(numbers[0]))
         return ""

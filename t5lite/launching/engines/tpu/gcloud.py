@@ -203,6 +203,9 @@ def call_gcloud(command: Sequence[str], *, harmless: str | None = None) -> str:
     Args:
         harmless: part of an error that counts as success: an earlier call may have succeeded though
             its answer was lost.
+
+    Raises:
+        UserError: if gcloud rejects the command, or still fails at the last attempt.
     """
     for remaining in reversed(range(MAX_CALLS)):
         try:
