@@ -130,18 +130,22 @@ def collect_runs(
     """Reads runs and launches, unfinished ones as far as they are.
 
     Args:
-        objective: a metric of evaluations, or SPLIT/NAME; None for that of the first launch.
-        maximize: whether a higher value is better; None for what the first launch says.
+        objective: a metric of evaluations, or SPLIT/NAME; None for that of the launches, or
+            `cross_entropy_nats_per_token` without one.
+        maximize: whether a higher value is better; None for the direction of the launches.
 
     Raises:
-        UserError: if a folder holds neither, or no run has the metric.
+        UserError: if a folder holds neither, launches rank by different metrics and `objective` is
+            None, or no run has the metric.
     """
     runs: list[ReportedRun] = []
     logarithmic: set[str] = set()
     launches = {f: read_launch(pathlib.Path(f)) for f in folders if _is_launch(f)}
     first = next(iter(launches.values()), None)
+    if objective is None:
+        _check_same_objective(launches)
     name = objective or (first.objective if first else "cross_entropy_nats_per_token")
-    higher = maximize if maximize is not None else any(x.maximize for x in launches.values())
+    higher = maximize if maximize is not None else first is not None and first.maximize
     for text in folders:
         folder = pathlib.Path(text)
         if text in launches:
@@ -162,6 +166,18 @@ def collect_runs(
         known = ", ".join(sorted(keys - {"step", "split"})) or "none yet"
         raise UserError(f"no run has recorded {name!r}; recorded metrics: {known}")
     return Report(runs=runs, objective=name, maximize=higher, logarithmic=frozenset(logarithmic))
+
+
+def _check_same_objective(launches: Mapping[str, Launch]) -> None:
+    ranked_by = [
+        f"the {'highest' if each.maximize else 'lowest'} {each.objective} ({folder})"
+        for folder, each in launches.items()
+    ]
+    if len({(each.objective, each.maximize) for each in launches.values()}) > 1:
+        raise UserError(
+            "report compares runs by one metric, got launches that rank by "
+            f"{', '.join(ranked_by)}; name it with --minimize or --maximize"
+        )
 
 
 def _is_launch(folder: str) -> bool:

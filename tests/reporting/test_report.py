@@ -121,6 +121,15 @@ def test_runs_outside_launches_are_compared(launch):
     assert report_figures(found).keys() == {"curves"}
 
 
+def test_launches_that_rank_by_different_metrics_need_a_metric(launch, tmp_path):
+    other = dataclasses.replace(launch, folder=str(tmp_path / "other"), maximize=True)
+    save_launch(other)
+    folders = [launch.folder, other.folder]
+    with pytest.raises(UserError, match=r"the lowest loss \(.*lr\), the highest loss \(.*other\)"):
+        collect_runs(folders)
+    assert collect_runs(folders, objective="loss", maximize=False).best.name == "lr/4"
+
+
 class Images(html.parser.HTMLParser):
     def __init__(self):
         super().__init__()
