@@ -82,6 +82,9 @@ class Tagging(_Classes):
     The class of a word is predicted at its first token. Words are separated by white space. The
     words that truncation removes lose their classes too. A field that is a list, of words or of
     class names, is joined with spaces; see `data.text.templates`.
+
+    Raises:
+        UserError: as `Classification` does, and for a class name with a space.
     """
 
     # A template of a task joins a list with this.

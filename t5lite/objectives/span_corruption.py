@@ -10,6 +10,9 @@ from t5lite.core.examples import Example, Sentinels, Tokens
 from t5lite.core.fields import field_error
 from t5lite.objectives.lengths import MAX_LENGTH, check_length
 
+# A kept token, a removed one's sentinel, another kept token and an end of sequence.
+MIN_INPUTS_LENGTH = 4
+
 
 def span_corruption_lengths(
     inputs_length: int, *, noise_density: float = 0.15, mean_noise_span_length: float = 3.0
@@ -142,7 +145,7 @@ class SpanCorruption:
             raise field_error(self, "noise_density", "in (0, 1)")
         if not 1 <= self.mean_noise_span_length < float("inf"):
             raise field_error(self, "mean_noise_span_length", "at least 1 token")
-        check_length(self, "inputs_length", 4)
+        check_length(self, "inputs_length", MIN_INPUTS_LENGTH)
         # The search below takes a step for every token of the text.
         if self.inputs_length / (1 - self.noise_density) > 4 * MAX_LENGTH:
             raise field_error(

@@ -10,7 +10,7 @@ from t5lite.core.examples import Denoiser, Example, Sentinels, Tokens
 from t5lite.core.fields import field_error
 from t5lite.objectives.lengths import check_length
 from t5lite.objectives.prefix_lm import PrefixLM
-from t5lite.objectives.span_corruption import SpanCorruption
+from t5lite.objectives.span_corruption import MIN_INPUTS_LENGTH, SpanCorruption
 
 # Mode, mean span length in tokens, noise density; the S-denoiser has one span, at the end.
 # Source: Tay et al., UL2: Unifying Language Learning Paradigms, table 1.
@@ -71,7 +71,7 @@ class UL2:
 
     def __post_init__(self) -> None:
         check_length(self, "inputs_length", 1)
-        check_length(self, "targets_length", 1)
+        check_length(self, "targets_length", 2)
         rates = self.rates
         if len(rates) != len(DENOISERS) or min(rates) < 0 or sum(rates) <= 0:
             raise field_error(
@@ -123,6 +123,10 @@ class UL2:
     ) -> _InMode:
         prefix = vocabulary.encode(self.mode_tokens[mode])
         length = self.inputs_length - len(prefix)
+        if length < MIN_INPUTS_LENGTH:
+            least = MIN_INPUTS_LENGTH + len(prefix)
+            rule = f"at least {least} tokens, {len(prefix)} of them for {self.mode_tokens[mode]!r}"
+            raise field_error(self, "inputs_length", rule)
         if span is None:
             denoiser: Denoiser = PrefixLM(
                 inputs_length=length, targets_length=self.targets_length, suffix_fraction=density

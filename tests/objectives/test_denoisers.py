@@ -157,6 +157,11 @@ def test_a_denoiser_of_rate_zero_needs_no_sentinels():
             "UL2.targets_length must be at least [0-9]+ tokens for inputs of 96, got 9",
         ),
         (
+            lambda: UL2(inputs_length=8, targets_length=96).check(VOCABULARY),
+            r"UL2.inputs_length must be at least 9 tokens, 5 of them for '\[NLU\]', got 8",
+        ),
+        (lambda: UL2(inputs_length=96, targets_length=1), "UL2.targets_length must be at least 2"),
+        (
             lambda: UL2(inputs_length=512, targets_length=512).check(ByteVocabulary()),
             "removes .* spans .* has 125 sentinels; raise its num_sentinels",
         ),
