@@ -49,6 +49,10 @@ def make_builder(name: str, target: Callable[..., Any], *, is_own: bool = False)
     Args:
         name: of the target, as users bind it.
         is_own: whether the target is from a user's own code.
+
+    Raises:
+        UserError: if the target's annotations cannot be resolved. The returned function raises one
+            for a value of the wrong type or a required parameter that is not bound.
     """
     signature = inspect.signature(target)
     parameters = [

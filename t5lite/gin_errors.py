@@ -32,6 +32,9 @@ def parse_errors(targets: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
 
     Args:
         targets: what can be bound, by name.
+
+    Raises:
+        UserError: in place of every error that gin raises for a mistake in files or flags.
     """
     # gin logs every directory in which it did not find a file.
     logging.disable(logging.ERROR)
@@ -50,7 +53,14 @@ def parse_errors(targets: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def build_errors(targets: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Turns errors about names that only show while objects are built into UserErrors."""
+    """Turns errors about names that only show while objects are built into UserErrors.
+
+    Args:
+        targets: what can be bound, by name.
+
+    Raises:
+        UserError: in place of gin's errors about unknown or recursive names.
+    """
     try:
         yield
     except UserError:

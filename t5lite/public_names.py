@@ -55,6 +55,9 @@ def encoder_decoder(config: T5Config) -> EncoderDecoder:
 
     Args:
         config: its sizes and parts, with layers in encoder and decoder.
+
+    Raises:
+        UserError: if either has no layers.
     """
     _check_stacks("EncoderDecoder", config, encoder=True, decoder=True)
     return EncoderDecoder(config)
@@ -65,6 +68,9 @@ def decoder_only(config: T5Config) -> DecoderOnly:
 
     Args:
         config: its sizes and parts, without encoder layers.
+
+    Raises:
+        UserError: if it has encoder layers, or no decoder layers.
     """
     _check_stacks("DecoderOnly", config, encoder=False, decoder=True)
     return DecoderOnly(config)
@@ -76,6 +82,9 @@ def encoder_only(config: T5Config, classes: Classes | None = None) -> EncoderOnl
     Args:
         config: its sizes and parts, without decoder layers.
         classes: of each example or of each word; None for logits of tokens.
+
+    Raises:
+        UserError: if it has decoder layers, or no encoder layers.
     """
     _check_stacks("EncoderOnly", config, encoder=True, decoder=False)
     return EncoderOnly(config, classes)

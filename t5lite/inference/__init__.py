@@ -1,1 +1,1 @@
-"""What is done with trained parameters: scoring a split, and writing targets."""
+"""Evaluation of a split, scoring of given targets and generation, with trained parameters."""

@@ -39,7 +39,7 @@ class RequestEncoder:
 
         Raises:
             UserError: if a text names a sentinel that the vocabulary does not have, or the prefix
-                is too long.
+                or a length in its `decoding` exceeds the maximum of targets.
         """
         inputs, targets = self.lengths
         if len(self.prefix(request)) > targets:

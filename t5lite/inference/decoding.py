@@ -61,6 +61,9 @@ class Decoding:
         max_length: maximum number of tokens; None for the maximum of the task or command.
         stop_ids: token ids that end a target, besides the end of sequence.
 
+    Raises:
+        UserError: for a number out of range, or fields that exclude or need each other.
+
     Source: google-research/t5x@main:t5x/decoding.py for the length penalty and its default;
     Vijayakumar et al., Diverse Beam Search, for groups.
     """

@@ -38,6 +38,9 @@ class Evaluation:
         split: of the task's source.
         batch_size: rows per batch, for losses and for generated targets.
         decoding: how targets are generated for tasks that name metrics.
+
+    Raises:
+        UserError: if `batch_size` is under 1.
     """
 
     gin_name: ClassVar[str] = "evaluate"

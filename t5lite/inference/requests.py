@@ -15,7 +15,6 @@ from t5lite.data.text.vocabulary import Vocabulary
 from t5lite.inference.decoding import COUNTS, Decoding
 from t5lite.parallel.mesh import Mesh
 
-MODES = ("predict", "score")
 TOO_LONG = ("cut", "refuse")
 BAD_OBJECTS = ("stop", "skip")
 # The fields that are added to an object.
@@ -54,7 +53,8 @@ class Inference:
         mesh: the devices.
 
     Raises:
-        UserError: for a choice out of range.
+        UserError: for an unknown choice, a number out of range, or a template or preprocessor that
+            does not exist.
     """
 
     gin_name: ClassVar[str] = "infer"

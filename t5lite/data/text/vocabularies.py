@@ -30,6 +30,8 @@ class ByteVocabulary(Vocabulary):
         special: special ids other than T5's, and added tokens.
         parse_sentinels: whether `<extra_id_N>` in a text is a sentinel; False for literal text.
 
+    Raises:
+        UserError: if `num_sentinels` is out of range, or `parse_sentinels` is no bool.
 
     >>> vocabulary = ByteVocabulary()
     >>> vocabulary.size, vocabulary.encode("hi").tolist(), vocabulary.sentinel(0)
@@ -77,7 +79,8 @@ class SentencePieceVocabulary(Vocabulary):
         parse_sentinels: whether `<extra_id_N>` in a text is a sentinel; False for literal text.
 
     Raises:
-        UserError: if the file is missing, is not a model, or has other special ids.
+        UserError: if the file is missing, is not a model, or has other special ids; if
+            `num_sentinels` is out of range, or `parse_sentinels` is no bool.
     """
 
     path: str

@@ -41,6 +41,9 @@ class Vocabulary(abc.ABC):
         num_sentinels: number of sentinels.
         special: special ids other than T5's, and added tokens.
         parse_sentinels: whether `<extra_id_N>` in a text is a sentinel; False for literal text.
+
+    Raises:
+        UserError: if `num_sentinels` is out of range, or `parse_sentinels` is no bool.
     """
 
     num_sentinels: int
