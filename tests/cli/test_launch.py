@@ -132,6 +132,7 @@ def test_a_vectorized_sweep_equals_separate_runs(launch, t5lite, tmp_path):
     assert json.loads(out)[0]["step"] == 40
 
 
+@pytest.mark.proof
 def test_bad_trials_are_pruned_and_diverged_trials_fail(launch):
     code, out, err = launch(
         *("--on=local", "--name=pruned", "--prune=asha", "--parallel=1"),
@@ -146,12 +147,12 @@ def test_bad_trials_are_pruned_and_diverged_trials_fail(launch):
     assert results(launch, "pruned")["trials"][1]["step"] < 60
 
 
-@pytest.mark.proof
-def test_a_launch_without_a_sweep_in_two_processes(launch, tmp_path):
-    code, out, err = launch("--on=local", "--name=two", "--processes=2", *TRAIN)
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.proof)])
+def test_a_launch_without_a_sweep_trains_one_run(processes, launch, tmp_path):
+    code, out, err = launch("--on=local", "--name=two", f"--processes={processes}", *TRAIN)
     assert code == 0, err
     assert out.startswith("trial 0: started\ntrial 0: complete  ")
-    # Only one of the two processes logs.
+    # Only one of the processes logs.
     log = (tmp_path / "two" / "trials" / "0000" / "log.txt").read_text()
     assert log.count("step 6/6") == 1
 
