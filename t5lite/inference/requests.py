@@ -1,5 +1,6 @@
 """The requests of `t5lite infer`: objects or lines of a file, checked before anything compiles."""
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -145,7 +146,8 @@ def read_requests(
             try:
                 request = _read_line(line, inference, mode, f"{path}:{number}", number, form)
                 if request is not None:
-                    _check_at(f"{path}:{number}", check, request)
+                    with _located(f"{path}:{number}"):
+                        check(request)
             except UserError as error:
                 if on_bad is None:
                     raise
@@ -154,9 +156,11 @@ def read_requests(
                 yield request
 
 
-def _check_at(location: str, check: Callable[[Request], None], request: Request) -> None:
+@contextlib.contextmanager
+def _located(location: str) -> Iterator[None]:
+    """Names the file and line in the errors of an object."""
     try:
-        check(request)
+        yield
     except UserError as error:
         raise UserError(f"{location}: {error}") from error
 
@@ -214,9 +218,10 @@ def _request(
                 kind = type(given[name]).__name__
                 raise UserError(f"{location}: field {name!r} must be a string, got {kind}")
             raise UserError(f"{location}: no string field {name!r}; {suggestion(name, changed)}")
-    inputs = _filled(inference.inputs, changed, location)
-    if mode == "score":
-        targets = _filled(inference.targets, changed, location)
+    with _located(location):
+        inputs = templates.fill(inference.inputs, changed)
+        targets = templates.fill(inference.targets, changed) if mode == "score" else None
+    if targets is not None:
         return Request(given=given, inputs=inputs, targets=targets)
     decoding = given.get("decoding", {})
     _check_decoding(decoding, inference.decoding, location)
@@ -224,13 +229,6 @@ def _request(
     if not isinstance(prefix, str):
         raise UserError(f"{location}: prefix must be a string, got {prefix!r}")
     return Request(given=given, inputs=inputs, prefix=prefix, decoding=decoding)
-
-
-def _filled(template: str, record: Mapping[str, str], location: str) -> str:
-    try:
-        return templates.fill(template, record)
-    except UserError as error:
-        raise UserError(f"{location}: {error}") from error
 
 
 def _check_decoding(own: Any, shared: Decoding, location: str) -> None:
@@ -253,10 +251,8 @@ def _check_decoding(own: Any, shared: Decoding, location: str) -> None:
         if not isinstance(value, kinds) or isinstance(value, bool):
             rule = "a whole number" if name in COUNTS else "a number"
             raise UserError(f"{location}: {name} of decoding must be {rule}, got {value!r}")
-    try:
+    with _located(location):
         dataclasses.replace(shared, **own)
-    except UserError as error:
-        raise UserError(f"{location}: {error}") from error
 
 
 def fingerprint(path: str) -> str:
