@@ -12,7 +12,7 @@ from t5lite.cli.input_file import check_requests, valid_requests
 from t5lite.cli.paths import user_path
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.run_files import load_roots, saved_vocabulary
-from t5lite.cli.selection import ChosenCheckpoint, chosen_checkpoints
+from t5lite.cli.selection import LATEST, ChosenCheckpoint, chosen_checkpoints
 from t5lite.cli.work_progress import WorkProgress
 from t5lite.core.errors import UserError
 from t5lite.data.text import preprocessors
@@ -103,7 +103,7 @@ def _load(flags: Any, bindings: Sequence[str]) -> tuple[Run | None, Inference]:
     if flags.gin_file:
         trained, inference = load_roots(flags, bindings, "train", "infer")
         return trained, inference
-    if flags.checkpoint == "latest":
+    if flags.checkpoint == LATEST:
         raise UserError(
             "infer needs --checkpoint=RUN, a checkpoint or a Hugging Face folder, or the "
             "--gin_file of a run"

@@ -6,41 +6,100 @@ from typing import Any
 
 from absl import flags
 
+from t5lite.cli.command_flag import COMMON_FLAGS, CommandFlag
 from t5lite.core.errors import UserError
 from t5lite.launching.engines.resources import ResourceField, resource_fields
 from t5lite.launching.engines.table import ENGINES, engine_class
 
-LAUNCH_FLAGS = "launch"
-SWEEP_FLAGS = "sweeps"
+SWEEPS = "sweeps"
+ACTION_FLAGS = "status, results, logs"
 
 
-STRINGS = {
-    LAUNCH_FLAGS: {
-        "on": "Engine: local, slurm or slurm:PARTITION, tpu:SLICE such as tpu:v5e-256, gke:SLICE "
-        "such as gke:tpu7x-64, or module:Class for an engine of your own.",
-        "name": "Name of the launch; everything it writes is in --dir/NAME.",
-    },
-    SWEEP_FLAGS: {
-        "sweep_file": "A gin file that binds sweep.values, or sweep.listed for the trials one by "
-        "one.",
-        "method": "How settings are chosen: grid, random, quasi or tpe; if not given, grid if the "
-        "space has one, else quasi-random.",
-        "prune": "Stop bad trials early: asha or hyperband.",
-        "minimize": "Metric to minimize; cross_entropy_nats_per_token of the evaluation if not "
-        "given. SPLIT/NAME is a metric of another split.",
-        "maximize": "Metric to maximize instead.",
-    },
-}
-INTEGERS = {
-    LAUNCH_FLAGS: {
-        "parallel": "Trials at a time; if not given, all of them on Slurm and GKE, else 1.",
-    },
-    SWEEP_FLAGS: {
-        "trials": "Number of trials, if the method samples them.",
-        "vectorized": "Number of trials that train in one program in this process; they may differ "
-        "in numbers only.",
-    },
-}
+def _flag(name: str, help: str, group: str = COMMON_FLAGS, **options: Any) -> CommandFlag:
+    return CommandFlag(name=name, help=help, commands=("launch",), group=group, **options)
+
+
+_LAUNCH_FLAGS = (
+    _flag(
+        "on",
+        "Engine: local, slurm or slurm:PARTITION, tpu:SLICE such as tpu:v5e-256, gke:SLICE such as "
+        "gke:tpu7x-64, or module:Class for an engine of your own.",
+    ),
+    _flag("name", "Name of the launch; everything it writes is in --dir/NAME."),
+    _flag("dir", "Folder of launches.", default="runs"),
+    _flag(
+        "parallel",
+        "Trials at a time; if not given, all of them on Slurm and GKE, else 1.",
+        kind=int,
+        minimum=1,
+    ),
+    _flag(
+        "max_failures",
+        "Restarts of a trial after a crash, not counting those after a preemption.",
+        kind=int,
+        default=3,
+        minimum=0,
+    ),
+    _flag(
+        "dry_run",
+        "Validate the launch and print what would be run or submitted.",
+        kind=bool,
+        default=False,
+    ),
+    _flag("help", "Print this help.", kind=bool, default=False),
+    _flag(
+        "sweep",
+        "NAME=VALUES: a gin binding and a list, range(3), uniform(0.0, 0.3) or log(1e-4, 1e-2), "
+        "with a third number for the points of a grid; may be repeated.",
+        SWEEPS,
+        kind="multi",
+        default=(),
+    ),
+    _flag(
+        "sweep_file",
+        "A gin file that binds sweep.values, or sweep.listed for the trials one by one.",
+        SWEEPS,
+    ),
+    _flag(
+        "method",
+        "How settings are chosen: grid, random, quasi or tpe; if not given, grid if the space has "
+        "one, else quasi-random.",
+        SWEEPS,
+    ),
+    _flag("prune", "Stop bad trials early: asha or hyperband.", SWEEPS),
+    _flag(
+        "minimize",
+        "Metric to minimize; cross_entropy_nats_per_token of the evaluation if not given. "
+        "SPLIT/NAME is a metric of another split.",
+        SWEEPS,
+    ),
+    _flag("maximize", "Metric to maximize instead.", SWEEPS),
+    _flag("trials", "Number of trials, if the method samples them.", SWEEPS, kind=int, minimum=1),
+    _flag(
+        "vectorized",
+        "Number of trials that train in one program in this process; they may differ in numbers "
+        "only.",
+        SWEEPS,
+        kind=int,
+        minimum=1,
+    ),
+    _flag("seed", "Seed of sampled settings; 0 if not given.", SWEEPS, kind=int),
+    _flag(
+        "allow_repeats",
+        "Run sampled or listed settings more than once.",
+        SWEEPS,
+        kind=bool,
+        default=False,
+    ),
+    _flag(
+        "json",
+        "status, results: print one JSON document.",
+        ACTION_FLAGS,
+        kind=bool,
+        default=False,
+    ),
+    _flag("trial", "logs: the trial to print.", ACTION_FLAGS, kind=int, minimum=0),
+)
 
 
 def define_launch_flags(values: flags.FlagValues, engine: type[Any] | None = None) -> None:
@@ -52,46 +111,8 @@ def define_launch_flags(values: flags.FlagValues, engine: type[Any] | None = Non
     Raises:
         UserError: if a resource of that engine has the name of another flag.
     """
-    for group in STRINGS.values():
-        for name, text in group.items():
-            flags.DEFINE_string(name, None, text, flag_values=values)
-    for group in INTEGERS.values():
-        for name, text in group.items():
-            flags.DEFINE_integer(name, None, text, lower_bound=1, flag_values=values)
-    flags.DEFINE_string("dir", "runs", "Folder of launches; runs if not given.", flag_values=values)
-    flags.DEFINE_integer(
-        "max_failures",
-        3,
-        "Restarts of a trial after a crash, 3 if not given; restarts after a preemption are free.",
-        lower_bound=0,
-        flag_values=values,
-    )
-    flags.DEFINE_boolean(
-        "dry_run",
-        False,
-        "Validate the launch and print what would be run or submitted.",
-        flag_values=values,
-    )
-    flags.DEFINE_multi_string(
-        "sweep",
-        [],
-        "NAME=VALUES: a gin binding and a list, range(3), uniform(0.0, 0.3) or log(1e-4, 1e-2), "
-        "with a third number for the points of a grid; may be repeated.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "seed", None, "Seed of sampled settings; 0 if not given.", flag_values=values
-    )
-    flags.DEFINE_boolean(
-        "allow_repeats", False, "Run sampled or listed settings more than once.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "trial", None, "logs: the trial to print.", lower_bound=0, flag_values=values
-    )
-    flags.DEFINE_boolean(
-        "json", False, "status, results: print one JSON document.", flag_values=values
-    )
-    flags.DEFINE_boolean("help", False, "Print this help.", short_name="h", flag_values=values)
+    for flag in _LAUNCH_FLAGS:
+        flag.define(values)
     classes = {name: each.resources_type for name, each in ENGINES.items()}
     if engine is not None:
         classes[engine.__name__] = engine.resources_type
@@ -105,20 +126,17 @@ def define_launch_flags(values: flags.FlagValues, engine: type[Any] | None = Non
                     f"{owner}: the resource {field.name!r} has the name of another flag of launch"
                 )
             defined[field.name] = field
-            _define(field, values)
+            _resource_flag(field).define(values)
 
 
-def _define(field: ResourceField, values: flags.FlagValues) -> None:
+def _resource_flag(field: ResourceField) -> CommandFlag:
+    if field.kind is tuple:
+        return _flag(field.name, field.help, kind="multi", default=())
     if field.kind is int:
-        flags.DEFINE_integer(
-            field.name, None, field.help, lower_bound=field.minimum, flag_values=values
-        )
-    elif field.kind is bool:
-        flags.DEFINE_boolean(field.name, False, field.help, flag_values=values)
-    elif field.kind is tuple:
-        flags.DEFINE_multi_string(field.name, [], field.help, flag_values=values)
-    else:
-        flags.DEFINE_string(field.name, None, field.help, flag_values=values)
+        return _flag(field.name, field.help, kind=int, minimum=field.minimum)
+    return _flag(
+        field.name, field.help, kind=field.kind, default=False if field.kind is bool else None
+    )
 
 
 def outside_engine(arguments: Sequence[str]) -> type[Any] | None:
@@ -137,36 +155,16 @@ def outside_engine(arguments: Sequence[str]) -> type[Any] | None:
     return None
 
 
-def launch_flag_lines(
-    values: flags.FlagValues, engine: type[Any] | None = None, *, width: int | None = None
-) -> list[str]:
+def launch_flag_lines(engine: type[Any] | None = None, *, width: int | None = None) -> list[str]:
     """Returns the flags of `launch` for `--help`, those of an engine under the engine.
 
     Args:
+        engine: as in `define_launch_flags`.
         width: columns of the terminal; None for any width.
     """
-    names = {
-        "common flags:": [
-            *STRINGS[LAUNCH_FLAGS],
-            "dir",
-            *INTEGERS[LAUNCH_FLAGS],
-            "max_failures",
-            "dry_run",
-            "help",
-        ],
-        "sweeps:": [
-            "sweep",
-            *STRINGS[SWEEP_FLAGS],
-            *INTEGERS[SWEEP_FLAGS],
-            "seed",
-            "allow_repeats",
-        ],
-        "status, results, logs:": ["json", "trial"],
-    }
-    groups = {
-        title: {name: str(values[name].help).split(";\n")[0] for name in group}
-        for title, group in names.items()
-    }
+    groups: dict[str, dict[str, str]] = {}
+    for flag in _LAUNCH_FLAGS:
+        groups.setdefault(f"{flag.group}:", {})[flag.name] = flag.full_help
     classes = {f"--on={name}:": each for name, each in ENGINES.items()}
     if engine is not None:
         classes[f"--on={engine.__module__}:{engine.__name__}:"] = engine

@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import flags
 
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (flags.Error, UserError) as error:
         _fail(str(error).replace("\n", " "))
     if values.help:
-        _run(lambda: _print_help(command, values, arguments))
+        _run(lambda: _print_help(command, arguments))
         sys.exit(0)
     if bindings and command in ("launch", "report"):
         is_launch = command == "launch"
@@ -207,14 +207,14 @@ def _print_usage() -> None:
     print(USAGE.format(commands="\n".join(lines)))
 
 
-def _print_help(command: str, values: Any, arguments: Sequence[str]) -> None:
+def _print_help(command: str, arguments: Sequence[str]) -> None:
     actions = ACTIONS.get(command, {})
     action = f" {'|'.join(actions)}" if actions else ""
     text = COMMANDS[command]
     lines = [f"usage: t5lite {command}{action} FLAGS", "", f"{text[0].upper()}{text[1:]}.", ""]
     if command == "launch":
         lines[:1] = [
-            "usage: t5lite launch --on=ENGINE --name=NAME FLAGS -- COMMAND ITS_FLAGS",
+            "usage: t5lite launch --on=ENGINE --name=NAME FLAGS -- [train|eval|infer] FLAGS",
             f"       t5lite launch {'|'.join(actions)} NAME",
         ]
     if command == "report":
@@ -226,7 +226,7 @@ def _print_help(command: str, values: Any, arguments: Sequence[str]) -> None:
         from t5lite.cli.launch_flags import launch_flag_lines, outside_engine
 
         width = terminal_width()
-        lines += launch_flag_lines(values, outside_engine(arguments), width=width)
+        lines += launch_flag_lines(outside_engine(arguments), width=width)
     else:
         lines += flag_lines(command)
     print("\n".join(lines))

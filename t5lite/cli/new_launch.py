@@ -145,13 +145,13 @@ def _run_facts(flags: Any, words: Sequence[str], options: dict[str, Any]) -> dic
     if not any(word.startswith("--gin_file=") for word in words):
         raise UserError("launch needs a run file after --, as in -- --gin_file=F")
     # Imported late, with JAX: status and results do without.
-    from t5lite.cli.vectorized import ends
+    from t5lite.cli.vectorized import extreme_settings
     from t5lite.training.one_program import check_one_program
 
     quiet_libraries()
     sys.path.append(os.getcwd())
 
-    rows = ends(options["space"], options["listed"])
+    rows = extreme_settings(options["space"], options["listed"])
     digest, run = _build(words, rows[0])
     others = [_build(words, row)[1] for row in rows[1:]]
     if flags.vectorized:
@@ -168,20 +168,20 @@ def _run_facts(flags: Any, words: Sequence[str], options: dict[str, Any]) -> dic
 def _build(words: Sequence[str], row: dict[str, Scalar]) -> tuple[str, Any]:
     """Returns a digest of everything that gin binds in a trial, and its run."""
     from t5lite import configurables
-    from t5lite.cli.vectorized import loaded
+    from t5lite.cli.vectorized import load_trial
 
-    run, _ = loaded([*words, *gin_flags(row), "--gin.MODEL_DIR=any"])
+    run, _ = load_trial([*words, *gin_flags(row), "--gin.MODEL_DIR=any"])
     return hashlib.sha256(configurables.resolved_text().encode()).hexdigest()[:16], run
 
 
 def check_unchanged(launch: Launch) -> None:
     """Raises a UserError if the run files have changed since the launch started."""
-    from t5lite.cli.vectorized import ends
+    from t5lite.cli.vectorized import extreme_settings
 
     quiet_libraries()
     if launch.config is None:
         return
-    digest, _ = _build(launch.flags, ends(launch.space, launch.listed)[0])
+    digest, _ = _build(launch.flags, extreme_settings(launch.space, launch.listed)[0])
     if digest != launch.config:
         raise UserError(
             f"the run files of {launch.name} have changed since it started, so its trials would "

@@ -10,7 +10,7 @@ from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.train import load_run
 from t5lite.core.errors import Unavailable, UserError
 from t5lite.core.run_directory import RESULT
-from t5lite.inference.evaluate import Evaluator
+from t5lite.inference.evaluate import Evaluation, Evaluator
 from t5lite.launching.launch import LOG, Launch
 from t5lite.launching.sweeps.space import Scalar, parse_space
 from t5lite.launching.sweeps.study import Study
@@ -48,7 +48,7 @@ def run_vectorized(
                 log(number, outcome_of[number])
                 continue
             arguments = launch.arguments(number, trial.params)
-            run, evaluation = loaded(arguments[1:])
+            run, evaluation = load_trial(arguments[1:])
             started[run.model_dir] = trial, evaluation
             log(number, "started")
             yield VectorizedTrial(
@@ -86,7 +86,10 @@ def run_vectorized(
             study.tell(number, outcome_of[number])
         log(number, outcome_of[number])
 
-    runs = [loaded(launch.arguments(0, row)[1:])[0] for row in ends(launch.space, launch.listed)]
+    runs = [
+        load_trial(launch.arguments(0, row)[1:])[0]
+        for row in extreme_settings(launch.space, launch.listed)
+    ]
     mesh = runs[0].mesh.make()
     train_vectorized(
         trials(),
@@ -101,10 +104,10 @@ def run_vectorized(
     return outcome_of
 
 
-def ends(
+def extreme_settings(
     texts: Mapping[str, str], listed: Sequence[Mapping[str, Scalar]]
 ) -> list[dict[str, Scalar]]:
-    """Returns trials at the ends of all ranges; what is valid for them is valid for all trials."""
+    """Returns settings at the ends of all ranges; a run that is valid there is valid in between."""
     if listed:
         return [dict(row) for row in listed]
     space = parse_space(texts)
@@ -113,7 +116,7 @@ def ends(
     return [first, *others]
 
 
-def loaded(flags: Sequence[str]) -> Any:
+def load_trial(flags: Sequence[str]) -> tuple[Run, Evaluation]:
     """Returns the run and the evaluation that flags of `t5lite train` describe."""
     bindings = [f[len("--gin.") :] for f in flags if f.startswith("--gin.")]
     values = flags_of("train")

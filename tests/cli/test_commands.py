@@ -76,6 +76,8 @@ def test_help_is_fast_and_names_every_command(t5lite):
         (["eval", *SMALL, "--watch", "--checkpoint=3"], "leave out one of them"),
         (["launch", "--gin.STEPS=5"], "launch takes no bindings, got --gin.STEPS=5 before --"),
         (["report", "x", "--gin.STEPS=5"], "report takes no bindings, got --gin.STEPS=5"),
+        (["report", "x", "--output=~nosuchuser/y"], "--output=~nosuchuser/y: "),
+        (["launch", "status", "x", "--dir=~nosuchuser/y"], "--dir=~nosuchuser/y: "),
         (["data", "list", "--count=5"], "--count is for data show, got data list"),
         (["data", "show", *SMALL, "--data_dir=x"], "--data_dir is for data list and data prune"),
         (
@@ -99,7 +101,8 @@ def test_help_is_fast_and_names_every_command(t5lite):
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 def test_a_mistake_is_one_line_and_status_2(arguments, message, command, tmp_path):
-    takes_run = arguments[0] not in ("vocab", "convert") and len(arguments) > 2
+    has_no_run = ("vocab", "convert", "launch", "report")
+    takes_run = arguments[0] not in has_no_run and len(arguments) > 2
     if takes_run and not any("MODEL_DIR" in a for a in arguments):
         arguments = [*arguments, f"--gin.MODEL_DIR={tmp_path / 'run'}"]
     code, _, err = command(*arguments)

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from t5lite.cli.flags import COMMON_FLAGS, command_flags
+from t5lite.cli.command_flag import COMMON_FLAGS
+from t5lite.cli.flags import command_flags
 from t5lite.cli.main import COMMANDS
 
 TABLED = [name for name in COMMANDS if command_flags(name)]

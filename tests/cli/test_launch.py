@@ -9,6 +9,8 @@ import time
 import pytest
 
 from t5lite.core.run_directory import outcomes, read_metrics
+from t5lite.launching.launch import Launch
+from t5lite.launching.launch_files import save_launch
 from t5lite.launching.processes import t5lite_command
 from tests import small
 from tests.cli.test_commands import SMALL
@@ -294,6 +296,16 @@ def test_mistakes_are_one_line_before_anything_starts(launch, tmp_path, words, m
     assert message in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_logs_of_a_trial_that_the_launch_does_not_have_are_an_error(launch, tmp_path):
+    folder = str(tmp_path / "a")
+    save_launch(
+        Launch(folder=folder, command="train", flags=[], engine="local", working_dir=folder)
+    )
+    assert launch.here("logs", "a")[:2] == (0, "trial 0: not started\n")
+    code, _, err = launch.here("logs", "a", "--trial=1")
+    assert (code, err) == (2, "t5lite: --trial must be under 1, got 1\n")
 
 
 def test_a_missing_slurm_is_one_line(launch):
