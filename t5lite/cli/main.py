@@ -9,8 +9,9 @@ from typing import NoReturn
 
 from absl import flags
 
-from t5lite.cli.flag_help import COMMAND_WIDTH, flag_lines, unknown_flag
-from t5lite.cli.flags import command_flags, flags_of
+from t5lite.cli.arguments import parse_arguments
+from t5lite.cli.flag_help import COMMAND_WIDTH, flag_lines
+from t5lite.cli.flags import command_flags
 from t5lite.core.errors import UserError, suggestion
 
 COMMANDS = {
@@ -93,14 +94,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.path.append(os.getcwd())
     # Must be set before JAX is loaded. A user's own value is kept.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    bindings = [a[len("--gin.") :] for a in arguments if a.startswith("--gin.")]
     try:
-        values = flags_of(command, arguments)
-        rest = values(["t5lite", *(a for a in arguments if not a.startswith("--gin."))])
-    except flags.UnrecognizedFlagError as error:
-        _fail(unknown_flag(command, error.flagname, list(values)))
-    except (flags.Error, UserError) as error:
-        _fail(str(error).replace("\n", " "))
+        values, words, bindings = parse_arguments(command, arguments)
+    except UserError as error:
+        _fail(str(error))
     if values.help:
         _run(lambda: _print_help(command, arguments))
         sys.exit(0)
@@ -111,11 +108,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is None and (command in ("train", "eval", "infer") or _is_vectorized(command, values)):
         _with_huge_pages()
     if command == "launch":
-        _run(lambda: _command(command)(values, rest[1:], launched))
+        _run(lambda: _command(command)(values, words, launched))
     elif command == "report":
-        _run(lambda: _command(command)(values, rest[1:]))
+        _run(lambda: _command(command)(values, words))
     else:
-        words = rest[1:]
         _check_words(command, words, values)
         _run(lambda: _command(command)(*words, values, bindings))
 

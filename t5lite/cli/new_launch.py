@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from t5lite.cli.arguments import parse_arguments
 from t5lite.cli.launch_flags import given_resources
 from t5lite.cli.paths import user_path
 from t5lite.cli.quiet import quiet_libraries
@@ -41,7 +42,10 @@ def new_launch(flags: Any, command: Sequence[str]) -> Launch:
     name = words.pop(0) if not words[0].startswith("-") else "train"
     options = _options(flags, name, words)
     if name != "train":
-        return Launch(**options)
+        launch = Launch(**options)
+        if others := parse_arguments(name, words).words:
+            raise UserError(f"{name} takes flags only, got {others[0]!r}")
+        return launch
     # Rejects what the engine does not take, before the run is built.
     engine_of(Launch(**{**options, "prune": None}))
     return Launch(**options, **_run_facts(flags, words, options))

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from t5lite import configurables
+from t5lite.cli.arguments import parse_arguments
 from t5lite.cli.eval import evaluation_of
-from t5lite.cli.flags import flags_of
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.train import load_run
 from t5lite.core.errors import Unavailable, UserError
@@ -118,7 +118,5 @@ def extreme_settings(
 
 def load_trial(flags: Sequence[str]) -> tuple[Run, Evaluation]:
     """Returns the run and the evaluation that flags of `t5lite train` describe."""
-    bindings = [f[len("--gin.") :] for f in flags if f.startswith("--gin.")]
-    values = flags_of("train")
-    values(["t5lite", *(f for f in flags if not f.startswith("--gin."))])
+    values, _, bindings = parse_arguments("train", flags)
     return load_run(values, bindings)

@@ -253,6 +253,11 @@ def test_a_trial_whose_launcher_is_gone_does_not_start():
         ),
         (["--on=local", "--name=a"], "launch needs the flags of t5lite train after --"),
         (["--on=local", "--name=a", "--", "tarin", "-x"], "did you mean 'train'?"),
+        (
+            ["--on=local", "--name=a", "--", "eval", "--chekpoint=x"],
+            "eval has no flag --chekpoint; did you mean 'checkpoint'?",
+        ),
+        (["--on=local", "--name=a", "--", "infer", "in.txt"], "takes flags only, got 'in.txt'"),
         (["--on=local", "--name=a", *TRAIN, "--gin.MODEL_DIR=x"], "leave out --gin.MODEL_DIR"),
         (
             ["--on=local", "--name=a", "--sweep=Cosine.learning_rat=[1.0]", *TRAIN],
