@@ -66,7 +66,7 @@ def data_command(action: str, flags: Any, bindings: Sequence[str]) -> None:
 
 
 def build_data(run: Run, console: rich.console.Console, *, workers: int | None) -> None:
-    """Builds the splits that the run reads, and prints how many records each has."""
+    """Builds the splits that the run reads, and prints the fingerprint of the records of each."""
     columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
     with rich.progress.Progress(
         *columns, console=console, disable=not console.is_terminal

@@ -65,7 +65,7 @@ def _joined(command: Sequence[str]) -> list[str]:
 def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
     """Returns the fields of the launch that flags alone determine."""
     for word in words:
-        if word.startswith("--gin.MODEL_DIR="):
+        if command == "train" and word.startswith("--gin.MODEL_DIR="):
             raise UserError(
                 "a launch gives every trial its own MODEL_DIR in --dir/--name; leave out "
                 "--gin.MODEL_DIR"
@@ -90,8 +90,10 @@ def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
     ranges = parse_space(space)
     sampled = any(isinstance(v, Range) and v.points is None for v in ranges.values())
     objective = higher or lower
+    listed = [] if file is None else [dict(row) for row in file.listed or ()]
+    _check_listed(chosen("method"), chosen("trials"), num_listed=len(listed))
     method = chosen("method") or ("quasi" if sampled else "grid")
-    if flags.seed is not None and method not in SAMPLED_METHODS:
+    if chosen("seed") is not None and method not in SAMPLED_METHODS:
         raise UserError(
             f"--seed is for --method={' or '.join(SAMPLED_METHODS)}, got {method}; the seed of a "
             "run is bound after --, as in -- --gin.SEED=1"
@@ -107,7 +109,7 @@ def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
         "max_failures": flags.max_failures,
         "resources": given_resources(flags),
         "space": space,
-        "listed": [] if file is None else [dict(row) for row in file.listed or ()],
+        "listed": listed,
         "method": method,
         "trials": chosen("trials"),
         "prune": chosen("prune"),
@@ -116,6 +118,14 @@ def _options(flags: Any, command: str, words: Sequence[str]) -> dict[str, Any]:
         "seed": chosen("seed") or 0,
         "allow_repeats": flags.allow_repeats,
     }
+
+
+def _check_listed(method: str | None, trials: int | None, *, num_listed: int) -> None:
+    """Raises a UserError for a choice that does not apply to listed trials."""
+    if num_listed and method not in (None, "list"):
+        raise UserError(f"sweep.listed names the settings, got --method={method}; leave it out")
+    if num_listed and trials not in (None, num_listed):
+        raise UserError(f"--trials of sweep.listed must be {num_listed}, got {trials}")
 
 
 def _space_of(sweeps: Sequence[str]) -> dict[str, str]:

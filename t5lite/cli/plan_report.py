@@ -119,7 +119,7 @@ def print_plan(console: rich.console.Console, made: Plan) -> None:
     if costs.program is not None and costs.program.unread_loops:
         console.print(
             f"{len(costs.program.unread_loops)} loops have an unknown number of iterations and "
-            "count as one, so that FLOPs and traffic are higher than printed here\n"
+            "count as one, so FLOPs and traffic are higher than printed here\n"
         )
     table = _table("each device sends in a step", "along", "times", "MB")
     for row in by_kind_and_axis(costs.collectives):

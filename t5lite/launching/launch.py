@@ -139,7 +139,7 @@ class Launch:
 
     @property
     def space_or_listed(self) -> Mapping[str, str]:
-        """The search space; of a list the values that occur in it."""
+        """The search space; for listed trials, the values that occur in them."""
         names = self.listed[0] if self.listed else ()
         listed = {n: repr(list(dict.fromkeys(row[n] for row in self.listed))) for n in names}
         return self.space or listed

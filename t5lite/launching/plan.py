@@ -1,4 +1,4 @@
-"""What a sweep is going to run, in numbers."""
+"""The number of trials and settings of a sweep, printed before it starts."""
 
 from t5lite.launching.launch import Launch
 from t5lite.launching.sweeps.settings import (
@@ -11,7 +11,7 @@ from t5lite.launching.sweeps.space import parse_space
 
 
 def plan_lines(launch: Launch) -> list[str]:
-    """Returns what a sweep is going to run, and whether it exhausts its space; [] of one trial."""
+    """Returns lines on what a sweep runs and whether it exhausts its space; [] without a sweep."""
     if not launch.is_sweep:
         return []
     count = launch.num_trials

@@ -335,6 +335,11 @@ def test_a_sweep_file_lists_trials(launch, tmp_path):
         ["--gin.Cosine.learning_rate=0.1", "--gin.train.seed=3"],
         ["--gin.Cosine.learning_rate=0.2", "--gin.train.seed=4"],
     ]
+    code, _, err = launch.here(*words, "--trials=1", *TRAIN)
+    assert (code, err) == (2, "t5lite: --trials of sweep.listed must be 2, got 1\n")
+    code, _, err = launch.here(*words, "--method=random", *TRAIN)
+    assert code == 2
+    assert "sweep.listed names the settings, got --method=random" in err
     path.write_text("sweep.values = {'Cosine.learning_rate': 'log(0.1, 1.0)'}\nsweep.trials = 3\n")
     code, out, err = launch.here(*words, *TRAIN)
     assert code == 0, err

@@ -76,7 +76,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def submit(self, store: TrialStore, numbers: Sequence[int], on_state: OnState) -> Submission:
-        """Runs the trials to their end, or hands those to a scheduler that it does not have yet.
+        """Runs the trials to their end, or submits those that the scheduler does not have yet.
 
         The caller holds the lock of the launch.
         """

@@ -130,7 +130,7 @@ class Study:
             self._study.tell(number, value, state=TRIAL_STATES[state], skip_if_finished=True)
 
     def value_of(self, number: int) -> float | None:
-        """Returns the value of a complete trial; None of another one."""
+        """Returns the value of a complete trial; None if the trial is not complete."""
         trial = self.trials()[number]
         return trial.value if trial.state == TrialState.COMPLETE else None
 

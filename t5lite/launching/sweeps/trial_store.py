@@ -27,7 +27,7 @@ class TrialStore(Protocol):
         """Records the end of a trial: "complete" with its value, "pruned" or "failed"."""
 
     def value_of(self, number: int) -> float | None:
-        """Returns the value of a complete trial."""
+        """Returns the value of a complete trial; None if the trial is not complete."""
 
     def unfinished(self) -> list[int]:
         """Returns the numbers of the trials that have not ended."""
