@@ -37,7 +37,8 @@ def parse_errors(targets: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
         UserError: in place of every error that gin raises for a mistake in files or flags.
     """
     # gin logs every directory in which it did not find a file.
-    logging.disable(logging.ERROR)
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.ERROR))
     try:
         yield
     except UserError:
@@ -48,7 +49,7 @@ def parse_errors(targets: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
         message = known or f"gin cannot parse what is bound: {_first_line(text)}{_location(text)}"
         raise UserError(message) from error
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
 
 
 @contextlib.contextmanager

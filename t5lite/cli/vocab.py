@@ -7,6 +7,7 @@ import rich.console
 
 from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
+from t5lite.data.text.vocabularies import SentencePieceVocabulary
 from t5lite.data.text.vocabulary_training import train_vocabulary
 
 
@@ -25,10 +26,11 @@ def vocab_command(flags: Any, bindings: Sequence[str]) -> None:
                 status.update(f"{count:,} lines read")
 
         size = train_vocabulary(training, on_line=on_line)
+    sentinels = SentencePieceVocabulary.num_sentinels
     console.print(
         f"{training.output}: {size:,} pieces from {count:,} lines. To use it, bind\n"
         "  Task.vocabulary = @SentencePieceVocabulary()\n"
         f"  SentencePieceVocabulary.path = '{training.output}'\n"
-        f"and, with its 100 sentinels, T5Config.vocab_size = {size + 100:,} or more.",
+        f"and, with its {sentinels} sentinels, T5Config.vocab_size = {size + sentinels:,} or more.",
         markup=False,
     )

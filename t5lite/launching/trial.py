@@ -69,7 +69,7 @@ def run_trial(
             return "stopped"
         trial = store.take(number)
         if trial is None:
-            return "complete"
+            return store.outcome_of(number)
         arguments = launch.arguments(number, trial.params)
         log = stack.enter_context((model_dir / LOG).open("ab", buffering=0))
         retries = 0

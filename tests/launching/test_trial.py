@@ -119,6 +119,11 @@ def test_a_mistake_is_rejected_and_not_retried(launch, rejects):
     assert (counts["rejected"], counts["failed"]) == (1, 0)
 
 
+def test_a_trial_that_has_ended_keeps_its_outcome(launch):
+    assert run(launch, fails(2)) == ("failed", "FAIL")
+    assert run(launch) == ("failed", "FAIL")
+
+
 def test_a_score_of_an_earlier_step_is_not_the_result(launch):
     assert run(launch, lambda folder: finishes(folder, step=2)) == ("failed", "FAIL")
 

@@ -134,6 +134,11 @@ class Study:
         trial = self.trials()[number]
         return trial.value if trial.state == TrialState.COMPLETE else None
 
+    def outcome_of(self, number: int) -> str:
+        """Returns how an ended trial ended: "complete", "pruned" or "failed"."""
+        state = self.trials()[number].state
+        return next(name for name, each in TRIAL_STATES.items() if each == state)
+
     def best(self) -> FrozenTrial | None:
         """Returns the best complete trial; None if no trial is complete."""
         done = [t for t in self.trials() if t.state == TrialState.COMPLETE]

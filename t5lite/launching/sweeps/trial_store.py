@@ -29,5 +29,8 @@ class TrialStore(Protocol):
     def value_of(self, number: int) -> float | None:
         """Returns the value of a complete trial; None if the trial is not complete."""
 
+    def outcome_of(self, number: int) -> str:
+        """Returns how an ended trial ended: "complete", "pruned" or "failed"."""
+
     def unfinished(self) -> list[int]:
         """Returns the numbers of the trials that have not ended."""
