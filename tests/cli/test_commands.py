@@ -239,6 +239,7 @@ def test_several_processes_stop_at_the_same_step_if_one_is_signalled(t5lite, tmp
         "finished": 0,
         "preempted": 1,
         "unavailable": 0,
+        "rejected": 0,
         "failed": 0,
         "killed": 0,
     }

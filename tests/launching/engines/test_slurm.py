@@ -145,7 +145,7 @@ def test_crashes_count_against_a_budget_and_dead_nodes_are_replaced(cluster, t5l
 def test_a_cancelled_trial_resumes(cluster, t5lite, tmp_path):
     # A folder that shells and Slurm would expand.
     there = f"--dir={tmp_path}/my 50%a $HOME runs"
-    t5lite(there, "--on=slurm:spot", "--name=one", command=[*TRAIN, "--gin.STEPS=400"])
+    t5lite(there, "--on=slurm:spot", "--name=one", command=[*TRAIN, "--gin.STEPS=1500"])
     folder = tmp_path / "my 50%a $HOME runs" / "one" / "trials" / "0000"
     cluster.wait(lambda: has_steps(folder, 3), 120)
     assert "cancelled" in t5lite(there, "cancel", "one")
