@@ -69,11 +69,15 @@ def binding_statement(binding: str) -> str:
     "Task.inputs = '[S2S] {inputs}'"
     >>> binding_statement("train.optimizer=@AdamW()")
     'train.optimizer = @AdamW()'
+    >>> binding_statement("Task.inputs= {inputs}")
+    "Task.inputs = ' {inputs}'"
 
     Raises:
         UserError: if there is no name, or it is none that gin could bind.
     """
-    name, equals, value = (part.strip() for part in binding.partition("="))
+    # White space around a string is text: a template may begin with it.
+    name, equals, value = binding.partition("=")
+    name = name.strip()
     if not equals or not name:
         raise UserError(f"--gin.NAME=VALUE needs a name and a value, got --gin.{binding}")
     if not _BINDING_NAME.fullmatch(name):
@@ -81,7 +85,7 @@ def binding_statement(binding: str) -> str:
             f"--gin.NAME=VALUE needs a macro such as STEPS or a parameter such as AdamW.b1 as "
             f"its name, got {name!r}"
         )
-    return f"{name} = {value if is_gin_value(value) else repr(value)}"
+    return f"{name} = {value.strip() if is_gin_value(value.strip()) else repr(value)}"
 
 
 def is_gin_value(text: str) -> bool:

@@ -210,6 +210,7 @@ def test_a_binding_that_no_root_reads_is_an_error_for_every_command(binding, mes
         "{inputs}\nSEED = 4",
         "{[]:1}",
         "{inputs} # not a comment",
+        " {inputs}\t",
     ],
 )
 def test_text_that_only_resembles_a_gin_value_is_a_string(value):

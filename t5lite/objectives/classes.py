@@ -54,6 +54,16 @@ class _Classes:
         """Raises a UserError if two class names have the same tokens in the vocabulary."""
         _class_numbers(tuple(self.classes), vocabulary)
 
+    def _numbers_of(self, names: Sequence[str], vocabulary: Sentinels) -> list[int]:
+        known = _class_numbers(tuple(self.classes), vocabulary)
+        for name in names:
+            if name.strip() not in known:
+                raise UserError(
+                    f"{field_name(self, 'classes')} must hold every target, got {name.strip()!r}; "
+                    f"{suggestion(name.strip(), known)}"
+                )
+        return [known[name.strip()] for name in names]
+
 
 class Classification(_Classes):
     """One class per example, predicted at its first token. The target is the class name."""
@@ -72,7 +82,7 @@ class Classification(_Classes):
         {'inputs': [100, 101, 1], 'targets': [1, 0, 0], 'target_weights': [1, 0, 0]}
         """
         ids = np.append(inputs[: self.inputs_length - 1], vocabulary.eos_id).astype(np.int32)
-        (number,) = _numbers_of([vocabulary.decode(targets)], tuple(self.classes), vocabulary)
+        (number,) = self._numbers_of([vocabulary.decode(targets)], vocabulary)
         return _labelled(ids, np.array([0]), np.array([number]))
 
 
@@ -118,7 +128,7 @@ class Tagging(_Classes):
                 f"Tagging needs one class per word, got {len(names)} for {len(starts)} words: "
                 f"{text[:60]!r}"
             )
-        numbers = np.array(_numbers_of(names, tuple(self.classes), vocabulary), np.int32)
+        numbers = np.array(self._numbers_of(names, vocabulary), np.int32)
         kept = starts < self.inputs_length - 1
         ids = np.append(inputs[: self.inputs_length - 1], vocabulary.eos_id).astype(np.int32)
         return _labelled(ids, starts[kept], numbers[kept])
@@ -137,17 +147,6 @@ def _class_numbers(classes: tuple[str, ...], vocabulary: Sentinels) -> dict[str,
 
 def _round_trip(name: str, vocabulary: Sentinels) -> str:
     return vocabulary.decode(vocabulary.encode(name)).strip()
-
-
-def _numbers_of(names: Sequence[str], classes: tuple[str, ...], vocabulary: Sentinels) -> list[int]:
-    known = _class_numbers(classes, vocabulary)
-    for name in names:
-        if name.strip() not in known:
-            raise UserError(
-                f"classes must hold every target, got {name.strip()!r}; "
-                f"{suggestion(name.strip(), known)}"
-            )
-    return [known[name.strip()] for name in names]
 
 
 def _labelled(inputs: Tokens, positions: np.ndarray, numbers: np.ndarray) -> Example:

@@ -321,6 +321,15 @@ def _what_it_is(path: pathlib.Path) -> str:
     for name, is_it in formats.items():
         if is_it:
             return f"is {name}; run t5lite convert --input={path} --output=DIR, and name DIR"
+    if (path / "adapter_config.json").is_file():
+        return (
+            "is an adapter of PEFT; merge it with model.merge_and_unload() and save_pretrained, and "
+            "convert that folder"
+        )
+    if path.name == FOLDER and find_checkpoint(path.parent):
+        return f"is the {FOLDER} folder of a run; name {path.parent} for the latest, or one of them"
+    if path.is_file():
+        return "is a file; name a MODEL_DIR or a directory such as MODEL_DIR/checkpoints/1000"
     if path.is_dir():
         return (
             "holds no checkpoint; name a MODEL_DIR or a directory like MODEL_DIR/checkpoints/1000"

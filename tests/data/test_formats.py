@@ -57,7 +57,8 @@ def test_a_first_line_that_names_all_fields_is_a_header(header, tmp_path, caplog
 
 
 @pytest.mark.parametrize(
-    "line", ["targets\tinput", "inputs\tok", '"inputs"\t"targets"', "#inputs\tx"]
+    "line",
+    ["targets\tinput", "inputs\tok", '"inputs"\t"targets"', "#inputs\tx", "Target\tinput_"],
 )
 def test_a_doubtful_header_is_rejected_with_the_line(line, tmp_path):
     path = tmp_path / "a.tsv"

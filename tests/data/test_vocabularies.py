@@ -129,6 +129,7 @@ def test_a_checkpoint_accepts_only_its_own_vocabulary(tmp_path):
         ([5], "vocab.user_symbols must be texts that are not empty, got 5"),
         (["a", "b", "a"], "vocab.user_symbols must be different, but 'a' is repeated"),
         (["<unk>"], "vocab.user_symbols must not hold '<unk>'"),
+        (["<0x41>"], "vocab.user_symbols must not hold '<0x41>', a piece of vocab.byte_fallback"),
         ("[NLU]", r"vocab.user_symbols must be a list, as in \['\[NLU\]'\], got '\[NLU\]'"),
     ],
 )

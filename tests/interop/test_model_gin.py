@@ -37,6 +37,7 @@ def test_run_with_model_gin_has_the_model_and_special_tokens(tmp_path):
             r"checkpoint '(.*)' is a Hugging Face folder; run t5lite convert --input=\1",
         ),
         (["checkpoint"], "is a T5X checkpoint; run t5lite convert --input="),
+        (["adapter_config.json"], "is an adapter of PEFT; merge it with model.merge_and_unload"),
     ],
 )
 def test_directory_that_is_not_a_checkpoint_is_described(files, message, tmp_path):
@@ -52,3 +53,15 @@ def test_missing_checkpoint_is_not_found(tmp_path):
         open_checkpoint(str(tmp_path / "nowhere")),
     ):
         pass
+
+
+def test_file_and_checkpoints_folder_are_described(tmp_path):
+    for part in ("state", "about"):
+        (tmp_path / "checkpoints" / "5" / part).mkdir(parents=True)
+    (tmp_path / "metrics.jsonl").touch()
+    for name, message in (
+        ("metrics.jsonl", "is a file; name a MODEL_DIR or"),
+        ("checkpoints", f"is the checkpoints folder of a run; name {tmp_path} for the latest"),
+    ):
+        with pytest.raises(UserError, match=message), open_checkpoint(str(tmp_path / name)):
+            pass

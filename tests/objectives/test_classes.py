@@ -63,7 +63,11 @@ def test_words_of_sentencepiece_are_tagged(sentencepiece_vocabulary):
             lambda: example(
                 Classification(inputs_length=9, classes=["news", "sport"]), "x", "sports"
             ),
-            "must hold every target, got 'sports'; did you mean 'sport'",
+            "Classification.classes must hold every target, got 'sports'; did you mean 'sport'",
+        ),
+        (
+            lambda: example(Tagging(inputs_length=9, classes=["O", "B"]), "one two", "O X"),
+            "Tagging.classes must hold every target, got 'X'; known: B, O",
         ),
         (
             lambda: example(Tagging(inputs_length=9, classes=["O", "B"]), "one two", "O"),

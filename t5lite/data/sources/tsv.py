@@ -51,10 +51,19 @@ def header_of(path: str, fields: Sequence[str], header: bool | None) -> tuple[st
             f"{text[:200]!r}; correct it, or set FileSource.header=False if it is a record"
         )
     loosely = [field(cell.strip(_AROUND_NAMES)) for cell in cells]
-    if any(name in loosely for name in fields):
+    if any(name in loosely for name in fields) or _similar(loosely, fields):
         raise UserError(
             f"{path}:1: the first line names some of the fields {', '.join(fields)}, but is not "
             f"their header: {text[:200]!r}; correct it, or set FileSource.header=False if it is a "
             "record"
         )
     return None
+
+
+def _similar(cells: Sequence[str], fields: Sequence[str]) -> bool:
+    """Whether the cells are the fields up to case, plural and punctuation, as `Input` is `inputs`."""
+
+    def stem(name: str) -> str:
+        return "".join(filter(str.isalnum, name.casefold())).removesuffix("s")
+
+    return sorted(map(stem, cells)) == sorted(map(stem, fields))

@@ -25,6 +25,8 @@ MAX_SENTENCE_BYTES = 4096
 
 # SentencePiece's names of padding, end of sequence and unknown.
 RESERVED_PIECES = ("<pad>", "</s>", "<unk>")
+# Its pieces of `byte_fallback`.
+_BYTE_PIECES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,11 @@ class VocabularyTraining:
                 raise UserError(f"{owner} must be different, but {symbol!r} is repeated")
             if symbol in RESERVED_PIECES:
                 raise UserError(f"{owner} must not hold {symbol!r}, a piece of every vocabulary")
+            if self.byte_fallback and symbol in _BYTE_PIECES:
+                raise UserError(
+                    f"{owner} must not hold {symbol!r}, a piece of vocab.byte_fallback; remove it, "
+                    "or set that to False"
+                )
 
 
 def train_vocabulary(training: VocabularyTraining, *, on_line: Callable[[], None]) -> int:
