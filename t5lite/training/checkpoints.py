@@ -323,8 +323,8 @@ def _what_it_is(path: pathlib.Path) -> str:
             return f"is {name}; run t5lite convert --input={path} --output=DIR, and name DIR"
     if (path / "adapter_config.json").is_file():
         return (
-            "is an adapter of PEFT; merge it with model.merge_and_unload() and save_pretrained, and "
-            "convert that folder"
+            "is an adapter of PEFT; merge it with model.merge_and_unload() and save_pretrained, "
+            "and convert that folder"
         )
     if path.name == FOLDER and find_checkpoint(path.parent):
         return f"is the {FOLDER} folder of a run; name {path.parent} for the latest, or one of them"

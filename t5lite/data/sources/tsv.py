@@ -61,7 +61,7 @@ def header_of(path: str, fields: Sequence[str], header: bool | None) -> tuple[st
 
 
 def _similar(cells: Sequence[str], fields: Sequence[str]) -> bool:
-    """Whether the cells are the fields up to case, plural and punctuation, as `Input` is `inputs`."""
+    """Whether the cells are the fields up to case, plural and punctuation, as in `Input`."""
 
     def stem(name: str) -> str:
         return "".join(filter(str.isalnum, name.casefold())).removesuffix("s")
