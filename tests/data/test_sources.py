@@ -79,6 +79,15 @@ def test_parts_of_a_file_together_are_its_lines(part_bytes, ending, tmp_path, mo
     assert [r and r["text"] for r in made] == [line or None for line in lines]
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.tsv", "a.jsonl"])
+def test_only_a_line_feed_ends_a_line(name, tmp_path):
+    # str.splitlines would split at each of these.
+    text = "a\u2028b\u2029c\x85d\x1ce\rf\x00g\x0bh\x0ci"
+    line = json.dumps({"text": text}, ensure_ascii=False) if name == "a.jsonl" else text
+    (tmp_path / name).write_bytes(f"{line}\r\n{line}\n".encode())
+    assert [r["text"] for r in _all(_source(tmp_path, name).records("train"))] == [text, text]
+
+
 def test_fields_of_other_types_become_json(tmp_path):
     row = {"text": 5, "flag": True, "list": ["a", 1.5]}
     (tmp_path / "a.jsonl").write_text(json.dumps(row))

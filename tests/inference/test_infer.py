@@ -138,6 +138,15 @@ def test_lines_of_text_are_inputs_even_if_empty(tmp_path):
     assert [request.inputs for request in found] == ["one", "", "three"]
 
 
+@pytest.mark.parametrize("name", ["in.txt", "in.jsonl"])
+def test_only_a_line_feed_ends_a_line_of_requests(name, tmp_path):
+    # str.splitlines would split at each of these.
+    text = "a\u2028b\u2029c\x85d\x1ce\rf\x00g\x0bh\x0ci"
+    line = json.dumps({"inputs": text}, ensure_ascii=False) if name == "in.jsonl" else text
+    found = read(tmp_path, f"{line}\r\n{line}\n", name=name)
+    assert [request.inputs for request in found] == [text, text]
+
+
 def test_a_byte_order_mark_is_dropped(tmp_path):
     (found,) = read(tmp_path, b"\xef\xbb\xbfone", name="in.txt")
     assert found.inputs == "one"
