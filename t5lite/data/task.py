@@ -4,7 +4,6 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from t5lite.core.errors import UserError
 from t5lite.core.examples import Objective, PairObjective
 from t5lite.core.fields import field_error, field_name
 from t5lite.core.named import named, versioned
@@ -82,8 +81,7 @@ class Task:
             remedy = f"name some in {field_name(self, 'metrics')}"
             raise field_error(self, "choices", "None without metrics", remedy)
         for owner, template in self._templates.items():
-            if not templates.fields_of(owner, template):
-                raise UserError(f"{owner} must name a field, as in {{text}}, got {template!r}")
+            templates.check_names_field(owner, template)
         self.objective.check(self.vocabulary)
 
     @property

@@ -56,7 +56,7 @@ def test_inspect_describes_a_run_and_a_checkpoint(t5lite, command, tmp_path):
     assert query["shape"] == [1, 16, 2, 8]
     assert query["axes"] == ["layers", "embed", "heads", "kv"]
     assert (query["parameters"], query["bytes"], query["bytes_per_device"]) == (256, 1024, 1024)
-    # 1 / sqrt(16 * 8), T5's place for the factor that others divide scores by.
+    # 1 / sqrt(16 * 8), where T5 applies the factor that others divide scores by.
     assert query["initializer"] == "normal, std 0.0884"
     assert report["batch_size"] == 8
     assert report["train_flops_per_step"] > 0

@@ -120,9 +120,11 @@ def test_greedy_takes_the_most_likely_token_of_each_step():
     made = samples(Decoding())
     for row in range(3):
         target = stripped(made.tokens[row, 0])
-        for place, token in enumerate(target):
-            told = [log_probability(row, (*target[:place], other)) for other in range(6)]
-            assert token == int(np.argmax(told))
+        for position, token in enumerate(target):
+            log_probabilities = [
+                log_probability(row, (*target[:position], other)) for other in range(6)
+            ]
+            assert token == int(np.argmax(log_probabilities))
 
 
 def test_greedy_follows_the_float64_reference():
@@ -131,7 +133,7 @@ def test_greedy_follows_the_float64_reference():
     given = {name: x for name, x in given.items() if name.startswith("encoder_")}
     wide = reference.float64(weights)
     # Any id may serve as the end; a frequent one makes rows end early.
-    free = greedy_by_hand(wide, given, 7, stop_id=-1)
+    free = greedy_by_hand(model.config, wide, given, 7, stop_id=-1)
     stop_id = int(free[0, 3])
     written = jax.jit(
         lambda p, b: sample(
@@ -141,16 +143,17 @@ def test_greedy_follows_the_float64_reference():
             keys=jax.random.split(jax.random.key(0), 4),
         )
     )(weights, given).tokens[:, 0]
-    np.testing.assert_array_equal(written, greedy_by_hand(wide, given, 7, stop_id=stop_id))
+    expected = greedy_by_hand(model.config, wide, given, 7, stop_id=stop_id)
+    np.testing.assert_array_equal(written, expected)
     assert (np.asarray(written)[0, 4:] == 0).all()
 
 
-def greedy_by_hand(weights, given, length, *, stop_id):
+def greedy_by_hand(config, weights, given, length, *, stop_id):
     written = np.zeros((len(given["encoder_input_tokens"]), 0), np.int64)
     for _ in range(length):
         inputs = np.pad(written, ((0, 0), (1, 0)))
         read = {"decoder_input_tokens": inputs, "decoder_segment_ids": np.ones_like(inputs)}
-        token = reference.logits(weights, {**given, **read}, model.config)[:, -1].argmax(-1)
+        token = reference.logits(weights, {**given, **read}, config)[:, -1].argmax(-1)
         ended = (written == stop_id).any(axis=1)
         written = np.column_stack([written, np.where(ended, 0, token)])
     return written
@@ -228,8 +231,8 @@ def test_a_prompt_is_read_whatever_its_position_in_the_row():
     made = samples(Decoding(), given=given)
     for row, start in enumerate([(3,), (4, 5), ()]):
         best = stripped(made.tokens[row, 0])
-        told = [log_probability(row, (*start, token)) for token in range(6)]
-        assert best[0] == int(np.argmax(told))
+        log_probabilities = [log_probability(row, (*start, token)) for token in range(6)]
+        assert best[0] == int(np.argmax(log_probabilities))
 
 
 def test_a_decoder_only_model_continues_its_prompt():
@@ -244,9 +247,9 @@ def test_a_decoder_only_model_continues_its_prompt():
     )(weights)
     tokens = np.array([[0, 3, 4, *made.tokens[0, 0, :2]]], np.int32)
     given = {"decoder_input_tokens": tokens, "decoder_segment_ids": np.ones_like(tokens)}
-    told = np.asarray(jax.nn.log_softmax(small.logits(model, weights, given)))[0, 2:]
+    log_probabilities = np.asarray(jax.nn.log_softmax(small.logits(model, weights, given)))[0, 2:]
     target = stripped(made.tokens[0, 0])
-    expected = sum(told[place, token] for place, token in enumerate(target))
+    expected = sum(log_probabilities[position, token] for position, token in enumerate(target))
     assert float(made.log_probabilities[0, 0]) == pytest.approx(expected, abs=1e-4)
 
 

@@ -137,22 +137,22 @@ def test_a_target_begins_with_its_prefix(model):
 def test_a_prompt_can_have_its_own_numbers():
     given = prompts()
     usual = tokens_of(predict(given))
-    place = next(n for n, (target,) in enumerate(usual) if len(target) > 2)
-    own = Prompt(inputs=given[place].inputs, decoding={"max_length": 2})
-    changed = tokens_of(predict([*given[:place], own, *given[place + 1 :]]))
-    assert changed[place][0] == usual[place][0][:2]
-    assert [t for n, t in enumerate(changed) if n != place] == [
-        t for n, t in enumerate(usual) if n != place
+    index = next(n for n, (target,) in enumerate(usual) if len(target) > 2)
+    own = Prompt(inputs=given[index].inputs, decoding={"max_length": 2})
+    changed = tokens_of(predict([*given[:index], own, *given[index + 1 :]]))
+    assert changed[index][0] == usual[index][0][:2]
+    assert [t for n, t in enumerate(changed) if n != index] == [
+        t for n, t in enumerate(usual) if n != index
     ]
 
 
 def test_targets_end_at_stop_ids():
     given = prompts()
     usual = tokens_of(predict(given))
-    place = next(n for n, (target,) in enumerate(usual) if len(target) > 2)
-    stop = usual[place][0][2]
-    (stopped,) = tokens_of(predict(given, Decoding(stop_ids=[stop])))[place]
-    assert stopped == usual[place][0][: usual[place][0].index(stop)]
+    index = next(n for n, (target,) in enumerate(usual) if len(target) > 2)
+    stop = usual[index][0][2]
+    (stopped,) = tokens_of(predict(given, Decoding(stop_ids=[stop])))[index]
+    assert stopped == usual[index][0][: usual[index][0].index(stop)]
 
 
 def test_a_search_with_more_beams_than_hypotheses_returns_only_hypotheses():
@@ -239,7 +239,7 @@ def diverse_by_hand(inputs, *, groups, beams, penalty, length):
     live = [[(0.0, 0.0, [])] for _ in range(groups)]
     done = [[] for _ in range(groups)]
     is_open = [True] * groups
-    for place in range(length):
+    for position in range(length):
         taken = np.zeros(12)
         for group in range(groups):
             candidates = [
@@ -248,7 +248,7 @@ def diverse_by_hand(inputs, *, groups, beams, penalty, length):
                 for token, step in enumerate(log_probabilities(tokens))
             ]
             candidates = sorted(candidates, key=lambda c: -c[0])[: 2 * beams]
-            ends = [c[2][-1] == EOS or place + 1 == length for c in candidates]
+            ends = [c[2][-1] == EOS or position + 1 == length for c in candidates]
             if is_open[group]:
                 done[group] += [c for c, e in zip(candidates[:beams], ends, strict=False) if e]
                 done[group] = sorted(done[group], key=lambda c: -c[0])[:beams]
@@ -272,9 +272,9 @@ def test_the_loop_ends_with_the_last_row():
     trace = []
 
     class Counted(EncoderDecoder):
-        def extend_by_one(self, tokens, may_see, place, cache):
-            jax.debug.callback(lambda _: trace.append(1), place)
-            return super().extend_by_one(tokens, may_see, place, cache)
+        def extend_by_one(self, tokens, may_see, position, cache):
+            jax.debug.callback(lambda _: trace.append(1), position)
+            return super().extend_by_one(tokens, may_see, position, cache)
 
     model = Counted(MODEL.config)
     made = make_predict(

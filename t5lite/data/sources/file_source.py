@@ -100,8 +100,9 @@ class FileSource:
             recipe = build.recipe(self.max_errors)
             build_shards(folder, build.shards, recipe, options)
             summaries = summaries_of(folder)
+            whole = add(summaries.values())
             # The data set may have been built with a higher limit.
-            whole = check_bad(add(summaries.values()), self.max_errors)
+            check_bad(whole, self.max_errors)
             if whole.bad:
                 _warn_of_bad_rows(recipe.name, summary_text(whole))
             with quiet():

@@ -147,18 +147,13 @@ def summary_text(summary: Summary) -> str:
     return text
 
 
-def check_bad(summary: Summary, max_errors: int) -> Summary:
-    """Returns `summary`.
-
-    Raises:
-        UserError: if it has more than `max_errors` bad rows.
-    """
+def check_bad(summary: Summary, max_errors: int) -> None:
+    """Raises a UserError if there are more than `max_errors` bad rows."""
     if summary.bad > max_errors:
         raise UserError(
             f"more rows cannot be read than FileSource.max_errors ({max_errors:,}) allows: "
             f"{'; '.join(summary.errors)}; correct them or raise it"
         )
-    return summary
 
 
 def add(summaries: Iterable[Summary]) -> Summary:

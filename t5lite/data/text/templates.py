@@ -31,6 +31,12 @@ def fields_of(owner: str, template: str) -> tuple[str, ...]:
     return tuple(path for _, path, _ in parts if path is not None)
 
 
+def check_names_field(owner: str, template: str) -> None:
+    """Raises a UserError unless a template names a field."""
+    if not fields_of(owner, template):
+        raise UserError(f"{owner} must name a field, as in {{text}}, got {template!r}")
+
+
 def has_field(path: str, known: Sequence[str] | Mapping[str, Any]) -> bool:
     """Returns whether a field is known, by its whole name or by the first part of its path."""
     return path in known or path.split(".")[0] in known

@@ -82,9 +82,7 @@ class VocabularyTraining:
         self._check_symbols()
         for step in self.preprocessors:
             preprocessors.preprocessor(step, owner=field_name(self, "preprocessors"))
-        owner = field_name(self, "text")
-        if not templates.fields_of(owner, self.text):
-            raise UserError(f"{owner} must name a field, as in {{text}}, got {self.text!r}")
+        templates.check_names_field(field_name(self, "text"), self.text)
 
     def _check_symbols(self) -> None:
         owner = field_name(self, "user_symbols")
