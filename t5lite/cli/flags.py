@@ -92,8 +92,8 @@ _FLAGS = (
     ),
     CommandFlag(
         name="input",
-        help="Checkpoint: a Hugging Face folder, T5X's checkpoint_STEP, or a MODEL_DIR or "
-        "MODEL_DIR/checkpoints/STEP of t5lite.",
+        help="Checkpoint: a Hugging Face folder, T5X's checkpoint_STEP, or a MODEL_DIR, "
+        "MODEL_DIR:best or MODEL_DIR/checkpoints/STEP of t5lite.",
         commands=("convert",),
         group="input and output",
     ),

@@ -20,11 +20,17 @@ from t5lite.data.text import vocabularies
 from t5lite.data.text.vocabulary import Vocabulary
 from t5lite.models import description
 from t5lite.models.model import Model
-from t5lite.training.checkpoints import FOLDER, Checkpoints, find_checkpoint, open_checkpoint
+from t5lite.training.checkpoints import (
+    ALL,
+    BEST,
+    FOLDER,
+    LATEST,
+    Checkpoints,
+    find_checkpoint,
+    named_steps,
+    open_checkpoint,
+)
 
-LATEST = "latest"
-BEST = "best"
-ALL = "all"
 _WHICH = re.compile(rf"{LATEST}|{BEST}|{ALL}|\d+(,\d+)*")
 CHECKPOINT_FORMS = (
     "a MODEL_DIR for its latest, MODEL_DIR:best, MODEL_DIR:all or MODEL_DIR:1000,2000, a "
@@ -137,7 +143,7 @@ def chosen_checkpoints(
             yield [_averaged(checkpoints, step, average)]
         return
     with open_run(str(folder)) as checkpoints:
-        steps = _steps(checkpoints, name.which)
+        steps = named_steps(checkpoints, name.which)
         if name.which == ALL:
             # The first checkpoints have too few before them to average.
             steps = steps[average - 1 :] or steps
@@ -180,33 +186,6 @@ def open_run(model_dir: str) -> Iterator[Checkpoints]:
         raise UserError(f"{model_dir} has no checkpoint; train it first, or use --checkpoint")
     with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
         yield checkpoints
-
-
-def _steps(checkpoints: Checkpoints, which: str) -> list[int]:
-    found = checkpoints.steps()
-    if not found:
-        raise UserError(
-            f"{checkpoints.directory} has no checkpoint; train it first, or use --checkpoint"
-        )
-    if which == LATEST:
-        return found[-1:]
-    if which == ALL:
-        return found
-    if which == BEST:
-        if (best := checkpoints.best()) is None:
-            raise UserError(
-                f"{checkpoints.directory} has no ranked checkpoint; train with "
-                "train.keep_highest or train.keep_lowest"
-            )
-        return [best]
-    for name in which.split(","):
-        if int(name) not in found:
-            have = ", ".join(map(str, found))
-            raise UserError(
-                f"{checkpoints.directory} has no checkpoint {name!r}; it has {have}, and takes "
-                "latest, best and all"
-            )
-    return [int(name) for name in which.split(",")]
 
 
 def _averaged(checkpoints: Checkpoints, step: int, average: int) -> ChosenCheckpoint:

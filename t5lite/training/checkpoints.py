@@ -5,9 +5,10 @@
 
 import logging
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import flax.traverse_util
@@ -24,6 +25,11 @@ from t5lite.training.state import TrainState
 FOLDER = "checkpoints"
 # Beside it: directories that are named like a checkpoint but are none.
 INCOMPLETE = "incomplete_checkpoints"
+LATEST = "latest"
+BEST = "best"
+ALL = "all"
+# What names one checkpoint of a run, as in MODEL_DIR:best.
+_ONE_OF_A_RUN = re.compile(rf"{LATEST}|{BEST}|\d+")
 
 log = logging.getLogger(__name__)
 
@@ -285,8 +291,49 @@ def is_complete(path: pathlib.Path) -> bool:
     return path.name.isdigit() and (path / "state").is_dir() and (path / "about").is_dir()
 
 
+def named_steps(checkpoints: Checkpoints, which: str) -> list[int]:
+    """Returns the steps that "latest", "best", "all", or steps with commas name.
+
+    Raises:
+        UserError: if there is no such checkpoint.
+    """
+    found = checkpoints.steps()
+    if not found:
+        raise UserError(
+            f"{checkpoints.directory} has no checkpoint; train it first, or name another run"
+        )
+    if which == LATEST:
+        return found[-1:]
+    if which == ALL:
+        return found
+    if which == BEST:
+        if (best := checkpoints.best()) is None:
+            raise UserError(
+                f"{checkpoints.directory} has no ranked checkpoint; train with "
+                "train.keep_highest or train.keep_lowest"
+            )
+        return [best]
+    for name in which.split(","):
+        if int(name) not in found:
+            have = ", ".join(map(str, found))
+            raise UserError(
+                f"{checkpoints.directory} has no checkpoint {name!r}; it has {have}, and takes "
+                "latest, best and all"
+            )
+    return [int(name) for name in which.split(",")]
+
+
 def find_checkpoint(path: pathlib.Path) -> str | None:
-    """Returns the directory of a checkpoint: `path` itself, or the latest of a MODEL_DIR."""
+    """Returns the directory of a checkpoint: `path`, the latest of a MODEL_DIR, or MODEL_DIR:best.
+
+    Raises:
+        UserError: if `path` is MODEL_DIR:best or MODEL_DIR:STEP and the run has no such checkpoint.
+    """
+    base, _, which = str(path).rpartition(":")
+    folder = pathlib.Path(base) / FOLDER
+    if _ONE_OF_A_RUN.fullmatch(which) and base and folder.is_dir() and not path.exists():
+        with closing(Checkpoints(folder, read_only=True)) as checkpoints:
+            return checkpoints.path(*named_steps(checkpoints, which))
     if (path / FOLDER).is_dir():
         steps = [p for p in (path / FOLDER).iterdir() if is_complete(p)]
         return str(max(steps, key=lambda p: int(p.name))) if steps else None
@@ -339,7 +386,7 @@ def _what_it_is(path: pathlib.Path) -> str:
 
 @contextmanager
 def open_checkpoint(folder: str) -> Iterator[tuple[Checkpoints, int]]:
-    """Opens one checkpoint for reading: a `.../checkpoints/STEP`, or the latest of a MODEL_DIR.
+    """Opens one checkpoint for reading: see `find_checkpoint`.
 
     Raises:
         UserError: if there is none; it says what the directory holds instead.

@@ -10,7 +10,7 @@ from t5lite.data.text.special_tokens import SpecialTokens
 from t5lite.data.text.vocabularies import ByteVocabulary
 from t5lite.interop.model_gin import model_gin
 from t5lite.models.architectures import EncoderDecoder
-from t5lite.training.checkpoints import open_checkpoint
+from t5lite.training.checkpoints import Checkpoints, open_checkpoint
 from tests import small
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -51,6 +51,22 @@ def test_missing_checkpoint_is_not_found(tmp_path):
     with (
         pytest.raises(UserError, match="not found; name a MODEL_DIR or"),
         open_checkpoint(str(tmp_path / "nowhere")),
+    ):
+        pass
+
+
+def test_suffix_names_a_checkpoint_of_a_run(monkeypatch, tmp_path):
+    for step in ("5", "10"):
+        for part in ("state", "about"):
+            (tmp_path / "checkpoints" / step / part).mkdir(parents=True)
+    monkeypatch.setattr(Checkpoints, "steps", lambda _: [5, 10])
+    monkeypatch.setattr(Checkpoints, "best", lambda _: 5)
+    for which, step in (("best", 5), ("latest", 10), ("5", 5)):
+        with open_checkpoint(f"{tmp_path}:{which}") as (_, found):
+            assert found == step
+    with (
+        pytest.raises(UserError, match="has no checkpoint '7'; it has 5, 10"),
+        open_checkpoint(f"{tmp_path}:7"),
     ):
         pass
 
