@@ -79,7 +79,7 @@ class Run:
         keep_highest, keep_lowest: a score such as "exact_match_fraction"; the checkpoint with the
             best value is kept too, and one is saved with every evaluation. Set at most one of them.
         initial_checkpoint: a `checkpoints/STEP` directory with the parameters that a new run starts
-            from, or a MODEL_DIR for its latest.
+            from, a MODEL_DIR for its latest, or MODEL_DIR:best.
         restore_rules: the sources of parameters, if the model differs from the checkpoint's: a list
             of ('map', PATTERN, NAME), ('fresh', PATTERN), ('grow', PATTERN), ('layers',
             PATTERN, LAYERS) and ('skip', PATTERN); see `training.partial_restore`.
