@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
+
 from t5lite.core.run_directory import read_metrics
 from tests import small
 
 
+@pytest.mark.proof
 def test_an_attention_function_and_an_adapter_from_outside_train_and_decode(t5lite, tmp_path):
     model_dir = tmp_path / "run"
     code, _, err = t5lite(

@@ -95,6 +95,7 @@ def test_the_configuration_of_parts_of_ones_own_can_be_loaded_again(own_run):
     assert json.loads((own_run / "environment.json").read_text())["command"][0] == "t5lite"
 
 
+@pytest.mark.proof
 def test_trials_differ_in_the_number_of_a_loss_of_ones_own(make_run, tmp_path):
     runs = [
         make_run(
