@@ -81,7 +81,7 @@ def train(
         writers = open_writers(run, start, config_text=config_text, command=command)
         stack.enter_context(contextlib.closing(writers))
 
-        # Compile, once.
+        progress.log("compiling the train step")
         started = time.perf_counter()
         train_step = lower_train_step(program).compile()
         throughput = Throughput(run, compile_seconds=time.perf_counter() - started)
