@@ -11,7 +11,10 @@ COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_sp
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 12):
     COMPILE_FAST += " --xla_cpu_use_fusion_emitters=false"
 # Set before JAX is imported: every test sees eight CPU devices.
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {COMPILE_FAST}"
+# XLA aborts a process whose devices do not meet in a collective within 40 seconds, which eight
+# devices on two busy cores may need.
+PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=1200"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {COMPILE_FAST} {PATIENT}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # For the processes that are started from here, workers of xdist included: fewer page faults.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
@@ -127,7 +130,7 @@ def one_device(data_dir: str, programs_dir: pathlib.Path) -> dict[str, str]:
         "TFDS_DATA_DIR": data_dir,
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "1",
-        "XLA_FLAGS": COMPILE_FAST,
+        "XLA_FLAGS": f"{COMPILE_FAST} {PATIENT}",
         "JAX_COMPILATION_CACHE_DIR": str(programs_dir),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(MIN_COMPILE_SECONDS),
     }
