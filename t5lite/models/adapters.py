@@ -53,7 +53,7 @@ class MapSite:
 
         >>> axes = (Axis("embed", 8),), (Axis("heads", 2), Axis("kv", 4))
         >>> site = MapSite(name="query", einsum="ble,ehd->blhd", stacked=(), inputs=axes[0],
-        ...     outputs=axes[1], kernel=None, parameter=None)
+        ...     outputs=axes[1], kernel=None, parameter=print)
         >>> site.through("r")
         ('ble,er->blr', 'blr,rhd->blhd')
         """
