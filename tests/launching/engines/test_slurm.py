@@ -153,4 +153,4 @@ def test_a_cancelled_trial_resumes(cluster, t5lite, tmp_path):
     assert "submitted as job" in t5lite(there, "resume", "one")
     cluster.wait(lambda: trials(t5lite, "one", there)[0]["state"] == "complete", 200)
     assert outcomes(folder)["finished"] == 1
-    assert "step 400/400" in t5lite(there, "logs", "one", "--trial=0")
+    assert "step 1500/1500" in t5lite(there, "logs", "one", "--trial=0")
