@@ -7,8 +7,8 @@
 #   worker.sh run ARGUMENT...         runs t5lite ARGUMENT... in this process
 #   worker.sh stop                    asks the running command to save and end, and waits for it
 #
-# start and attach exit with the command's status if it is 0, 42 or 69, with 101 for 1, 102 for 2 and
-# 103 for any other status: gcloud and ssh use none of these themselves. setup.sh, beside this file, is
+# start and attach exit with the command's status if it is 0, 42, 69 or 70, with 101 for 1, 102 for 2
+# and 103 for any other status: gcloud and ssh use none of these themselves. setup.sh, beside this file, is
 # sourced first; it may mount, export and install, and puts t5lite on the PATH.
 set -u
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -43,7 +43,7 @@ follow() { # folder of an attempt, first line
     local status
     status=$(cat "$1/status" 2> /dev/null)
     case ${status:-137} in
-        0 | 42 | 69) exit "$status" ;;
+        0 | 42 | 69 | 70) exit "$status" ;;
         1 | 2) exit $((100 + status)) ;;
         *) exit 103 ;;
     esac

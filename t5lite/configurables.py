@@ -28,6 +28,11 @@ schedule, as optax's own do. Without parentheses, `@my_code:warm_up` is the func
 parameters that take one, such as a schedule; nothing can be bound to it then. Lists of names, such
 as `Task.metrics` and `Task.preprocessors`, take the same `module:name` as strings.
 
+Files beside a gin file
+-----------------------
+A string that begins with `$FOLDER/` begins with the folder of its gin file, wherever that has been
+moved: `SentencePieceVocabulary.path = '$FOLDER/vocabulary.model'`.
+
 The `config.gin` of a run records `module:name` with every parameter, so `eval`, `infer` and trials
 of a launch import it again: start them where the module can be imported.
 """
@@ -37,6 +42,7 @@ import functools
 import io
 import os
 import pathlib
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -51,6 +57,7 @@ from t5lite.gin_text import (
     binding_statement,
     decode_own_names,
     encode_own_names,
+    in_folder,
     own_names,
     own_selector,
     read_gin_file,
@@ -101,15 +108,25 @@ def load(
     return built
 
 
-def resolved_text() -> str:
-    """Returns everything that is in force as a gin file that builds the same objects on its own."""
-    return decode_own_names(gin.operative_config_str(max_line_length=100))
+def resolved_text(strings: Mapping[str, str] = types.MappingProxyType({})) -> str:
+    """Returns everything that is in force as a gin file that builds the same objects on its own.
+
+    Args:
+        strings: by bound string, what is written instead of it.
+    """
+    # NOTE: gin prints its own records alone, and they have no public name.
+    written = {
+        key: {name: strings.get(v, v) if isinstance(v, str) else v for name, v in values.items()}
+        for key, values in gin_internals._OPERATIVE_CONFIG.items()
+    }
+    return decode_own_names(gin_internals._config_str(written, max_line_length=100))
 
 
 @contextlib.contextmanager
 def _opened(states: list[Bindings], path: str) -> Iterator[io.StringIO]:
     """Opens a gin file for gin's parser, and records what is bound after it, includes too."""
-    file = _NamedText(_registered(read_gin_file(path)), newline=None)
+    text = in_folder(read_gin_file(path), str(pathlib.Path(path).absolute().parent))
+    file = _NamedText(_registered(text), newline=None)
     file.name = path
     yield file
     states.append(current_bindings())

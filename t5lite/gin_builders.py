@@ -12,7 +12,7 @@ from typing import Any
 
 import gin
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import UserError, cut
 from t5lite.inference.decoding import Decoding
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.parallel.mesh import Mesh
@@ -22,9 +22,6 @@ from t5lite.parallel.mesh import Mesh
 _PARTS = {CrossEntropy: "CrossEntropy", Decoding: "Decoding", Mesh: "Mesh"}
 _PLAIN_TYPES = (int, float, str, bool, types.NoneType, collections.abc.Sequence)
 _PLAIN_NAMES = {types.NoneType: "None", collections.abc.Sequence: "list"}
-# Longer values are cut in errors.
-_SHOWN_CHARACTERS = 200
-
 
 # By name, what builders call instead of their targets.
 _SUBSTITUTES: contextvars.ContextVar[Mapping[str, Callable[..., Any]]]
@@ -111,9 +108,7 @@ def _check_type(owner: str, value: Any, hint: Any) -> None:
         "" if all(kind in _PLAIN_TYPES for kind in kinds) else "; an object is bound as @NAME()"
     )
     got = repr(value) if isinstance(value, int | float | str) else type(value).__name__
-    if len(got) > _SHOWN_CHARACTERS:
-        got = f"{got[:_SHOWN_CHARACTERS]}..."
-    raise UserError(f"{owner} must be {names}, got {got}{remedy}")
+    raise UserError(f"{owner} must be {names}, got {cut(got)}{remedy}")
 
 
 def _is_union(hint: Any) -> bool:

@@ -8,17 +8,20 @@ import tokenize
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from t5lite.core.errors import UserError, suggestion
+from t5lite.core.errors import UserError, cut, shown, suggestion
 from t5lite.gin_text import decode_own_names
 from t5lite.public_names import REJECTED_NAMES
 
 # What gin raises for text that it cannot parse.
 _PARSE_ERRORS = (
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
     SyntaxError,
     tokenize.TokenError,
     TypeError,
     ValueError,
-    KeyError,
     RuntimeError,
     OSError,
     ImportError,
@@ -41,8 +44,8 @@ def parse_errors(targets: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
     logging.disable(max(disabled, logging.ERROR))
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        raise _without_gin(error) from error.__cause__
     except _PARSE_ERRORS as error:
         text = decode_own_names(str(error))
         known = _known_error(error, text, targets)
@@ -64,8 +67,8 @@ def build_errors(targets: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        raise _without_gin(error) from error.__cause__
     except (ValueError, RecursionError) as error:
         message = _known_error(error, decode_own_names(str(error)), targets)
         if message is None:
@@ -78,12 +81,13 @@ def _known_error(
 ) -> str | None:
     """Returns the message for an error that gin raises for a mistake, else None."""
     if isinstance(error, RecursionError):
-        return "a gin file includes itself, or a macro refers to itself"
+        return "a gin file includes itself, a macro refers to itself, or values are nested too deep"
     if isinstance(error, OSError) and "Unable to open file" in text:
         path = re.search(r"open file: (.*?)\. Searched", text)
+        name = cut(repr(path.group(1) if path else text))
         return (
-            f"gin file {path.group(1) if path else text!r} not found; searched the current "
-            "directory, --gin_search_paths and the files that come with t5lite"
+            f"gin file {name} not found; searched the current directory, --gin_search_paths and "
+            "the files that come with t5lite"
         )
     if isinstance(error, ImportError):
         return f"a gin file imports a module that cannot be imported: {_first_line(text)}"
@@ -93,7 +97,7 @@ def _known_error(
             return f"{name} cannot train in t5lite: {REJECTED_NAMES[name]}{_location(text)}"
         hint = f"; {_QUOTE.format('@')}" if is_reference and not _location(text) else ""
         return (
-            f"{name!r} is not a name that gin can bind; {suggestion(name, targets)}"
+            f"{cut(repr(name))} is not a name that gin can bind; {suggestion(name, targets)}"
             f"{hint}{_location(text)}"
         )
     if match := re.match(r"Configurable '(.*?)' doesn't have a parameter named '(.*?)'", text):
@@ -114,8 +118,15 @@ def _known_error(
     return None
 
 
+def _without_gin(error: UserError) -> UserError:
+    """Returns an error without the lines that gin appends to it in a subclass of its class."""
+    kind = next(each for each in type(error).__mro__ if "__getattr__" not in vars(each))
+    plain: UserError = kind((str(error).splitlines() or [""])[0])
+    return plain
+
+
 def _first_line(text: str) -> str:
-    return (text.splitlines() or [""])[0]
+    return shown((text.splitlines() or [""])[0])
 
 
 def _location(text: str) -> str:

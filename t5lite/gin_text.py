@@ -13,7 +13,7 @@ from typing import Any
 
 from gin import config_parser
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import UserError, cut, shown
 
 # Letters that resemble "." and ":" and that an identifier may contain.
 _DOT = "\ua4f8"
@@ -30,8 +30,12 @@ _OWN_NAMES = re.compile(
     """,
     re.VERBOSE | re.MULTILINE | re.DOTALL,
 )
-_ENCODED = re.compile(rf"{_IDENTIFIER}{_COLON}{_IDENTIFIER}")
+# The boundary keeps the time linear in the length of a name.
+_ENCODED = re.compile(rf"\b{_IDENTIFIER}{_COLON}{_IDENTIFIER}")
 _BINDING_NAME = re.compile(rf"(?:\w+/)*{_IDENTIFIER}(?:\.{_IDENTIFIER})*(?::{_IDENTIFIER}\.\w+)?")
+# At the beginning of a string, the folder of the gin file that holds it.
+OWN_FOLDER = "$FOLDER"
+_IN_FOLDER = re.compile(rf"""(['"]){re.escape(OWN_FOLDER)}/""")
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -60,6 +64,21 @@ def read_gin_file(path: str) -> str:
     return text
 
 
+def in_folder(text: str, folder: str) -> str:
+    """Returns a gin text whose strings begin with `folder` where they began with `$FOLDER`.
+
+    >>> in_folder("DATA = '$FOLDER/a.txt'", "/runs/1")
+    "DATA = '/runs/1/a.txt'"
+    """
+
+    def replaced(match: re.Match[str]) -> str:
+        quote = match[1]
+        shown = folder.replace("\\", "\\\\").replace(quote, f"\\{quote}").replace("\n", "\\n")
+        return f"{quote}{shown}/"
+
+    return _IN_FOLDER.sub(replaced, text)
+
+
 def binding_statement(binding: str) -> str:
     """Returns the gin statement of `NAME=VALUE`; a value that is no gin value becomes a string.
 
@@ -79,18 +98,26 @@ def binding_statement(binding: str) -> str:
     name, equals, value = binding.partition("=")
     name = name.strip()
     if not equals or not name:
-        raise UserError(f"--gin.NAME=VALUE needs a name and a value, got --gin.{binding}")
+        raise UserError(f"--gin.NAME=VALUE needs a name and a value, got --gin.{shown(binding)}")
     if not _BINDING_NAME.fullmatch(name):
         raise UserError(
             f"--gin.NAME=VALUE needs a macro such as STEPS or a parameter such as AdamW.b1 as "
-            f"its name, got {name!r}"
+            f"its name, got {cut(repr(name))}"
         )
     return f"{name} = {value.strip() if is_gin_value(value.strip()) else repr(value)}"
 
 
 def is_gin_value(text: str) -> bool:
     """Whether gin can parse `text` as one value: a literal, a reference, a macro or a container."""
-    parser_errors = (SyntaxError, ValueError, TypeError, tokenize.TokenError, RecursionError)
+    parser_errors = (
+        AssertionError,
+        LookupError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        tokenize.TokenError,
+        RecursionError,
+    )
     try:
         parser = config_parser.ConfigParser(f"x = {encode_own_names(text)}\n", _AnyName())
         statements = list(parser)

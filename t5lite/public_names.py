@@ -15,6 +15,7 @@ from t5lite.data.sources.file_source import FileSource
 from t5lite.data.sources.tfds_source import TfdsSource
 from t5lite.data.task import Task
 from t5lite.data.text.special_tokens import SpecialTokens
+from t5lite.data.text.tokenizers_vocabulary import TokenizersVocabulary
 from t5lite.data.text.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5lite.data.text.vocabulary_training import VocabularyTraining
 from t5lite.inference.decoding import Decoding
@@ -23,9 +24,14 @@ from t5lite.inference.requests import Inference
 from t5lite.interop.conversion import Conversion
 from t5lite.launching.sweeps.sweep import Sweep
 from t5lite.losses.cross_entropy import CrossEntropy
+from t5lite.losses.distillation import Distillation
+from t5lite.losses.two_passes import Adversarial, RDrop
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
 from t5lite.models.classifier import Classes
 from t5lite.models.config import T5Config
+from t5lite.models.encoder_decoder_classifier import EncoderDecoderClassifier
+from t5lite.models.ia3 import IA3
+from t5lite.models.lora import LoRA
 from t5lite.objectives.causal import Causal
 from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.masked_lm import MaskedLM
@@ -34,6 +40,7 @@ from t5lite.objectives.span_corruption import SpanCorruption
 from t5lite.objectives.supervised import Supervised
 from t5lite.objectives.ul2 import UL2
 from t5lite.optimizers.adafactor import adafactor
+from t5lite.optimizers.by_pattern import optimizers_by_pattern
 from t5lite.optimizers.function_schedule import optax_schedules
 from t5lite.optimizers.optax_table import REJECTED, is_optax_factory, optax_factories
 from t5lite.optimizers.optimizer import Optimizer, make_optimizer
@@ -43,8 +50,20 @@ from t5lite.optimizers.schedules import (
     InverseSquareRootSchedule,
     LinearSchedule,
 )
+from t5lite.optimizers.staged_schedules import (
+    CosineRestartsSchedule,
+    WarmupStableDecaySchedule,
+    joined,
+)
 from t5lite.parallel.mesh import Mesh
+from t5lite.training.bad_steps import BadSteps
+from t5lite.training.early_stopping import EarlyStopping
+from t5lite.training.layer_rates import LayerRates
+from t5lite.training.moving_average import MovingAverage
 from t5lite.training.run import Run
+from t5lite.training.teacher import Teacher
+from t5lite.training.train_first import TrainFirst
+from t5lite.training.watchdog import Watchdog
 from t5lite.training.writers.json_lines import JsonLines
 from t5lite.training.writers.tensorboard import TensorBoard
 from t5lite.training.writers.weights_and_biases import WeightsAndBiases
@@ -88,6 +107,20 @@ def encoder_only(config: T5Config, classes: Classes | None = None) -> EncoderOnl
     """
     _check_stacks("EncoderOnly", config, encoder=True, decoder=False)
     return EncoderOnly(config, classes)
+
+
+def encoder_decoder_classifier(config: T5Config, classes: Classes) -> EncoderDecoderClassifier:
+    """Builds the encoder-decoder model with classes instead of targets.
+
+    Args:
+        config: its sizes and parts, with layers in encoder and decoder.
+        classes: of each example or of each word.
+
+    Raises:
+        UserError: if either has no layers.
+    """
+    _check_stacks("EncoderDecoderClassifier", config, encoder=True, decoder=True)
+    return EncoderDecoderClassifier(config, classes)
 
 
 def _check_stacks(owner: str, config: T5Config, *, encoder: bool, decoder: bool) -> None:
@@ -137,10 +170,17 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     **ROOTS,
     "EncoderDecoder": encoder_decoder,
     "EncoderOnly": encoder_only,
+    "EncoderDecoderClassifier": encoder_decoder_classifier,
     "DecoderOnly": decoder_only,
     "Classes": Classes,
     "T5Config": T5Config,
+    "LoRA": LoRA,
+    "IA3": IA3,
     "CrossEntropy": CrossEntropy,
+    "Distillation": Distillation,
+    "Teacher": Teacher,
+    "RDrop": RDrop,
+    "Adversarial": Adversarial,
     "Decoding": Decoding,
     "Task": Task,
     "Mixture": Mixture,
@@ -148,6 +188,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "FileSource": FileSource,
     "ByteVocabulary": ByteVocabulary,
     "SentencePieceVocabulary": SentencePieceVocabulary,
+    "TokenizersVocabulary": TokenizersVocabulary,
     "SpecialTokens": SpecialTokens,
     "SpanCorruption": SpanCorruption,
     "UL2": UL2,
@@ -161,12 +202,22 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "AdamW": optimizer("AdamW", optax.adamw),
     "Lion": optimizer("Lion", optax.lion),
     **{name: optimizer(name, factory) for name, factory in optax_factories().items()},
+    "OptimizersByPattern": optimizers_by_pattern,
     "Constant": ConstantSchedule,
     "InverseSquareRoot": InverseSquareRootSchedule,
     "Cosine": CosineSchedule,
     "Linear": LinearSchedule,
+    "WarmupStableDecay": WarmupStableDecaySchedule,
+    "CosineRestarts": CosineRestartsSchedule,
+    "Joined": joined,
     **{f"optax.{name}": builder for name, builder in optax_schedules().items()},
     "Mesh": Mesh,
+    "Watchdog": Watchdog,
+    "BadSteps": BadSteps,
+    "TrainFirst": TrainFirst,
+    "LayerRates": LayerRates,
+    "MovingAverage": MovingAverage,
+    "EarlyStopping": EarlyStopping,
     "JsonLines": JsonLines,
     "TensorBoard": TensorBoard,
     "WeightsAndBiases": WeightsAndBiases,

@@ -32,31 +32,28 @@ import numpy as np
 import pytest
 
 from t5lite.core.locks import wait_for_lock
+from tests.faults import build_library
+from tests.type_checker import check_types
 
 # Loading a program from the persistent cache takes about 0.05 seconds.
 MIN_COMPILE_SECONDS = 0.1
 # The same in all workers: they inherit the environment of the process that starts them.
 SEED = int(os.environ.setdefault("T5LITE_TEST_SEED", str(secrets.randbits(31))))
 
-# Where something is done for every record, and checking it takes longer than doing it.
-UNCHECKED = {"core", "data", "objectives"}
-# Not `configurables`: gin asks its functions what they take, and a checked one takes anything.
-ROOMS = {
-    p.parent.name for p in (pathlib.Path(__file__).parent.parent / "t5lite").glob("*/__init__.py")
-}
-jaxtyping.install_import_hook(
-    [f"t5lite.{room}" for room in sorted(ROOMS - UNCHECKED)], "beartype.beartype"
-)
+# Rooms whose signatures have arrays. Not `configurables`: gin asks its functions what they take,
+# and a checked one takes anything; nor `data`, where something is done for every record.
+CHECKED = [f"t5lite.{room}" for room in ("inference", "losses", "models", "optimizers", "training")]
+jaxtyping.install_import_hook(CHECKED, f"{check_types.__module__}.{check_types.__name__}")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Returns one worker a core for the whole suite; tests that are named run in this process."""
+    """Returns a worker more than there are cores; tests that are named run in this process."""
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return 0
-    # A worker takes up to 2 GB.
-    return min(len(os.sched_getaffinity(0)), 16)
+    # Many tests wait for files or processes. A worker takes up to 2 GB.
+    return min(len(os.sched_getaffinity(0)) + 1, 16)
 
 
 def pytest_collection_finish() -> None:
@@ -115,6 +112,12 @@ def make_once(shared_dir: pathlib.Path) -> Callable[[str, Callable[[pathlib.Path
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def faults_library(make_once: Callable[..., Any]) -> pathlib.Path:
+    """The folder of the library that makes calls fail; see `tests.faults.preloaded`."""
+    return make_once("faults", build_library)
 
 
 @pytest.fixture(scope="session")

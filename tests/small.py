@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from t5lite.data.batching.features import DecoderLayout, EncoderDecoderLayout, Layout
 from t5lite.data.sources.file_source import FileSource
@@ -19,16 +20,18 @@ from t5lite.data.text.vocabularies import ByteVocabulary
 from t5lite.inference.evaluate import Evaluator, make_evaluate
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from t5lite.models.config import T5Config
-from t5lite.models.model import Model, init
+from t5lite.models.initializers import Parameter
+from t5lite.models.model import Model, parameter_tree
 from t5lite.objectives.causal import Causal
 from t5lite.objectives.span_corruption import SpanCorruption
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.parallel.mesh import POPULATION, DeviceMesh, Mesh
 from t5lite.parallel.rules import MESH_AXES
 from t5lite.training import loop
-from t5lite.training.program import train_program
+from t5lite.training.program import TrainProgram, train_program
 from t5lite.training.run import Run
 from t5lite.training.state import TrainState
+from t5lite.training.step import CompiledStep, compile_once
 
 # Seconds that tests wait for a process: machines differ by ten times.
 PATIENCE = 1200
@@ -104,15 +107,27 @@ def _compiled(model: Model) -> Any:
 
 @functools.cache
 def params(model: Model, seed: int = 0) -> Any:
-    """Parameters as the model initialises them, norm scales made uneven."""
-    made = jax.jit(lambda key: nn.unbox(init(model, key)))(jax.random.key(seed))
+    """Random parameters of the scales that the model initialises; norms and biases are uneven.
+
+    NumPy draws them, because compiling the initialisation takes longer than most tests.
+    """
+    boxed = parameter_tree(model)
     rng = np.random.default_rng(seed)
 
-    def uneven(path: Any, leaf: Any) -> Any:
-        is_scale = path[-1].key == "scale"
-        return leaf + rng.uniform(-0.5, 0.5, leaf.shape).astype(np.float32) if is_scale else leaf
+    def draw(path: Any, box: Parameter) -> jax.Array:
+        if box.initializer == "from the kernel":
+            return jnp.ones(box.value.shape)
+        # Such as "normal, std 0.25" and "constant 1".
+        kind, number = box.initializer.split()[-2:]
+        shape = box.value.shape
+        values = float(number) * (rng.normal(size=shape) if kind == "std" else np.ones(shape))
+        if path[-1].key in ("scale", "bias", "logits_bias"):
+            values += rng.uniform(-0.5, 0.5, shape)
+        return jnp.asarray(values, jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(uneven, made)
+    return jax.tree_util.tree_map_with_path(
+        draw, boxed, is_leaf=lambda leaf: isinstance(leaf, Parameter)
+    )
 
 
 def task(text: pathlib.Path, data_dir: str, *, causal: bool = False) -> Task:
@@ -140,18 +155,47 @@ def mesh(run: Run) -> DeviceMesh:
 def evaluate_of(run: Run) -> Evaluator:
     """What a run is evaluated by while it trains, on `mesh(run)`."""
     return make_evaluate(
-        *(run.model, run.task, run.layout, run.loss, mesh(run)),
+        *(run.model, run.task, run.layout, run.evaluation_loss, mesh(run)),
         split=run.eval_split,
         batch_size=run.batch_size,
     )
 
 
-def train(run: Run) -> TrainState:
-    """Trains on `mesh(run)`, with evaluations, and returns what came of it."""
+_shared: list[tuple[Any, Any, Callable[[], CompiledStep]]] = []
+
+
+def shared_programs(program: TrainProgram) -> tuple[TrainProgram, Callable[[], CompiledStep]]:
+    """A program and its compiled step; in all tests of a process, runs of one program share both.
+
+    Its step is compiled when the function is called.
+    """
+    run = program.run
+    hyper, structure = jax.tree.flatten(program.hyper)
+    shapes = [(x.shape, x.dtype) for x in hyper]
+    choices = (run.model, run.microbatches, run.trainable, run.offload_optimizer, program.mesh)
+    key = (structure, shapes, jax.tree.flatten(program.state), program.batch, choices)
+    for other, init, compiled in _shared:
+        if other == key and not program.frozen:
+            return dataclasses.replace(program, init=init), compiled
+    compiled = compile_once(program, lambda line: None)
+    _shared.append((key, program.init, compiled))
+    return program, compiled
+
+
+def train(run: Run, *, shared: bool = True) -> TrainState:
+    """Trains on `mesh(run)`, with evaluations, and returns what came of it.
+
+    Args:
+        shared: whether the step may be that of an earlier run of the same program.
+    """
     program = train_program(run, mesh(run))
     pathlib.Path(run.model_dir).mkdir(exist_ok=True)
     config_text = "# all that was in force\n"
-    return loop.train(program, evaluate=evaluate_of(run), config_text=config_text)
+    with pytest.MonkeyPatch.context() as patch:
+        if shared:
+            program, compiled = shared_programs(program)
+            patch.setattr(loop, "compile_once", lambda program, log: compiled)
+        return loop.train(program, evaluate=evaluate_of(run), config_text=config_text)
 
 
 def run(text: pathlib.Path, data_dir: str, model_dir: pathlib.Path, **changes: Any) -> Run:

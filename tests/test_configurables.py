@@ -82,8 +82,14 @@ def test_the_resolved_text_builds_the_same_run_on_its_own(tmp_path):
             "train.optimizer=@Adamw()",
             "'Adamw' is not a name that gin can bind; did you mean 'AdamW'",
         ),
-        ("train.optimizer=AdamW", "train.optimizer must be Optimizer, got 'AdamW'; an object is"),
-        ("train.optimizer=@AdamW", "train.optimizer must be Optimizer, got function; an object"),
+        (
+            "train.optimizer=AdamW",
+            "train.optimizer must be Optimizer or OptimizersByPattern, got 'AdamW'; an object is",
+        ),
+        (
+            "train.optimizer=@AdamW",
+            "train.optimizer must be Optimizer or OptimizersByPattern, got function; an object",
+        ),
         (
             "Task.objective=Causal",
             "Task.objective must be TextObjective or PairObjective, got 'Causal'; an object is",

@@ -14,11 +14,13 @@ from jax.experimental import multihost_utils
 from t5lite.cli.documents import finite, json_document
 from t5lite.cli.selection import ChosenCheckpoint
 from t5lite.cli.work_progress import WorkProgress
-from t5lite.core.run_directory import append_record, read_records
+from t5lite.core.records import Schema, read_json_lines
+from t5lite.core.run_directory import append_record
 from t5lite.inference.evaluate import Evaluator
 from t5lite.parallel.processes import everywhere
-from t5lite.training.checkpoints import Checkpoints, Damaged
+from t5lite.training.checkpoint_errors import Damaged
 from t5lite.training.run import Run
+from t5lite.training.stored_checkpoints import StoredCheckpoints
 
 # How often an unreadable checkpoint is tried again.
 RETRY_SECONDS = 1.0
@@ -51,6 +53,7 @@ class CheckpointScorer:
 
         If the training run deleted the checkpoint first, there is none, and a log line says so.
         """
+        self.progress.log(f"restoring {chosen.path}")
         found = self._read(chosen)
         if found is None:
             self.progress.log(f"step {chosen.step} was deleted before it was scored")
@@ -63,6 +66,7 @@ class CheckpointScorer:
             "step": chosen.step,
             "split": self.run.eval_split,
             **({"averaged_steps": list(chosen.steps)} if len(chosen.steps) > 1 else {}),
+            **({} if chosen.which is None else {"parameters": chosen.which}),
             "saved_at": saved_at,
             **self.identity,
             **finite(scores),
@@ -92,13 +96,13 @@ class CheckpointScorer:
                 unchanged_since = time.monotonic()
             time.sleep(RETRY_SECONDS)
             patience = DELETION_SECONDS if wrong else VISIBILITY_SECONDS
-            exists = set(chosen.steps) <= set(chosen.checkpoints.reload())
+            exists = set(chosen.steps) <= set(chosen.checkpoints.steps())
             seen = np.array([exists, time.monotonic() - unchanged_since > patience])
             exists, is_over = multihost_utils.broadcast_one_to_all(seen).tolist()
             if not exists:
                 return None
             if is_over:
-                raise wrong or Damaged(f"{chosen.path} cannot be read by another process")
+                raise wrong or Damaged(chosen.path, "another process cannot read it")
 
     @property
     def record(self) -> pathlib.Path:
@@ -111,12 +115,17 @@ class CheckpointScorer:
             self.record.parent.mkdir(parents=True, exist_ok=True)
             self.record.open("a").close()
 
-    def recorded(self, checkpoints: Checkpoints) -> set[int]:
-        """Returns the steps with a recorded result that would be the same today."""
+    def recorded(self, checkpoints: StoredCheckpoints, which: str | None = None) -> set[int]:
+        """Returns the steps with a recorded result that would be the same today.
+
+        Args:
+            which: of the parameters; see `StoredCheckpoints.param_paths`.
+        """
         done = set()
-        results = read_records(self.record)
+        results = read_json_lines(self.record, Schema(), "delete that line to score it again")
         for step in checkpoints.steps():
             wanted = {"checkpoint": checkpoints.path(step), "averaged_steps": None, **self.identity}
+            wanted["parameters"] = which
             with contextlib.suppress(Damaged):
                 wanted["saved_at"] = checkpoints.saved_at(step)
             if any(all(r.get(name) == wanted[name] for name in wanted) for r in results):

@@ -25,7 +25,8 @@ def columns_text(
 ) -> str:
     """Returns a table; one that is too wide continues in further blocks below.
 
-    Each block begins with the first column. Only a column that is wider than the terminal by
+    Each block begins with the first column, whose cells stand on lines of their own, above the
+    others, if it leaves no room for one of them. Only a column that is wider than the terminal by
     itself exceeds `width`.
 
     Args:
@@ -40,24 +41,40 @@ def columns_text(
     <BLANKLINE>
     run  step
       a     7
+    >>> print(columns_text(["run", "loss"], [["runs/a", "0.5"]], width=10))
+    run
+      loss
+    runs/a
+       0.5
     """
     columns = [[title, *cells] for title, *cells in zip(titles, *rows, strict=True)]
     if width is not None and sum(len(GAP) + max(map(len, c)) for c in columns) > width + len(GAP):
         short = [t.rpartition(".")[2] if t in gin_names else t for t in titles]
         for column, title in zip(columns, short, strict=True):
             column[0] = title if short.count(title) == 1 else column[0]
-    cells = [_aligned(column, to_left=column[0] in left) for column in columns]
+    first, *others = [_aligned(column, to_left=column[0] in left) for column in columns]
+    if not others:
+        return "\n".join(cell.rstrip() for cell in first)
+    room = sys.maxsize if width is None else width
+    is_apart = len(first[0]) + len(GAP) + max(len(column[0]) for column in others) > room
+    indent = 0 if is_apart else len(first[0])
+    used = indent
     blocks: list[list[list[str]]] = []
-    room = 0
-    for column in cells[1:] or cells[:1]:
+    for column in others:
         size = len(GAP) + len(column[0])
-        if not blocks or (width is not None and size > room):
-            blocks.append([cells[0]] if cells[1:] else [])
-            room = (width or sys.maxsize) - len(cells[0][0])
+        if not blocks or used + size > room:
+            blocks.append([])
+            used = indent
         blocks[-1].append(column)
-        room -= size
+        used += size
+    separator = f"\n{GAP}" if is_apart else GAP
+    keys = columns[0] if is_apart else first
     return "\n\n".join(
-        "\n".join(GAP.join(line).rstrip() for line in zip(*block, strict=True)) for block in blocks
+        "\n".join(
+            f"{key}{separator}{GAP.join(line)}".rstrip()
+            for key, *line in zip(keys, *block, strict=True)
+        )
+        for block in blocks
     )
 
 

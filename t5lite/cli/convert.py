@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import shutil
@@ -16,53 +17,95 @@ import numpy as np
 import rich.console
 
 from t5lite import configurables
+from t5lite.cli.convert_input import T5LITE, read_input
 from t5lite.cli.quiet import quiet_libraries
-from t5lite.cli.run_files import VOCABULARY_COPY, saved_vocabulary
+from t5lite.cli.run_files import COPY_BESIDE, MODEL_FILE, VOCABULARY_COPY
+from t5lite.cli.work_progress import WorkProgress
+from t5lite.core.counts import counted
 from t5lite.core.errors import UserError
 from t5lite.core.lazy import LazyArray
-from t5lite.data.text.vocabularies import SentencePieceVocabulary
-from t5lite.interop import t5x_files
+from t5lite.interop.adaptation import adapt
 from t5lite.interop.conversion import Conversion
-from t5lite.interop.finite import finite_lazy
-from t5lite.interop.foreign import Foreign, check_array, check_names
-from t5lite.interop.huggingface import is_huggingface, read_huggingface, write_huggingface
+from t5lite.interop.families import transformers_class
+from t5lite.interop.foreign import Foreign
+from t5lite.interop.huggingface import write_huggingface
+from t5lite.interop.kept import KEPT_FILE, write_kept
+from t5lite.interop.merging import merge_adapters
 from t5lite.interop.model_gin import model_gin
-from t5lite.interop.t5x import read_t5x
+from t5lite.interop.peft_files import write_peft
 from t5lite.models.config_fields import DTYPES
-from t5lite.models.description import describe, model_of
+from t5lite.models.description import describe
 from t5lite.models.model import parameters
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import state_axes, tree_shardings
-from t5lite.training.checkpoints import FOLDER, find_checkpoint, open_checkpoint
-from t5lite.training.lazy_checkpoints import stored_params, write_lazily
+from t5lite.training.base_checkpoint import BASE, Base
+from t5lite.training.checkpoint_folders import FOLDER
+from t5lite.training.lazy_checkpoints import write_lazily
 
-MODEL_FILE = "model.gin"
+# A value of --to.
+PEFT = "peft"
 
 
 def convert_command(flags: Any, bindings: Sequence[str]) -> None:
     """Reads a checkpoint of any supported format and writes it for t5lite or Hugging Face.
 
+    Adapters are merged into their base, unless they are written for PEFT or
+    `convert.merge_adapters` is False. With `--adapt`, what is written is an encoder-decoder made
+    from a decoder-only model.
+
     Raises:
-        UserError: if the input is no checkpoint, the output exists, or a binding of `convert` would
-            have no effect on this conversion.
+        UserError: if the input is no checkpoint, the output exists, or a flag or a binding of
+            `convert` would have no effect on this conversion.
     """
     quiet_libraries()
     if flags.input is None or flags.output is None:
         missing = "--input" if flags.input is None else "--output"
         raise UserError(f"convert needs {missing}=FOLDER")
+    if flags.adapt_encoder is not None and flags.adapt is None:
+        raise UserError("--adapt_encoder needs --adapt=encoder_decoder, got none")
     (conversion,) = configurables.load(flags.gin_file, bindings, flags.gin_search_paths, "convert")
     console = rich.console.Console(highlight=False, soft_wrap=True, markup=False)
     source, output = (pathlib.Path(path).expanduser() for path in (flags.input, flags.output))
     _check_output(output)
     started = time.perf_counter()
+    progress = WorkProgress(beginning=None)
     with contextlib.ExitStack() as stack:
-        foreign, kind = _read(source, conversion, stack)
-        _check_used(conversion, kind, flags.to)
+        foreign, kind, base = read_input(source, conversion, flags.parameters, base=flags.base)
+        kinds = [kind]
+        encoder = None
+        if flags.adapt_encoder is not None:
+            path = pathlib.Path(flags.adapt_encoder).expanduser()
+            encoder, kind_of_encoder, _ = read_input(
+                path, conversion, flags.parameters, flag="--adapt_encoder"
+            )
+            kinds.append(kind_of_encoder)
+        if flags.parameters is not None and T5LITE not in kinds:
+            raise UserError(
+                f"--parameters={flags.parameters} has no effect on {' and '.join(kinds)} "
+                "checkpoints; leave it out"
+            )
+        has_adapters = bool(foreign.model.config.adapters)
+        conversion.check_used(
+            kinds, to=flags.to, adapts=flags.adapt is not None, has_adapters=has_adapters
+        )
+        if has_adapters and conversion.merge_adapters and flags.to != PEFT:
+            foreign = merge_adapters(foreign)
+            base = None
+        if flags.adapt is not None:
+            foreign = adapt(
+                foreign,
+                encoder,
+                form=flags.adapt,
+                cross_positions=conversion.cross_positions,
+                seed=conversion.seed,
+            )
         _check_vocabulary(foreign)
         count = sum(array.size for array in foreign.params.values())
-        architecture = type(foreign.model).__name__
-        console.print(f"{source}: {kind}, {architecture}, {count:,} parameters")
+        what = f"{type(foreign.model).__name__}{_of_family(foreign)}"
+        console.print(f"{source}: {kind}, {what}, {counted(count, 'parameter')}")
         folder = stack.enter_context(_partial_folder(output))
+        stack.enter_context(progress)
+        foreign = _with_progress(foreign, progress)
         if flags.to == "huggingface":
             remarks = write_huggingface(
                 foreign,
@@ -72,8 +115,11 @@ def convert_command(flags: Any, bindings: Sequence[str]) -> None:
                 max_target_tokens=conversion.max_target_tokens,
             )
             written = str(output)
+        elif flags.to == PEFT:
+            remarks = write_peft(foreign, folder, conversion.base_name)
+            written = str(output)
         else:
-            remarks = _write(foreign, folder, output, conversion)
+            remarks = _write(foreign, folder, output, conversion, base)
             written = f"{output}/{FOLDER}/{foreign.step}"
     interrupted = [
         f"an interrupted conversion left {left}; delete it"
@@ -84,48 +130,30 @@ def convert_command(flags: Any, bindings: Sequence[str]) -> None:
     console.print(f"wrote {written} in {time.perf_counter() - started:.0f} s")
 
 
-def _read(
-    path: pathlib.Path, conversion: Conversion, stack: contextlib.ExitStack
-) -> tuple[Foreign, str]:
-    """Returns the checkpoint at `path` and the name of its format."""
-    if (found := find_checkpoint(path)) is not None:
-        return _read_t5lite(found, conversion, stack), "t5lite"
-    if is_huggingface(path):
-        foreign = read_huggingface(path, allow_nonfinite=conversion.allow_nonfinite)
-        return _with_vocabulary(foreign, conversion), "Hugging Face"
-    if t5x_files.is_checkpoint(path):
-        activations = conversion.mlp_activations
-        foreign = read_t5x(
-            path,
-            optimizer_state=conversion.optimizer_state,
-            mlp_activations=None if activations is None else tuple(activations),
-            encoder_attention=conversion.encoder_attention,
-            allow_nonfinite=conversion.allow_nonfinite,
-        )
-        return _with_vocabulary(foreign, conversion), "T5X"
-    if not path.exists():
-        raise UserError(f"--input={path} does not exist")
-    holds = ", ".join(sorted(p.name for p in path.iterdir())[:5]) if path.is_dir() else "a file"
-    raise UserError(
-        f"--input={path} must be a Hugging Face folder (config.json and safetensors), T5X's "
-        "checkpoint_STEP, or t5lite's MODEL_DIR or checkpoints/STEP; got "
-        f"{holds or 'an empty folder'}"
-    )
+def _of_family(foreign: Foreign) -> str:
+    """Returns of which family a model is: that of its file, or the one that it is written as."""
+    family = foreign.family
+    if family is None and (found := transformers_class(foreign.model)) is not None:
+        family = found.family
+    return "" if family is None else f" of the family {family}"
 
 
-def _check_used(conversion: Conversion, kind: str, to: str) -> None:
-    """Raises a UserError for a choice that would have no effect on this conversion."""
-    usual = Conversion()
-    for name, is_used, where in (
-        ("optimizer_state", kind == "T5X" and to == "t5lite", "T5X to t5lite"),
-        ("mlp_activations", kind == "T5X", "T5X"),
-        ("encoder_attention", kind == "T5X", "T5X"),
-        ("dtype", to == "huggingface", "--to=huggingface"),
-        ("max_input_tokens", to == "huggingface", "--to=huggingface"),
-        ("max_target_tokens", to == "huggingface", "--to=huggingface"),
-    ):
-        if not is_used and getattr(conversion, name) != getattr(usual, name):
-            raise UserError(f"convert.{name} is for {where}, got a conversion of {kind} to {to}")
+def _with_progress(foreign: Foreign, progress: WorkProgress) -> Foreign:
+    """Returns the same checkpoint; `progress` counts its arrays as they are read."""
+    total = len(foreign.params)
+    progress.report("arrays", 0, total)
+    done = itertools.count(1)
+
+    def counted_array(array: LazyArray) -> LazyArray:
+        def load() -> np.ndarray:
+            loaded = array.load()
+            progress.report("arrays", next(done), total)
+            return loaded
+
+        return dataclasses.replace(array, load=load)
+
+    params = {name: counted_array(array) for name, array in foreign.params.items()}
+    return dataclasses.replace(foreign, params=params)
 
 
 def _check_output(output: pathlib.Path) -> None:
@@ -144,33 +172,6 @@ def _check_vocabulary(foreign: Foreign) -> None:
             f"the vocabulary has {vocabulary.size} ids ({vocabulary.num_sentinels} sentinels "
             f"included) and the model {size}; bind the model's own as convert.vocabulary"
         )
-
-
-def _with_vocabulary(foreign: Foreign, conversion: Conversion) -> Foreign:
-    if conversion.vocabulary is None:
-        return foreign
-    return dataclasses.replace(foreign, vocabulary=conversion.vocabulary)
-
-
-def _read_t5lite(folder: str, conversion: Conversion, stack: contextlib.ExitStack) -> Foreign:
-    vocabulary = conversion.vocabulary
-    checkpoints, step = stack.enter_context(open_checkpoint(folder))
-    about = checkpoints.about(step)
-    model = model_of(about, folder)
-    params = stored_params(checkpoints, step)
-    if vocabulary is None and about.get("vocabulary") is not None:
-        model_dir = pathlib.Path(folder).absolute().parent.parent
-        vocabulary = saved_vocabulary(about, model_dir)
-    shapes = {name: tuple(box.value.shape) for name, box in parameters(model).items()}
-    check_names(folder, list(shapes), list(params))
-    for name, shape in shapes.items():
-        check_array(folder, name, shape, params[name])
-    return Foreign(
-        model=model,
-        params=params if conversion.allow_nonfinite else finite_lazy(params, folder),
-        step=step,
-        vocabulary=vocabulary,
-    )
 
 
 @contextlib.contextmanager
@@ -202,27 +203,47 @@ def _partial_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _write(
-    foreign: Foreign, folder: pathlib.Path, output: pathlib.Path, conversion: Conversion
+    foreign: Foreign,
+    folder: pathlib.Path,
+    output: pathlib.Path,
+    conversion: Conversion,
+    base: Base | None,
 ) -> list[str]:
-    """Writes a t5lite checkpoint, the gin file of its model and its vocabulary."""
+    """Writes a t5lite checkpoint, the gin file of its model and its vocabulary.
+
+    Args:
+        base: of the checkpoint, whose parameters are not written.
+    """
     vocabulary = foreign.vocabulary
-    path = str((output / VOCABULARY_COPY).absolute())
     described = None if vocabulary is None else vocabulary.describe()
-    if described is not None and isinstance(vocabulary, SentencePieceVocabulary):
+    if described is not None and "path" in described:
         shutil.copyfile(described["path"], folder / VOCABULARY_COPY)
         described["path"] = VOCABULARY_COPY
-    about = {
+    about: dict[str, Any] = {
         "model": describe(foreign.model),
         "vocabulary": described,
         "vocabulary_fingerprint": None if vocabulary is None else vocabulary.fingerprint,
     }
-    write_lazily(folder, foreign.step, _state(foreign, conversion.mesh.make()), about)
-    (folder / MODEL_FILE).write_text(model_gin(foreign.model, vocabulary, path))
-    remark = (
+    if foreign.lengths:
+        about["lengths"] = dict(foreign.lengths)
+    state = _state(foreign, conversion.mesh.make())
+    if base is not None:
+        state = base.without(state)
+        about[BASE] = base.describe()
+    write_lazily(folder, foreign.step, state, about)
+    (folder / MODEL_FILE).write_text(model_gin(foreign.model, vocabulary, COPY_BESIDE))
+    remarks = []
+    if foreign.kept is not None:
+        write_kept(folder, foreign.kept)
+        remarks.append(
+            f"{counted(len(foreign.kept.tensors), 'tensor')} for images are kept unchanged in "
+            f"{KEPT_FILE}; --to=huggingface writes them back from a folder that holds it"
+        )
+    remarks.append(
         f"to train from it, add --gin_file={output}/{MODEL_FILE} and "
         f"--gin.train.initial_checkpoint={output}/{FOLDER}/{foreign.step} to a run file's command"
     )
-    return [remark]
+    return remarks
 
 
 def _state(foreign: Foreign, mesh: DeviceMesh) -> dict[str, Any]:

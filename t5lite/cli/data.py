@@ -16,6 +16,7 @@ import rich.text
 from t5lite.cli.documents import json_document
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.run_files import load_roots
+from t5lite.core.counts import counted
 from t5lite.core.errors import UserError
 from t5lite.core.examples import Tokens
 from t5lite.data.batching.stream import Batches, eval_examples
@@ -110,8 +111,10 @@ def show_data(run: Run, console: rich.console.Console, *, split: str, count: int
 
 
 def _show_task(task: Task, console: rich.console.Console, split: str, count: int) -> None:
+    # Before anything is printed: this may build a data set, and log that.
+    examples = list(itertools.islice(eval_examples(task, split), count))
     console.print(f"task {task.name}, {split}", style="bold", markup=False)
-    for example in itertools.islice(eval_examples(task, split), count):
+    for example in examples:
         for name in ("inputs", "targets"):
             if name not in example or not len(example[name]):
                 continue
@@ -128,10 +131,10 @@ def _show_task(task: Task, console: rich.console.Console, split: str, count: int
 
 def _counts(tokens: Tokens, vocabulary: Vocabulary) -> str:
     """Returns the number of tokens, and how many of them are sentinels or unknown pieces."""
-    sentinels = (tokens >= vocabulary.text_ids.stop) & (tokens < vocabulary.sentinel_stop)
-    text = f"{len(tokens)} tokens"
+    sentinels = vocabulary.is_sentinel(tokens)
+    text = counted(len(tokens), "token")
     if count := int(sentinels.sum()):
-        text += f", {count} sentinel{'s' if count > 1 else ''}"
+        text += f", {counted(count, 'sentinel')}"
     if vocabulary.has_unknown_pieces and (count := int((tokens == vocabulary.unknown_id).sum())):
         text += f", {count} unknown"
     return f"({text})"
@@ -201,7 +204,8 @@ def print_statistics(
         some = "" if task.looked_at == task.records else f", {task.looked_at:,} of them read"
         left_out = f", {task.left_out:,} dropped by preprocessors" if task.left_out else ""
         console.print(
-            f"{name}: {task.records:,} records{some}{left_out}; {rates[name]:.1%} of examples"
+            f"{name}: {counted(task.records, 'record')}{some}{left_out}; {rates[name]:.1%} of "
+            "examples"
         )
     console.print(_row_line(rows, packed=run.packed))
 
@@ -242,7 +246,8 @@ def list_data_sets(folders: Sequence[pathlib.Path], console: rich.console.Consol
                 f"{found.files[0]}{', ...' if len(found.files) > 1 else ''}" if found.files else ""
             )
             console.print(
-                f"  {pathlib.Path(found.path).name}  {found.state}, {found.records:,} records, "
+                f"  {pathlib.Path(found.path).name}  {found.state}, "
+                f"{counted(found.records, 'record')}, "
                 f"{size}  {found.split} {files}".rstrip(),
                 markup=False,
             )
@@ -251,9 +256,12 @@ def list_data_sets(folders: Sequence[pathlib.Path], console: rich.console.Consol
 def prune_data_sets(folders: Sequence[pathlib.Path], console: rich.console.Console) -> None:
     """Removes the data sets that no run can use any more, as after a change of their files."""
     for folder in folders:
-        removed = [found for found in built_data_sets(folder) if found.state in PRUNABLE]
-        for found in removed:
-            prune(found)
-            console.print(f"removed {found.path}: {found.state}", markup=False)
+        removed = []
+        for found in built_data_sets(folder):
+            if found.state in PRUNABLE and prune(found):
+                removed.append(found)
+                console.print(f"removed {found.path}: {found.state}", markup=False)
         size = rich.filesize.decimal(sum(found.file_bytes for found in removed))
-        console.print(f"{folder}: removed {len(removed)} data sets, {size}", markup=False)
+        console.print(
+            f"{folder}: removed {counted(len(removed), 'data set')}, {size}", markup=False
+        )

@@ -6,7 +6,7 @@ import json
 import pathlib
 import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,9 +18,9 @@ from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.run_files import load_roots
 from t5lite.cli.score_tables import print_score_tables
 from t5lite.cli.selection import (
-    CHECKPOINT_FORMS,
     LATEST,
     ChosenCheckpoint,
+    check_bases,
     checkpoint_name,
     chosen_checkpoints,
     model_dir_of,
@@ -28,19 +28,24 @@ from t5lite.cli.selection import (
 )
 from t5lite.cli.work_progress import WorkProgress
 from t5lite.core.errors import UserError
+from t5lite.core.run_directory import ALL_STEPS, RESULT, read_result
 from t5lite.data.text import vocabularies
 from t5lite.inference.evaluate import Evaluation, Evaluator, make_evaluate
 from t5lite.inference.predictions import ReportProgress
 from t5lite.parallel.mesh import DeviceMesh
+from t5lite.parallel.peers import lost_peers_named
 from t5lite.parallel.processes import start_processes
-from t5lite.training.checkpoints import FOLDER, Checkpoints
+from t5lite.training.checkpoint_folders import FOLDER
+from t5lite.training.checkpoint_names import base_checkpoint
 from t5lite.training.run import Run
 from t5lite.training.state import abstract_params
+from t5lite.training.stored_checkpoints import StoredCheckpoints
 
 # How often a watched directory is polled.
 WATCH_SECONDS = 5.0
 
 
+@lost_peers_named()
 def eval_command(flags: Any, bindings: Sequence[str]) -> None:
     """Scores checkpoints on a split, prints tables and appends to `MODEL_DIR/eval/SPLIT.jsonl`."""
     quiet_libraries()
@@ -70,7 +75,7 @@ def _load(flags: Any, bindings: Sequence[str]) -> tuple[Any, ...]:
     if model_dir is None:
         raise UserError(
             f"--checkpoint={flags.checkpoint} has no config.gin, which says what to score; name "
-            f"{CHECKPOINT_FORMS}, or add the --gin_file of a run"
+            "a MODEL_DIR or MODEL_DIR/checkpoints/STEP, or add the --gin_file of a run"
         )
     files = types.SimpleNamespace(
         gin_file=[str(model_dir / "config.gin")], gin_search_paths=flags.gin_search_paths
@@ -81,15 +86,22 @@ def _load(flags: Any, bindings: Sequence[str]) -> tuple[Any, ...]:
 def _score(scorer: CheckpointScorer, flags: Any) -> None:
     """Scores the checkpoints that the flags name."""
     results: list[dict[str, Any]] = []
-    with chosen_checkpoints(scorer.run.model_dir, flags.checkpoint, flags.average) as chosen:
-        scorer.open_record()
-        try:
-            for one in chosen:
-                results += scorer.results(one)
-        finally:
-            # Also after an error: these results are complete.
-            if results:
-                _print(results, as_json=flags.json)
+    chosen = chosen_checkpoints(
+        scorer.run.model_dir,
+        flags.checkpoint,
+        flags.average,
+        flags.parameters,
+        base=flags.base,
+    )
+    check_bases(chosen, flags.base)
+    scorer.open_record()
+    try:
+        for one in chosen:
+            results += scorer.results(one)
+    finally:
+        # Also after an error: these results are complete.
+        if results:
+            _print(results, as_json=flags.json)
     if not results:
         raise UserError("nothing was scored: all checkpoints were deleted meanwhile")
 
@@ -119,7 +131,7 @@ def evaluation_of(
         run.model,
         run.task,
         run.layout,
-        run.loss,
+        run.evaluation_loss,
         mesh,
         split=run.eval_split,
         # The number of rows that training has in memory at a time.
@@ -136,7 +148,7 @@ def _identity(run: Run, evaluation: Evaluation) -> dict[str, Any]:
         [task.identity(run.eval_split), repr(task), task.versions_of_scores()]
         for task in run.task.tasks
     ]
-    settings = [*tasks, repr(run.loss), run.model.config.dtype]
+    settings = [*tasks, repr(run.evaluation_loss), run.model.config.dtype]
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     names = [task.name for task in run.task.tasks]
     identity: dict[str, Any] = {"tasks": names, "tasks_digest": digest[:16]}
@@ -180,19 +192,30 @@ def _watch(scorer: CheckpointScorer, flags: Any) -> None:
     """Scores every checkpoint of the run once, as it appears, until that of its last step."""
     run = scorer.run
     pathlib.Path(run.model_dir, FOLDER).mkdir(parents=True, exist_ok=True)
-    with open_run(run.model_dir) as checkpoints:
-        scorer.open_record()
-        done = scorer.recorded(checkpoints)
-        for step in _new_steps(checkpoints, done, last=run.total_steps):
-            if results := scorer.results(ChosenCheckpoint(checkpoints, (step,))):
-                _print(results, as_json=flags.json)
+    checkpoints = open_run(run.model_dir, base_checkpoint("--base", flags.base))
+    scorer.open_record()
+    done = scorer.recorded(checkpoints, flags.parameters)
+    for step in _new_steps(checkpoints, done, lambda: _last_step(run)):
+        if results := scorer.results(ChosenCheckpoint(checkpoints, (step,), flags.parameters)):
+            _print(results, as_json=flags.json)
 
 
-def _new_steps(checkpoints: Checkpoints, done: set[int], *, last: int) -> Iterator[int]:
+def _last_step(run: Run) -> int:
+    """Returns the last step of a run: that of its result if it ended before its last step."""
+    model_dir = pathlib.Path(run.model_dir)
+    result = read_result(model_dir) if (model_dir / RESULT).exists() else {}
+    # The result of all steps may be that of a shorter run, which trains on.
+    is_early = result.get("ended", ALL_STEPS) != ALL_STEPS
+    return int(result["step"]) if is_early else run.total_steps
+
+
+def _new_steps(
+    checkpoints: StoredCheckpoints, done: set[int], last: Callable[[], int]
+) -> Iterator[int]:
     """Yields the steps of checkpoints as they appear to the first process, in all processes."""
     while True:
-        waiting = [step for step in checkpoints.reload() if step not in done]
-        seen = (last in done and not waiting, waiting[0] if waiting else -1)
+        waiting = [step for step in checkpoints.steps() if step not in done]
+        seen = (last() in done and not waiting, waiting[0] if waiting else -1)
         is_over, step = multihost_utils.broadcast_one_to_all(np.array(seen, np.int32)).tolist()
         if is_over:
             return

@@ -44,6 +44,24 @@ _FLAGS = (
         group="model",
     ),
     CommandFlag(
+        name="verify",
+        help="Read all of --checkpoint, or all checkpoints of a MODEL_DIR, and compare their "
+        "checksums.",
+        commands=("inspect",),
+        group="model",
+        kind=bool,
+        default=False,
+    ),
+    CommandFlag(
+        name="verify_determinism",
+        help="Instead of training, take this many of the next steps three times, once with a save "
+        "and restore between, and compare all bits.",
+        commands=("train",),
+        group="checks",
+        kind=int,
+        minimum=1,
+    ),
+    CommandFlag(
         name="checkpoint",
         help="Checkpoint of the run file: latest, best, a step, or for eval also all or steps such "
         "as 1000,2000. Or any other: a MODEL_DIR for its latest, MODEL_DIR:best, "
@@ -60,6 +78,21 @@ _FLAGS = (
         kind=int,
         default=1,
         minimum=1,
+    ),
+    CommandFlag(
+        name="parameters",
+        help="Which parameters of a checkpoint: their moving average, or their values after the "
+        "step; if not given, the average where train.moving_average saved one.",
+        commands=("eval", "infer", "convert"),
+        group="checkpoints",
+        kind=("average", "trained"),
+    ),
+    CommandFlag(
+        name="base",
+        help="New location of the base of a checkpoint that holds an adapter alone, or for convert "
+        "the base of PEFT's adapter: a MODEL_DIR or MODEL_DIR/checkpoints/STEP.",
+        commands=("eval", "infer", "inspect", "convert"),
+        group="base",
     ),
     CommandFlag(
         name="watch",
@@ -92,8 +125,8 @@ _FLAGS = (
     ),
     CommandFlag(
         name="input",
-        help="Checkpoint: a Hugging Face folder, T5X's checkpoint_STEP, or a MODEL_DIR, "
-        "MODEL_DIR:best or MODEL_DIR/checkpoints/STEP of t5lite.",
+        help="Checkpoint: a Hugging Face folder, T5X's checkpoint_STEP, an adapter of PEFT, or a "
+        "MODEL_DIR, MODEL_DIR:best or MODEL_DIR/checkpoints/STEP of t5lite.",
         commands=("convert",),
         group="input and output",
     ),
@@ -105,8 +138,23 @@ _FLAGS = (
         help="Format of the output.",
         commands=("convert",),
         group="input and output",
-        kind=("t5lite", "huggingface"),
+        kind=("t5lite", "huggingface", "peft"),
         default="t5lite",
+    ),
+    CommandFlag(
+        name="adapt",
+        help="Make an encoder-decoder from a decoder-only model, with an embedding for each stack "
+        "and cross-attention (T5Gemma), or with one embedding and no cross-attention of its own "
+        "(T5Gemma 2)",
+        commands=("convert",),
+        group="adaptation",
+        kind=("encoder_decoder", "merged_encoder_decoder"),
+    ),
+    CommandFlag(
+        name="adapt_encoder",
+        help="Decoder-only checkpoint that the encoder is made from; if not given, --input.",
+        commands=("convert",),
+        group="adaptation",
     ),
     CommandFlag(
         name="topology",

@@ -6,11 +6,12 @@ import json
 import os
 import pathlib
 import sys
-import types
 
 import jax
 
+from t5lite.cli.arguments import parse_arguments
 from t5lite.core.errors import UserError
+from t5lite.core.locks import wait_for_lock
 
 # Folders up to this size are converted when a command names them.
 MAX_BYTES = 2 * 10**9
@@ -41,13 +42,16 @@ def converted(folder: pathlib.Path) -> pathlib.Path:
     digest = hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     output = cache / "t5lite" / "converted" / f"{folder.name}-{digest}"
-    if not output.exists():
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.with_name(f"{output.name}.lock").open("w") as lock:
+        # Another process may be converting the same folder.
+        wait_for_lock(lock)
+        if output.exists():
+            return output
         from t5lite.cli.convert import convert_command
 
-        flags = types.SimpleNamespace(
-            input=str(folder), output=str(output), to="t5lite", gin_file=[], gin_search_paths=[]
-        )
+        flags, _, bindings = parse_arguments("convert", [f"--input={folder}", f"--output={output}"])
         # Results go to the standard output.
         with contextlib.redirect_stdout(sys.stderr):
-            convert_command(flags, [])
+            convert_command(flags, bindings)
     return output

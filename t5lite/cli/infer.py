@@ -12,8 +12,9 @@ from t5lite.cli.input_file import check_requests, valid_requests
 from t5lite.cli.paths import user_path
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.run_files import load_roots, saved_vocabulary
-from t5lite.cli.selection import LATEST, ChosenCheckpoint, chosen_checkpoints
+from t5lite.cli.selection import LATEST, ChosenCheckpoint, check_bases, chosen_checkpoints
 from t5lite.cli.work_progress import WorkProgress
+from t5lite.core.counts import counted
 from t5lite.core.errors import UserError
 from t5lite.data.text import preprocessors
 from t5lite.data.text.vocabulary import Vocabulary
@@ -37,25 +38,33 @@ from t5lite.inference.score import make_score
 from t5lite.models.description import describe, model_of
 from t5lite.models.model import GenerativeModel, Model, generative
 from t5lite.parallel.mesh import DeviceMesh
+from t5lite.parallel.peers import lost_peers_named
 from t5lite.parallel.processes import start_processes
 from t5lite.training.run import Run
 from t5lite.training.state import abstract_params
 
 DEFAULT_INPUTS_LENGTH = 512
 DEFAULT_TARGETS_LENGTH = 128
+# What only one mode reads, as gin binds it.
+_OF_MODE = {
+    "predict": ("infer.decoding", "infer.num_best", "infer.distinct", "infer.seed", "Decoding."),
+    "score": ("infer.targets",),
+}
 
 
+@lost_peers_named()
 def infer_command(flags: Any, bindings: Sequence[str]) -> None:
     """Generates targets for all objects of a file, or scores their targets.
 
     Raises:
-        UserError: for a missing flag or checkpoint, an output that exists, or, unless
-            `infer.bad_objects` is "skip", an invalid object.
+        UserError: for a missing flag or checkpoint, a flag that the mode does not read, an output
+            that exists, or, unless `infer.bad_objects` is "skip", an invalid object.
     """
     quiet_libraries()
     for name in ("input", "output"):
         if getattr(flags, name) is None:
             raise UserError(f"infer needs --{name}=FILE")
+    _check_read(flags.mode, bindings)
     trained, inference = _load(flags, bindings)
     start_processes()
     output = flags.output
@@ -65,27 +74,32 @@ def infer_command(flags: Any, bindings: Sequence[str]) -> None:
     if jax.process_index() == 0:
         check_free(output)
     model_dir = None if trained is None else trained.model_dir
-    with chosen_checkpoints(model_dir, flags.checkpoint, flags.average) as chosen:
-        if len(chosen) != 1:
-            raise UserError(f"infer takes one checkpoint, got {len(chosen)}")
-        model, vocabulary = _model_and_vocabulary(trained, inference, chosen[0])
-        encoder = RequestEncoder(
-            vocabulary,
-            inference.inputs_length or _longest(trained, "inputs_length", DEFAULT_INPUTS_LENGTH),
-            inference.targets_length or _longest(trained, "targets_length", DEFAULT_TARGETS_LENGTH),
-            end_inputs=inference.end_inputs,
-        )
-        total = check_requests(flags, inference, encoder)
-        mesh = inference.mesh.make()
-        answer = _make_answer(flags.mode, model, vocabulary, mesh, inference, encoder)
-        writer: ResultWriter = ResultStream()
-        if output != STANDARD_OUTPUT:
-            identity = _identity(flags, inference, encoder, chosen[0], model, vocabulary)
-            writer = ResultFile(pathlib.Path(output), identity)
-        params = chosen[0].params(abstract_params(model, mesh))
-    with WorkProgress() as progress:
+    chosen = chosen_checkpoints(
+        model_dir, flags.checkpoint, flags.average, flags.parameters, base=flags.base
+    )
+    check_bases(chosen, flags.base)
+    if len(chosen) != 1:
+        raise UserError(f"infer takes one checkpoint, got {len(chosen)}")
+    model, vocabulary = _model_and_vocabulary(trained, inference, chosen[0])
+    encoder = RequestEncoder(
+        vocabulary,
+        inference.inputs_length or _longest(trained, "inputs_length", DEFAULT_INPUTS_LENGTH),
+        inference.targets_length or _longest(trained, "targets_length", DEFAULT_TARGETS_LENGTH),
+        end_inputs=inference.end_inputs,
+    )
+    total = check_requests(flags, inference, encoder)
+    mesh = inference.mesh.make()
+    answer = _make_answer(flags.mode, model, vocabulary, mesh, inference, encoder)
+    writer: ResultWriter = ResultStream()
+    if output != STANDARD_OUTPUT:
+        identity = _identity(flags, inference, encoder, chosen[0], model, vocabulary)
+        writer = ResultFile(pathlib.Path(output), identity)
+    progress = WorkProgress()
+    progress.log(f"restoring {chosen[0].path}")
+    params = chosen[0].params(abstract_params(model, mesh))
+    with progress:
         if writer.done:
-            progress.log(f"resuming after {writer.done:,} results")
+            progress.log(f"resuming after {counted(writer.done, 'result')}")
         progress.report(flags.mode, writer.done, total)
         infer(
             valid_requests(flags, inference, encoder),
@@ -95,7 +109,20 @@ def infer_command(flags: Any, bindings: Sequence[str]) -> None:
             on_done=lambda done: progress.report(flags.mode, done, total),
         )
         where = "the standard output" if output == STANDARD_OUTPUT else output
-        progress.log(f"wrote {total:,} results to {where}")
+        progress.log(f"wrote {counted(total, 'result')} to {where}")
+
+
+def _check_read(mode: str, bindings: Sequence[str]) -> None:
+    """Raises a UserError for a flag that only the other mode reads. Gin files serve both."""
+    for binding in bindings:
+        flag = binding.partition("=")[0].strip()
+        name = flag.rpartition("/")[2].removeprefix("t5lite.")
+        for other, names in _OF_MODE.items():
+            if other != mode and (name in names or f"{name.partition('.')[0]}." in names):
+                raise UserError(
+                    f"--gin.{flag} has no effect with --mode={mode}; leave it out, or use "
+                    f"--mode={other}"
+                )
 
 
 def _load(flags: Any, bindings: Sequence[str]) -> tuple[Run | None, Inference]:
@@ -153,6 +180,7 @@ def _identity(
         "input": fingerprint(flags.input),
         "mode": flags.mode,
         "checkpoint": [chosen.path, list(chosen.steps)],
+        **({} if chosen.which is None else {"parameters": chosen.which}),
         # Another run may have saved a checkpoint of that name since.
         "checkpoint saved at": chosen.saved_at,
         "model": describe(model),

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from t5lite.core.counts import counted
 from t5lite.core.errors import UserError
 from t5lite.inference.answers import RequestEncoder
 from t5lite.inference.decoding import check_target_lengths
@@ -15,13 +16,19 @@ from t5lite.inference.requests import Inference, Request, read_requests
 def _read(
     flags: Any,
     inference: Inference,
+    encoder: RequestEncoder,
     check: Callable[[Request], None],
     on_bad: Callable[[UserError], None],
 ) -> Iterator[Request | None]:
     """Reads the requests; invalid ones are errors, or are skipped if `infer.bad_objects` says."""
     skips = inference.bad_objects == "skip"
     return read_requests(
-        flags.input, inference, flags.mode, check=check, on_bad=on_bad if skips else None
+        flags.input,
+        inference,
+        flags.mode,
+        kept=encoder.kept_texts if inference.preprocessors else None,
+        check=check,
+        on_bad=on_bad if skips else None,
     )
 
 
@@ -32,7 +39,7 @@ def valid_requests(flags: Any, inference: Inference, encoder: RequestEncoder) ->
         if inference.bad_objects == "skip":
             encoder.is_cut(request)
 
-    for request in _read(flags, inference, check, lambda error: None):
+    for request in _read(flags, inference, encoder, check, lambda error: None):
         if request is not None:
             yield request
 
@@ -52,7 +59,7 @@ def check_requests(flags: Any, inference: Inference, encoder: RequestEncoder) ->
         if encoder.is_cut(request):
             cut.append(total + 1)
 
-    for request in _read(flags, inference, check, bad.append):
+    for request in _read(flags, inference, encoder, check, bad.append):
         empty += request is None
         total += request is not None
     if total == 0:
@@ -62,15 +69,18 @@ def check_requests(flags: Any, inference: Inference, encoder: RequestEncoder) ->
     longer = f"longer than {inputs} tokens of inputs or {targets} of targets"
     if cut and inference.too_long == "refuse":
         raise UserError(
-            f"{flags.input}: {len(cut):,} of {total:,} objects are {longer}, first object "
+            f"{flags.input}: {len(cut):,} of {counted(total, 'object')} are {longer}, first object "
             f"{cut[0]:,}; infer.too_long = 'cut' cuts them, infer.inputs_length and "
             "infer.targets_length raise the maximum"
         )
     if jax.process_index() == 0:
         for count, text in (
-            (empty, f"skipped {empty:,} empty lines"),
-            (len(cut), f"cut {len(cut):,} of {total:,} objects: {longer}"),
-            (len(bad), f"skipped {len(bad):,} objects, the first: {bad[0] if bad else None}"),
+            (empty, f"skipped {counted(empty, 'empty line')}"),
+            (len(cut), f"cut {len(cut):,} of {counted(total, 'object')}: {longer}"),
+            (
+                len(bad),
+                f"skipped {counted(len(bad), 'object')}, the first: {bad[0] if bad else None}",
+            ),
         ):
             if count:
                 print(text, file=sys.stderr)

@@ -12,12 +12,16 @@ from t5lite.cli.documents import json_document
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.run_files import load_roots
 from t5lite.cli.selection import chosen_checkpoints
+from t5lite.cli.verify import verify_checkpoints
+from t5lite.core.counts import counted
 from t5lite.core.errors import UserError
+from t5lite.interop.families import transformers_class
 from t5lite.models.description import describe, model_of
 from t5lite.models.flops import train_flops
 from t5lite.models.model import Model, parameters
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import sharding_of
+from t5lite.training.frozen import describe_frozen, open_frozen
 from t5lite.training.trainable import trainable_names
 
 
@@ -25,9 +29,12 @@ def inspect_command(flags: Any, bindings: Sequence[str]) -> None:
     """Prints the resolved configuration, the parameters of the model, and the FLOPs of a step.
 
     Raises:
-        UserError: for both a checkpoint and a run file or bindings.
+        UserError: for both a checkpoint and a run file or bindings, or if a checkpoint that is
+            verified is damaged.
     """
     quiet_libraries()
+    if flags.base is not None and not flags.verify:
+        raise UserError(f"inspect --base is for --verify, got --base={flags.base}; leave it out")
     if flags.checkpoint is not None:
         if flags.gin_file or bindings:
             raise UserError(
@@ -35,19 +42,27 @@ def inspect_command(flags: Any, bindings: Sequence[str]) -> None:
                 f"--checkpoint={flags.checkpoint} and "
                 f"{flags.gin_file[0] if flags.gin_file else f'--gin.{bindings[0]}'}"
             )
+        if flags.verify:
+            verify_checkpoints(flags.checkpoint, base=flags.base, as_json=flags.json)
+            return
         report: dict[str, Any] = {"checkpoint": flags.checkpoint}
-        with chosen_checkpoints(None, flags.checkpoint, 1) as (chosen, *_):
-            model = model_of(chosen.about, chosen.path)
+        chosen = chosen_checkpoints(None, flags.checkpoint, 1)[0]
+        model = model_of(chosen.about, chosen.path)
         mesh = config = trainable = None
         report["model"] = describe(model)
     else:
+        if flags.verify:
+            raise UserError("inspect --verify needs --checkpoint=MODEL_DIR or a checkpoint")
         (run,) = load_roots(flags, bindings, "train", needs_vocabulary=False)
         model = run.model
         mesh = run.mesh.make()
         config = configurables.resolved_text()
         trainable = run.trainable
         lengths = run.layout.lengths
-        per_row = train_flops(model, lengths)
+        trained = trainable_names("train.trainable", trainable, parameters(model))
+        frozen = open_frozen(run, mesh)
+        per_row = train_flops(model, lengths, trained)
+        per_row += sum(part.flops_per_row for part in frozen.values())
         report = {
             "config": config,
             "model": describe(model),
@@ -55,7 +70,10 @@ def inspect_command(flags: Any, bindings: Sequence[str]) -> None:
             "batch_size": run.batch_size,
             "lengths_tokens": lengths,
             "train_flops_per_step": run.batch_size * per_row,
+            **({"frozen": describe_frozen(frozen)} if frozen else {}),
         }
+    found = transformers_class(model)
+    report["transformers"] = None if found is None else found._asdict()
     report["parameters"] = parameter_rows(model, mesh, trainable)
     if flags.json:
         print(json_document(report))
@@ -63,6 +81,10 @@ def inspect_command(flags: Any, bindings: Sequence[str]) -> None:
     if config is not None:
         print(f"{config.strip()}\n")
     print(_table(report["parameters"]))
+    written = "has no class for this model"
+    if found is not None:
+        written = f"has {found.name} for this model, of the family {found.family}"
+    print(f"\ntransformers {written}")
     _print_totals(report)
 
 
@@ -131,7 +153,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 def _print_totals(report: dict[str, Any]) -> None:
     rows = report["parameters"]
     count, size = (sum(row[key] for row in rows) for key in ("parameters", "bytes"))
-    print(f"\n{count:,} parameters, {size / 1e9:,.3f} GB in float32")
+    print(f"{counted(count, 'parameter')}, {size / 1e9:,.3f} GB in float32")
     trained = sum(row["parameters"] for row in rows if row.get("trained", True))
     if trained < count:
         print(f"{trained:,} of them train ({trained / count:.2%}), the others are constant")
@@ -140,7 +162,9 @@ def _print_totals(report: dict[str, Any]) -> None:
         split = [f"{name} {n}" for name, n in report["mesh"].items() if n > 1]
         mesh = ", ".join(split) or "1 device"
         print(f"{per_device / 1e9:,.3f} GB on each device of the mesh ({mesh})")
+        for name, described in report.get("frozen", {}).items():
+            print(f"the {name} is {described['checkpoint']}")
         print(
             f"{report['train_flops_per_step'] / 1e12:,.4g} TFLOP a step of "
-            f"{report['batch_size']} rows, by the formula"
+            f"{counted(report['batch_size'], 'row')}, by the formula"
         )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5lite.core.errors import UserError, check_choice
+from t5lite.core.import_path import add_own_modules
 from t5lite.core.run_directory import RESTART_EXIT, UNAVAILABLE_EXIT
 
 try:
@@ -64,7 +65,7 @@ def launch_command(flags: Any, words: Sequence[str], command: Sequence[str]) -> 
     _check_flags(flags, words[0])
     launch = read_launch(user_path("--dir", flags.dir).absolute() / words[1])
     # Engines from outside the package are found beside the run files.
-    sys.path.append(launch.working_dir)
+    add_own_modules(launch.working_dir)
     _act(flags, words[0], launch)
 
 
@@ -151,7 +152,9 @@ def _continue(launch: Launch, engine: Engine) -> None:
     engine.release([t.number for t in trials if t.state.is_finished()])
     failed = [str(t.number) for t in trials if t.state.name == "FAIL"]
     if not numbers:
-        print(f"{launch.name}: all {launch.num_trials} trials have ended")
+        count = launch.num_trials
+        ended = "its trial has ended" if count == 1 else f"all {count} trials have ended"
+        print(f"{launch.name}: {ended}")
         _exit_if_failed(failed)
         return
     # Interrupted trials first.

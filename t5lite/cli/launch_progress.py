@@ -1,6 +1,5 @@
 """The steps of running trials: a bar for each on a terminal, a line now and then elsewhere."""
 
-import json
 import sys
 import threading
 import time
@@ -8,6 +7,7 @@ import time
 import rich.console
 import rich.progress
 
+from t5lite.core.records import Schema, decode_record, integer
 from t5lite.core.run_directory import METRICS
 from t5lite.launching.launch import Launch
 
@@ -15,6 +15,7 @@ REFRESH_SECONDS = 1.0
 STEP_LINE_SECONDS = 30.0
 # The end of metrics.jsonl that holds its last whole line.
 TAIL_BYTES = 16 * 1024
+_STEP = Schema(required={"step": integer(0)})
 
 
 class LaunchProgress:
@@ -84,8 +85,8 @@ def recorded_step(launch: Launch, number: int) -> int:
         return 0
     for line in reversed(lines):
         try:
-            return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError):
+            return int(decode_record(line, _STEP)["step"])
+        except ValueError:
             # A line that is being written, or the end of a longer one.
             continue
     return 0

@@ -12,7 +12,9 @@ from absl import flags
 from t5lite.cli.arguments import parse_arguments
 from t5lite.cli.flag_help import COMMAND_WIDTH, flag_lines
 from t5lite.cli.flags import command_flags
-from t5lite.core.errors import UserError, suggestion
+from t5lite.cli.standard_files import open_standard_files
+from t5lite.core.errors import WRONG_PATH, UserError, suggestion
+from t5lite.core.import_path import add_own_modules
 
 COMMANDS = {
     "train": "train from a run file; resume from the latest checkpoint",
@@ -47,14 +49,11 @@ ACTIONS = {
 # Commands that need a run file unless `--checkpoint` names a run or a checkpoint.
 _NEED_RUN_FILE = ("train", "eval", "plan", "inspect", "data", "vocab")
 
-# A wrong path is a user's mistake; a full disk or a failing network is not.
-WRONG_PATH = (
-    FileExistsError,
-    FileNotFoundError,
-    IsADirectoryError,
-    NotADirectoryError,
-    PermissionError,
-)
+# Exit status of a process that Ctrl-C ended.
+INTERRUPTED_EXIT = 130
+
+# Characters of an error: it may show a value from outside.
+MAX_MESSAGE = 4000
 
 USAGE = """usage: t5lite COMMAND [--gin_file=FILE]... [--gin.NAME=VALUE]...
 
@@ -73,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command and ends the process: 0 for success, 2 for a user's mistake.
 
     42 means that it was preempted, saved its state, and should be restarted; 69 that something is
-    unavailable which may become available later.
+    unavailable which may become available later; 70 that it stalled; 130 that it was interrupted.
     """
+    open_standard_files()
     arguments = list(sys.argv[1:] if argv is None else argv)
     for argument in arguments:
         _check_utf8(argument)
@@ -90,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(0)
     if command not in COMMANDS:
         _fail(f"unknown command {command!r}; {suggestion(command, COMMANDS)}")
-    # A user's own modules may be in the current directory; they never hide installed ones.
-    sys.path.append(os.getcwd())
+    # A user's own modules may be in the current directory.
+    add_own_modules(os.getcwd())
     # Must be set before JAX is loaded. A user's own value is kept.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -183,8 +183,7 @@ def _run(work: Callable[[], None]) -> None:
         print(f"t5lite: {stop}", file=sys.stderr)
         sys.exit(RESTART_EXIT)
     except KeyboardInterrupt:
-        print("t5lite: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _fail("interrupted", INTERRUPTED_EXIT)
 
 
 def _with_huge_pages() -> None:
@@ -229,8 +228,7 @@ def _print_help(command: str, arguments: Sequence[str]) -> None:
 
 
 def _fail(message: str, status: int = 2) -> NoReturn:
-    # gin appends its own remarks on further lines of an error.
-    print(f"t5lite: {message.splitlines()[0]}", file=sys.stderr)
+    print(f"t5lite: {(message.splitlines() or [''])[0][:MAX_MESSAGE]}", file=sys.stderr)
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
     sys.stderr.flush()

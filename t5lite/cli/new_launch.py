@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -163,8 +162,6 @@ def _run_facts(flags: Any, words: Sequence[str], options: dict[str, Any]) -> dic
     from t5lite.training.one_program import check_one_program
 
     quiet_libraries()
-    sys.path.append(os.getcwd())
-
     rows = extreme_settings(options["space"], options["listed"])
     digest, run = _build(words, rows[0])
     others = [_build(words, row)[1] for row in rows[1:]]

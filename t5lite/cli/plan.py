@@ -14,17 +14,19 @@ from t5lite.cli.plan_report import Plan, plan_as_json, print_plan
 from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.run_files import load_roots
 from t5lite.core.errors import UserError
-from t5lite.models.flops import train_flops
+from t5lite.core.lazy import by_name
 from t5lite.parallel.hardware import device_of
 from t5lite.parallel.mesh import POPULATION
 from t5lite.planning.costs import costs_of
 from t5lite.planning.gathers import unsplit_arrays
 from t5lite.planning.suggest import Candidate, candidates, take_candidate
 from t5lite.planning.topology import devices_of
+from t5lite.training.frozen import open_frozen
 from t5lite.training.program import train_program
 from t5lite.training.run import Run
 from t5lite.training.state import state_shapes
 from t5lite.training.step import lower_train_step
+from t5lite.training.trainable import trainable_names
 
 
 def plan_command(flags: Any, bindings: Sequence[str]) -> None:
@@ -83,10 +85,11 @@ def plan(run: Run, devices: Sequence[Any], topology: str) -> Plan:
     costs = costs_of(
         lower_train_step(program),
         program.state.params,
-        program.state.opt_state,
+        (program.state.opt_state, program.state.average),
         mesh.shape,
-        model_flops=run.batch_size * train_flops(run.model, run.layout.lengths) / mesh.size,
+        model_flops=program.flops_per_step / mesh.size,
         device=device,
+        frozen={name: part.params for name, part in program.frozen.items()},
     )
     return Plan(
         run=run,
@@ -104,7 +107,7 @@ def plan(run: Run, devices: Sequence[Any], topology: str) -> Plan:
             program.state.params,
             rows=run.batch_size // run.microbatches,
             lengths=run.layout.lengths,
-            embed_dim=run.model.config.embed_dim,
+            config=run.model.config,
         ),
     )
 
@@ -127,16 +130,24 @@ def suggest(
     shapes, _ = state_shapes(run.model, run.hyperparameters, run.param_dtype, run.trainable)
     params, optimizer = (
         sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-        for tree in (shapes.params, shapes.opt_state)
+        for tree in (shapes.params, (shapes.opt_state, shapes.average))
     )
+    frozen = open_frozen(run, mesh).values()
     left = candidates(
         run.model,
         run.layout.lengths,
+        trained=trainable_names("train.trainable", run.trainable, by_name(shapes.params)),
         batch_size=run.batch_size,
         mesh=mesh.shape,
         params_bytes=params,
         optimizer_bytes=0 if run.offload_optimizer else optimizer,
         device=device,
+        frozen_bytes=sum(
+            leaf.size * leaf.dtype.itemsize
+            for part in frozen
+            for leaf in jax.tree.leaves(part.params)
+        ),
+        frozen_flops=sum(part.flops_per_row for part in frozen),
     )
     factor = 1.0
     best: tuple[Candidate, Plan] | None = None

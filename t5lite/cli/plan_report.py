@@ -6,6 +6,7 @@ from typing import Any
 import rich.console
 import rich.table
 
+from t5lite.core.counts import counted
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.parallel.hardware import Device
 from t5lite.planning.costs import Bound, Costs, bound_of, by_kind_and_axis
@@ -67,13 +68,14 @@ def plan_as_json(made: Plan) -> dict[str, Any]:
 
 def _remedies(made: Plan) -> list[str]:
     run = made.run
+    loss = run.evaluation_loss
     return remedies(
         made.costs,
         run.model,
         made.mesh,
         rows=run.batch_size // made.batch_shares,
         microbatches=run.microbatches,
-        loss_chunks=run.loss.chunks if isinstance(run.loss, CrossEntropy) else None,
+        loss_chunks=loss.chunks if isinstance(loss, CrossEntropy) else None,
         param_dtype=run.param_dtype,
     )
 
@@ -84,13 +86,14 @@ def print_plan(console: rich.console.Console, made: Plan) -> None:
     memory = costs.memory
     split = ", ".join(f"{axis} {size}" for axis, size in made.mesh.items() if size > 1)
     console.print(
-        f"{made.topology}: {made.num_devices} devices of {made.kind}; mesh: {split or 'none'}; "
-        f"{made.run.batch_size} rows a step\n"
+        f"{made.topology}: {counted(made.num_devices, 'device')} of {made.kind}; mesh: "
+        f"{split or 'none'}; {counted(made.run.batch_size, 'row')} a step\n"
     )
     table = _table("memory on each device", "MB")
     names = {
         "parameters": memory.params,
         "optimizer state": memory.optimizer,
+        **({"parameters of the teacher": memory.frozen} if memory.frozen else {}),
         "batch and padding of arguments": memory.inputs,
         "gradients, activations, temporary": memory.temporary,
         "program": memory.code,
@@ -125,7 +128,7 @@ def print_plan(console: rich.console.Console, made: Plan) -> None:
     for row in by_kind_and_axis(costs.collectives):
         along = ", ".join(row["axes"])
         table.add_row(row["kind"], along, f"{row['times']:,}", f"{row['sent_bytes'] / 1e6:,.1f}")
-    console.print(table)
+    console.print(table if table.rows else "each device sends nothing in a step")
     for name in made.whole:
         console.print(f"every device holds {name} whole, although the mesh splits it", markup=False)
     if (bound := made.bound) is not None:

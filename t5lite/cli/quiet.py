@@ -5,12 +5,16 @@ import sys
 import warnings
 from typing import Any
 
+from t5lite.training.late_errors import ignore_late_errors
+
 
 def quiet_libraries() -> None:
     """Shows t5lite's log lines plainly; what the libraries log as errors they raise, too."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     # Orbax warns about its own deprecated code, which no user can change.
     warnings.filterwarnings("ignore", module=r"orbax\..*")
+    ignore_late_errors()
     log = logging.getLogger("t5lite")
     log.setLevel(logging.INFO)
     log.propagate = False

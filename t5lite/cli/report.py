@@ -11,7 +11,7 @@ from t5lite.core.errors import UserError
 try:
     from t5lite.reporting.page import write_report
     from t5lite.reporting.report import collect_runs
-    from t5lite.reporting.tables import cell_text, report_table
+    from t5lite.reporting.tables import cell_text, goodput_table, report_table
 except ModuleNotFoundError as missing:
     raise UserError(f"report needs {missing.name}; pip install 't5lite[sweep]'") from missing
 
@@ -40,6 +40,11 @@ def report_command(flags: Any, folders: Sequence[str]) -> None:
         cells = [[row[0].removeprefix(common), *row[1:]] for row in cells]
     print(columns_text(titles, cells, width=terminal_width(), gin_names=report.names))
     print(f"\n{report.objective}: {report.direction}")
+    titles, rows = goodput_table(report)
+    if rows:
+        print("\nseconds of all attempts; lost are those of steps that a restart repeated")
+        cells = [[row[0].removeprefix(common), *map(cell_text, row[1:])] for row in rows]
+        print(columns_text(titles, cells, width=terminal_width()))
     if (best := report.best) is not None:
         print(f"\nbest: {best.name}\n{best.command}")
     if report.parameters and report.importance.reason:

@@ -1,16 +1,15 @@
-"""The checkpoints that a command works on: `--checkpoint` and `--average`.
+"""The checkpoints that a command works on: `--checkpoint`, `--average`, `--parameters`.
 
 `--checkpoint` has one form for every command: a run's MODEL_DIR, one of its checkpoints, or a
 Hugging Face folder; or, if the command has a run file, which checkpoints of that run.
 """
 
-import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 from t5lite.cli.foreign_checkpoint import converted, is_foreign
@@ -20,16 +19,18 @@ from t5lite.data.text import vocabularies
 from t5lite.data.text.vocabulary import Vocabulary
 from t5lite.models import description
 from t5lite.models.model import Model
-from t5lite.training.checkpoints import (
+from t5lite.training.checkpoint_errors import Damaged
+from t5lite.training.checkpoint_folders import FOLDER
+from t5lite.training.checkpoint_names import (
     ALL,
     BEST,
-    FOLDER,
     LATEST,
-    Checkpoints,
+    base_checkpoint,
     find_checkpoint,
     named_steps,
     open_checkpoint,
 )
+from t5lite.training.stored_checkpoints import StoredCheckpoints
 
 _WHICH = re.compile(rf"{LATEST}|{BEST}|{ALL}|\d+(,\d+)*")
 CHECKPOINT_FORMS = (
@@ -68,10 +69,12 @@ class ChosenCheckpoint:
 
     Args:
         steps: those whose parameters are averaged; the last one is its own.
+        which: of its parameters; see `StoredCheckpoints.param_paths`.
     """
 
-    checkpoints: Checkpoints
+    checkpoints: StoredCheckpoints
     steps: tuple[int, ...]
+    which: str | None = None
 
     @property
     def step(self) -> int:
@@ -111,23 +114,29 @@ class ChosenCheckpoint:
 
     def params(self, shapes: Any) -> Any:
         """Returns the parameters, sharded like the abstract `shapes`."""
-        return self.checkpoints.restore_average(self.steps, shapes)
+        return self.checkpoints.restore_average(self.steps, shapes, self.which)
 
 
-@contextlib.contextmanager
 def chosen_checkpoints(
-    model_dir: str | None, text: str, average: int
-) -> Iterator[list[ChosenCheckpoint]]:
-    """Yields the checkpoints that `--checkpoint` names, open for reading.
+    model_dir: str | None,
+    text: str,
+    average: int,
+    which: str | None = None,
+    base: str | None = None,
+) -> list[ChosenCheckpoint]:
+    """Returns the checkpoints that `--checkpoint` names.
 
     Args:
         model_dir: of the run file; None without one.
         text: see `checkpoint_name`.
         average: number of checkpoints, ending with each chosen one, whose parameters are averaged.
+        which: of the parameters; see `StoredCheckpoints.param_paths`.
+        base: what `--base` names; None for the base that each checkpoint records.
 
     Raises:
         UserError: if there is no such checkpoint.
     """
+    base = base_checkpoint("--base", base)
     name = checkpoint_name(text)
     folder = name.folder
     if folder is None:
@@ -139,15 +148,37 @@ def chosen_checkpoints(
     elif is_foreign(folder):
         folder = converted(folder)
     if name.folder is not None and name.which == LATEST:
-        with open_checkpoint(found_checkpoint(folder, text)) as (checkpoints, step):
-            yield [_averaged(checkpoints, step, average)]
-        return
-    with open_run(str(folder)) as checkpoints:
-        steps = named_steps(checkpoints, name.which)
-        if name.which == ALL:
-            # The first checkpoints have too few before them to average.
-            steps = steps[average - 1 :] or steps
-        yield [_averaged(checkpoints, step, average) for step in steps]
+        checkpoints, step = open_checkpoint(found_checkpoint(folder, text), base)
+        return [_averaged(checkpoints, step, average, which)]
+    checkpoints = open_run(str(folder), base)
+    steps = named_steps(checkpoints, name.which)
+    if name.which == ALL:
+        # The first checkpoints have too few before them to average.
+        steps = steps[average - 1 :] or steps
+    return [_averaged(checkpoints, step, average, which) for step in steps]
+
+
+def check_bases(chosen: Sequence[ChosenCheckpoint], base: str | None) -> None:
+    """Checks the bases of checkpoints, before anything is compiled.
+
+    Args:
+        base: what `--base` names.
+
+    Raises:
+        UserError: if a base is not found, damaged or another one, or if `--base` has no effect.
+    """
+    for one in chosen:
+        for step in one.steps:
+            try:
+                has_base = one.checkpoints.base(step) is not None
+            except Damaged:
+                # Reported when the checkpoint is read; it may also be deleted meanwhile.
+                continue
+            if base is not None and not has_base:
+                raise UserError(
+                    f"--base is for checkpoints that hold an adapter alone, got --base={base} and "
+                    f"{one.checkpoints.path(step)}, which is complete; leave it out"
+                )
 
 
 def found_checkpoint(folder: pathlib.Path, text: str) -> str:
@@ -174,9 +205,8 @@ def model_dir_of(text: str) -> pathlib.Path | None:
     return run if (run / "config.gin").is_file() else None
 
 
-@contextlib.contextmanager
-def open_run(model_dir: str) -> Iterator[Checkpoints]:
-    """Opens the checkpoints of a run for reading.
+def open_run(model_dir: str, base: str | None = None) -> StoredCheckpoints:
+    """Returns the checkpoints of a run.
 
     Raises:
         UserError: if there are none.
@@ -184,15 +214,16 @@ def open_run(model_dir: str) -> Iterator[Checkpoints]:
     folder = pathlib.Path(model_dir) / FOLDER
     if not folder.is_dir():
         raise UserError(f"{model_dir} has no checkpoint; train it first, or use --checkpoint")
-    with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
-        yield checkpoints
+    return StoredCheckpoints(folder, base)
 
 
-def _averaged(checkpoints: Checkpoints, step: int, average: int) -> ChosenCheckpoint:
+def _averaged(
+    checkpoints: StoredCheckpoints, step: int, average: int, which: str | None
+) -> ChosenCheckpoint:
     until = [each for each in checkpoints.steps() if each <= step]
     if len(until) < average:
         raise UserError(
             f"--average={average} needs that many checkpoints up to step {step}, got {len(until)} "
             f"in {checkpoints.directory}; train with train.keep_checkpoints={average}"
         )
-    return ChosenCheckpoint(checkpoints, tuple(until[-average:]))
+    return ChosenCheckpoint(checkpoints, tuple(until[-average:]), which)

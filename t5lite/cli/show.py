@@ -38,7 +38,7 @@ def show_examples(run: Run, mesh: DeviceMesh, params: Any) -> None:
         run.model,
         task,
         run.layout,
-        run.loss,
+        run.evaluation_loss,
         mesh,
         split=split,
         # The number of rows that training has in memory at a time.

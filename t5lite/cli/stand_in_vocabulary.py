@@ -13,7 +13,7 @@ from t5lite.data.text.vocabulary import NUM_SPECIAL, Vocabulary
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StandInVocabulary(Vocabulary):
-    """Replaces a SentencePiece vocabulary whose file is missing.
+    """Replaces a vocabulary whose file is missing.
 
     Its size is that of the special ids and the sentinels, so `T5Config.vocab_size`, which sets the
     sizes of parameters, is not compared with the number of pieces.
@@ -22,8 +22,13 @@ class StandInVocabulary(Vocabulary):
     path: str
     num_sentinels: int = 100
     sentinels_in_model: bool = False
+    first_sentinel: int | None = None
     special: SpecialTokens = SpecialTokens()
     parse_sentinels: bool = True
+
+    @property
+    def is_stand_in(self) -> bool:
+        return True
 
     @property
     def sentinel_stop(self) -> int:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from t5lite import configurables
 from t5lite.cli.arguments import parse_arguments
 from t5lite.cli.eval import evaluation_of
 from t5lite.cli.quiet import quiet_libraries
+from t5lite.cli.run_files import keep_vocabulary, run_config
 from t5lite.cli.train import load_run
 from t5lite.core.errors import Unavailable, UserError
 from t5lite.core.run_directory import RESULT
@@ -49,18 +49,21 @@ def run_vectorized(
                 continue
             arguments = launch.arguments(number, trial.params)
             run, evaluation = load_trial(arguments[1:])
+            config_text = run_config(run.task.vocabulary)
+            launch.model_dir(number).mkdir(parents=True, exist_ok=True)
+            keep_vocabulary(run.task.vocabulary, launch.model_dir(number))
             started[run.model_dir] = trial, evaluation
             log(number, "started")
             yield VectorizedTrial(
                 run=run,
-                config_text=configurables.resolved_text(),
+                config_text=config_text,
                 command=["t5lite", *arguments],
             )
 
     def evaluate(run: Run) -> Evaluator:
         evaluation = started[run.model_dir][1]
         # Trials with equal evaluations share their programs.
-        key = repr((run.loss, run.eval_split, evaluation))
+        key = repr((run.evaluation_loss, run.eval_split, evaluation))
         if key not in evaluations:
             evaluations[key] = evaluation_of(run, evaluation, mesh)[1]
         return evaluations[key]
@@ -98,6 +101,7 @@ def run_vectorized(
         evaluate=evaluate,
         # Of the runs, because any binding may set it.
         dropout=any(run.model.config.dropout_rate > 0 for run in runs),
+        watchdog=runs[0].watchdog,
         on_scores=on_scores,
         on_end=on_end,
     )

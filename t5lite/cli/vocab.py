@@ -7,6 +7,7 @@ import rich.console
 
 from t5lite import configurables
 from t5lite.cli.quiet import quiet_libraries
+from t5lite.core.counts import counted
 from t5lite.data.text.vocabularies import SentencePieceVocabulary
 from t5lite.data.text.vocabulary_training import train_vocabulary
 
@@ -23,14 +24,15 @@ def vocab_command(flags: Any, bindings: Sequence[str]) -> None:
             nonlocal count
             count += 1
             if count % 10000 == 0:
-                status.update(f"{count:,} lines read")
+                status.update(f"{counted(count, 'line')} read")
 
         size = train_vocabulary(training, on_line=on_line)
     sentinels = SentencePieceVocabulary.num_sentinels
     console.print(
-        f"{training.output}: {size:,} pieces from {count:,} lines. To use it, bind\n"
+        f"{training.output}: {size:,} pieces from {counted(count, 'line')}. To use it, bind\n"
         "  Task.vocabulary = @SentencePieceVocabulary()\n"
         f"  SentencePieceVocabulary.path = '{training.output}'\n"
-        f"and, with its {sentinels} sentinels, T5Config.vocab_size = {size + sentinels:,} or more.",
+        f"and, with its {counted(sentinels, 'sentinel')}, T5Config.vocab_size = "
+        f"{size + sentinels:,} or more.",
         markup=False,
     )

@@ -15,9 +15,14 @@ class WorkProgress:
     """Shows the progress of one piece of work after another, in the first process.
 
     It is a context manager that can be entered again for further work.
+
+    Args:
+        beginning: what a piece of work begins with, before any of it is done; None if it is done
+            from the start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, beginning: str | None = "compiling") -> None:
+        self._beginning = beginning
         shown = jax.process_index() == 0
         self._console = rich.console.Console(
             stderr=True, quiet=not shown, highlight=False, soft_wrap=True
@@ -53,17 +58,17 @@ class WorkProgress:
     def report(self, what: str, done: int, total: int | None) -> None:
         """Shows how much of a piece of work is done; `total` is None if unknown.
 
-        The first call for a piece of work sets its start. Until something is done it shows that
-        programs are being compiled.
+        The first call for a piece of work sets its start. Until something is done it shows what
+        the work begins with.
         """
         now = time.perf_counter()
         if what != self._what:
             if self._what is not None:
                 self._bar.remove_task(self._task)
-            compiling = f"{what}: compiling"
-            self._task = self._bar.add_task(compiling, total=total, completed=done)
-            if self._bar.disable:
-                self.log(compiling)
+            begun = what if self._beginning is None else f"{what}: {self._beginning}"
+            self._task = self._bar.add_task(begun, total=total, completed=done)
+            if self._bar.disable and self._beginning is not None:
+                self.log(begun)
             self._what = what
             self._first = done
             self._started = now

@@ -6,6 +6,11 @@ from typing import Any
 from t5lite.core.errors import UserError, check_choice
 from t5lite.core.numbers import check_number
 
+# Upper bound on counts and lengths of which each takes memory.
+MAX_COUNT = 1 << 20
+# Upper bound on steps, which are counted in 32 bits.
+MAX_STEPS = 2**31 - 1
+
 
 def field_name(owner: object, field: str) -> str:
     """Returns the name by which gin binds a field of `owner`.

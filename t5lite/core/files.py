@@ -1,19 +1,45 @@
-"""Atomic writes, and folders of this machine."""
+"""Atomic writes, and names of files and folders of this machine."""
 
 import os
 import pathlib
+from typing import IO
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import UserError, errors_named
+from t5lite.core.locks import is_file_of, wait_for_lock
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Replaces a file with `text`; if writing fails, the old file stays as it was."""
-    replacement = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with replacement.open("w") as file:
+    """Replaces a file with `text`; if writing fails, the old file stays as it was.
+
+    Writers of the same file take turns. One that is killed leaves `NAME.tmp` to the next.
+    """
+    replacement = path.with_name(f"{path.name}.tmp")
+    with errors_named(path), _open_locked(replacement) as file:
+        file.truncate(0)
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    replacement.replace(path)
+        # Before the lock is released: until then no other writer takes the file.
+        replacement.replace(path)
+
+
+def _open_locked(path: pathlib.Path) -> IO[str]:
+    while True:
+        file = path.open("a")
+        wait_for_lock(file)
+        # The writer that held the lock has renamed the file, unless it was killed.
+        if is_file_of(path, file):
+            return file
+        file.close()
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file name is text; Python has surrogates for bytes that are not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def local_folder(owner: str, folder: str) -> pathlib.Path:

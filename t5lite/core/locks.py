@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from t5lite.core.errors import Unavailable
+from t5lite.core.errors import Unavailable, errors_named
 
 LOCK_ATTEMPTS = 5
 
@@ -28,6 +28,14 @@ def wait_for_lock(file: IO[Any]) -> None:
     fcntl.flock(file, fcntl.LOCK_EX)
 
 
+def is_file_of(path: pathlib.Path, file: IO[Any]) -> bool:
+    """Whether an open file still has that path, and was not removed or replaced meanwhile."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
 @contextlib.contextmanager
 def hold_lock(path: pathlib.Path, conflict: Callable[[str], str]) -> Iterator[None]:
     """Holds the lock file `path`, which names its holder as "PID on HOST".
@@ -38,19 +46,21 @@ def hold_lock(path: pathlib.Path, conflict: Callable[[str], str]) -> Iterator[No
     Raises:
         Unavailable: if another process holds the lock.
     """
-    with path.open("a+") as file:
-        for remaining in reversed(range(LOCK_ATTEMPTS)):
-            if try_lock(file):
-                break
-            # A process that only tests the lock holds it for a moment.
+    for remaining in reversed(range(LOCK_ATTEMPTS)):
+        with path.open("a+") as file:
+            # Its last holder may have renamed or removed it.
+            if try_lock(file) and is_file_of(path, file):
+                with errors_named(path):
+                    file.truncate(0)
+                    file.write(f"{os.getpid()} on {socket.gethostname()}")
+                    file.flush()
+                yield
+                return
             if not remaining:
                 file.seek(0)
                 raise Unavailable(conflict(file.read()))
-            time.sleep(0.05)
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
+        # A process that only tests the lock holds it for a moment.
+        time.sleep(0.05)
 
 
 def lock_holder(path: pathlib.Path) -> str | None:

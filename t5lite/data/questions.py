@@ -8,11 +8,11 @@ from typing import Any, cast
 
 from t5lite.core.errors import UserError, suggestion
 from t5lite.core.examples import Example, PairObjective, Tokens
+from t5lite.core.json_values import decode_json
 from t5lite.data.batching.stream import eval_examples
 from t5lite.data.task import Task
 from t5lite.data.text import preprocessors, templates
 from t5lite.data.text.fields import JsonText
-from t5lite.data.text.json_values import decode_json
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ def questions(task: Task, split: str) -> Iterator[Question]:
     def encoded(choices: Sequence[str]) -> list[tuple[str, Tokens]]:
         return [(text, vocabulary.encode(text)) for text in choices]
 
+    kept = vocabulary.kept_texts if task.preprocessors else None
     fixed = [] if isinstance(task.choices, str) else encoded(task.choices or ())
     for number in range(len(tokens)):
         texts = tokens[number]
@@ -63,8 +64,9 @@ def questions(task: Task, split: str) -> Iterator[Question]:
             # The tokens suffice, and may come from a cache.
             yield Question(example=example, answers=[])
             continue
-        steps = task.preprocessors
-        record = preprocessors.changed("Task.preprocessors", steps, records[number], number)
+        record = preprocessors.changed(
+            "Task.preprocessors", task.preprocessors, records[number], number, kept=kept
+        )
         assert record is not None, "a dropped record has no texts"
         if task.references is None:
             separator = task.list_separator

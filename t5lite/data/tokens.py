@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-import inspect
+import importlib.metadata
 import json
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -18,18 +18,12 @@ from t5lite.data.storage import building
 from t5lite.data.storage.array_records import ArrayRecords
 from t5lite.data.storage.building import BuildOptions, Recipe
 from t5lite.data.storage.shards import ShardWriter, summaries_of
-from t5lite.data.text import (
-    fields,
-    html_tags,
-    json_values,
-    preprocessors,
-    special_tokens,
-    templates,
-    vocabularies,
-    vocabulary,
-)
+from t5lite.data.text import preprocessors, templates
 from t5lite.data.text.vocabulary import Vocabulary
 
+# Raise it whenever the same records, templates, preprocessors and vocabulary give other tokens than
+# before. tests/data/test_encoding_version.py tells.
+ENCODING_VERSION = 1
 # Records in one shard of a cache.
 SHARD_RECORDS = 1 << 16
 
@@ -70,7 +64,13 @@ class Tokenized:
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[Tokens, ...]:
-        record = preprocessors.changed("Task.preprocessors", self.steps, self.records[index], index)
+        record = preprocessors.changed(
+            "Task.preprocessors",
+            self.steps,
+            self.records[index],
+            index,
+            kept=self.vocabulary.kept_texts if self.steps else None,
+        )
         if record is None:
             return ()
         try:
@@ -108,8 +108,8 @@ class Cached:
 def cached(tokenized: Tokenized, folder: str, options: BuildOptions) -> Cached:
     """Returns the same tokens from a cache below `folder`, which is built if it is missing.
 
-    A cache belongs to records, templates, preprocessors and a vocabulary, and to the code that
-    encodes.
+    A cache belongs to records, templates, preprocessors and a vocabulary, and to the versions of
+    the code that encodes.
     """
     id_type = "uint16" if tokenized.vocabulary.size <= 1 << 16 else "uint32"
     identity = [
@@ -117,7 +117,7 @@ def cached(tokenized: Tokenized, folder: str, options: BuildOptions) -> Cached:
         tokenized.vocabulary.fingerprint,
         tokenized.list_separator,
         id_type,
-        _code_version(),
+        [ENCODING_VERSION, importlib.metadata.version("sentencepiece")],
     ]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     directory = local_folder("Task.token_cache", folder).absolute() / digest
@@ -158,22 +158,3 @@ def _write_range(part: _Range, writer: ShardWriter) -> None:
         # NOTE: a dropped record and a single text without tokens are both empty: neither gives an
         # example.
         writer.write(lengths.tobytes() + b"".join(text.tobytes() for text in ids))
-
-
-@functools.cache
-def _code_version() -> str:
-    """Returns a digest of the code between a record and its tokens."""
-    import sentencepiece
-
-    modules = (
-        fields,
-        html_tags,
-        json_values,
-        preprocessors,
-        special_tokens,
-        templates,
-        vocabularies,
-        vocabulary,
-    )
-    source = "".join(inspect.getsource(module) for module in modules) + inspect.getsource(Tokenized)
-    return hashlib.sha256((source + sentencepiece.__version__).encode()).hexdigest()[:16]

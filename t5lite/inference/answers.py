@@ -1,6 +1,7 @@
 """From requests to results: text to tokens, targets or scores of the model, and text again."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,15 +25,23 @@ class RequestEncoder:
 
     Args:
         inputs_length, targets_length: maximum numbers of tokens.
-        end_inputs: whether an end of sequence closes the inputs.
+        end_inputs: whether the vocabulary's last ids, such as an end of sequence, close the inputs.
     """
 
     def __init__(
         self, vocabulary: Vocabulary, inputs_length: int, targets_length: int, *, end_inputs: bool
     ) -> None:
         self._vocabulary = vocabulary
-        self._end_inputs = end_inputs
+        self._first_ids = np.array(vocabulary.first_input_ids, np.int32)
+        last = vocabulary.last_input_ids if end_inputs else ()
+        self._last_ids = np.array(last, np.int32)
         self.lengths = (inputs_length, targets_length)
+        self._room = max(0, inputs_length - len(self._first_ids) - len(self._last_ids))
+
+    @property
+    def kept_texts(self) -> re.Pattern[str] | None:
+        """Matches the texts that preprocessors leave as they are."""
+        return self._vocabulary.kept_texts
 
     def is_cut(self, request: Request) -> bool:
         """Whether a text of a request is longer than its maximum.
@@ -41,31 +50,29 @@ class RequestEncoder:
             UserError: if a text names a sentinel that the vocabulary does not have, or the prefix
                 or a length in its `decoding` exceeds the maximum of targets.
         """
-        inputs, targets = self.lengths
+        targets = self.lengths[1]
         if len(self.prefix(request)) > targets:
             raise UserError(f"its prefix must be at most {targets} tokens (infer.targets_length)")
         check_target_lengths(request.decoding, targets, "infer.targets_length")
-        is_long = len(encode(request.inputs, self._vocabulary)) > inputs - self._end_inputs
+        is_long = len(encode(request.inputs, self._vocabulary)) > self._room
         if request.targets is not None:
             is_long |= len(encode(request.targets, self._vocabulary)) > targets - 1
         return is_long
 
     def inputs(self, request: Request) -> Tokens:
         """Returns the tokens of the inputs."""
-        return self._closed(request.inputs, self.lengths[0], end=self._end_inputs)
+        ids = encode(request.inputs, self._vocabulary)[: self._room]
+        return np.concatenate([self._first_ids, ids, self._last_ids])
 
     def targets(self, request: Request) -> Tokens:
         """Returns the tokens of the targets to score, closed by an end of sequence."""
         assert request.targets is not None
-        return self._closed(request.targets, self.lengths[1], end=True)
+        ids = encode(request.targets, self._vocabulary)[: self.lengths[1] - 1]
+        return np.append(ids, self._vocabulary.eos_id).astype(np.int32)
 
     def prefix(self, request: Request) -> Tokens:
         """Returns the tokens that the target begins with."""
         return encode(request.prefix, self._vocabulary)
-
-    def _closed(self, text: str, length: int, *, end: bool) -> Tokens:
-        ids = encode(text, self._vocabulary)[: length - end]
-        return np.append(ids, self._vocabulary.eos_id).astype(np.int32) if end else ids
 
 
 def encode(text: str, vocabulary: Vocabulary) -> Tokens:
@@ -142,7 +149,8 @@ def _finite_score(score: float, number: int) -> float:
     if not math.isfinite(score):
         raise UserError(
             f"object {number:,} has the score {score}: the checkpoint's parameters hold NaN or "
-            "infinity, or overflow T5Config.dtype; use an earlier checkpoint or another dtype"
+            "infinity, or overflow its dtype; use an earlier checkpoint, or the config.gin of its "
+            "run with another T5Config.dtype"
         )
     return score
 

@@ -1,5 +1,6 @@
 """The decoding configuration, and the steps that greedy, sampled and beam decoding share."""
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from t5lite.core.batches import Batch
 from t5lite.core.errors import UserError
-from t5lite.core.fields import check_field_choice, check_fields, field_error, field_name
+from t5lite.core.fields import (
+    MAX_COUNT,
+    check_field_choice,
+    check_fields,
+    field_error,
+    field_name,
+)
 from t5lite.core.numbers import Number, numeric, static
 from t5lite.models.cache import Cache, grown, updated
 from t5lite.models.model import GenerativeModel
@@ -23,6 +30,9 @@ FIRST_CAPACITY = 32
 
 LENGTH_NORMALIZATIONS = ("gnmt", "tokens")
 EARLY_STOPPING = ("never", "heuristic", "full")
+
+# Fields that rank and end beams; without beam search they must have their default.
+OF_BEAMS = ("length_penalty", "length_normalization", "early_stopping")
 
 # Fields that are counts, and the minimum of each.
 COUNTS = {
@@ -49,7 +59,7 @@ class Decoding:
             this power; 0 ranks by the sum.
         length_normalization: the length that is raised to it: "gnmt", (5 + tokens) / 6 as in T5X,
             or "tokens" as in transformers.
-        early_stopping: when the search ends: "never" before no open beam can beat a finished one
+        early_stopping: when beam search ends: "never" before no open beam can beat a finished one
             (early_stopping="never" of transformers); "heuristic" if none would at its present
             length (False); "full" also once as many beams are finished as are kept (True).
         temperature: None takes the most likely token of each step; otherwise logits are divided by
@@ -62,7 +72,8 @@ class Decoding:
         stop_ids: token ids that end a target, besides the end of sequence.
 
     Raises:
-        UserError: for a number out of range, or fields that exclude or need each other.
+        UserError: for a number out of range, fields that exclude or need each other, or a field of
+            beam search with one beam.
 
     Source: google-research/t5x@main:t5x/decoding.py for the length penalty and its default;
     Vijayakumar et al., Diverse Beam Search, for groups.
@@ -84,6 +95,7 @@ class Decoding:
 
     def __post_init__(self) -> None:
         check_fields(self, COUNTS, "a whole number", lambda n: n == int(n))
+        check_fields(self, COUNTS, f"at most {MAX_COUNT:,}", lambda n: n <= MAX_COUNT)
         for name, minimum in COUNTS.items():
             is_enough = functools.partial(operator.le, minimum)
             check_fields(self, [name], f"at least {minimum}", is_enough)
@@ -118,6 +130,7 @@ class Decoding:
                 f"{groups} over 1 needs a {field_name(self, 'diversity_penalty')} over 0 and vice "
                 f"versa, got {self.num_beam_groups} groups and a penalty of {penalty}"
             )
+        self._check_of_beams()
         if self.num_beams > 1 and (self.temperature is not None or self.num_samples > 1):
             raise UserError(
                 f"{field_name(self, 'num_beams')} over 1 conflicts with "
@@ -129,6 +142,18 @@ class Decoding:
                 f"{field_name(self, 'num_samples')} over 1 needs "
                 f"{field_name(self, 'temperature')}, got {self.num_samples}"
             )
+
+    def _check_of_beams(self) -> None:
+        """Raises a UserError for a field of beam search that one beam would not read."""
+        if self.num_beams > 1:
+            return
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            is_plain = isinstance(value, str | int | float)
+            if field.name in OF_BEAMS and is_plain and value != field.default:
+                rule = f"{field.default!r} with one beam, which it has no effect on"
+                remedy = f"leave it out, or raise {field_name(self, 'num_beams')}"
+                raise field_error(self, field.name, rule, remedy)
 
     @property
     def num_targets(self) -> int:

@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from t5lite.core.errors import UserError
 from t5lite.core.files import write_atomically
 from t5lite.core.locks import try_lock
+from t5lite.core.records import Schema, read_document
 from t5lite.inference.requests import Request
 
 STANDARD_OUTPUT = "-"
@@ -142,8 +143,8 @@ class ResultFile:
     def _found_identity(self) -> dict[str, Any]:
         """Returns the description of the work that the partial file belongs to."""
         try:
-            return dict(json.loads(self._identity.read_text()))
-        except (OSError, ValueError) as error:
+            return read_document(self._identity, Schema(), "remove it")
+        except (OSError, UserError) as error:
             raise UserError(
                 f"{self._partial} exists without a readable {self._identity.name}, which describes "
                 "its work; remove it"

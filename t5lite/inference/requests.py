@@ -2,22 +2,32 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from t5lite.core.errors import UserError, suggestion
-from t5lite.core.fields import check_field_choice, check_fields, field_error, field_name
+from t5lite.core.fields import (
+    MAX_COUNT,
+    check_field_choice,
+    check_fields,
+    field_error,
+    field_name,
+)
+from t5lite.core.json_values import decode_json, plain_value
 from t5lite.data.sources.files import format_of, open_file, read_errors, read_lines
 from t5lite.data.text import preprocessors, templates
-from t5lite.data.text.fields import as_field
-from t5lite.data.text.json_values import decode_json, plain_value
+from t5lite.data.text.fields import Record, as_field
 from t5lite.data.text.vocabulary import Vocabulary
 from t5lite.inference.decoding import COUNTS, Decoding
 from t5lite.parallel.mesh import Mesh
 
 TOO_LONG = ("cut", "refuse")
 BAD_OBJECTS = ("stop", "skip")
+# From a record and its number to the record after all preprocessors, None if one drops it.
+Change = Callable[[Record, int], Record | None]
 # The fields that are added to an object.
 RESULT_FIELDS = {
     "predict": ("prediction", "predictions", "score", "scores"),
@@ -79,7 +89,8 @@ class Inference:
 
     def __post_init__(self) -> None:
         counts = ("inputs_length", "targets_length", "num_best", "batch_size", "chunk_size")
-        check_fields(self, counts, "at least 1", lambda n: n >= 1)
+        rule = f"at least 1 and at most {MAX_COUNT:,}"
+        check_fields(self, counts, rule, lambda n: 1 <= n <= MAX_COUNT)
         check_fields(self, ["seed"], "in [0, 2**31)", lambda n: 0 <= n < 2**31)
         check_field_choice(self, "too_long", TOO_LONG)
         check_field_choice(self, "bad_objects", BAD_OBJECTS)
@@ -124,6 +135,7 @@ def read_requests(
     inference: Inference,
     mode: str,
     *,
+    kept: re.Pattern[str] | None = None,
     check: Callable[[Request], None] = lambda request: None,
     on_bad: Callable[[UserError], None] | None = None,
 ) -> Iterator[Request | None]:
@@ -132,19 +144,24 @@ def read_requests(
     An empty line of JSONL gives None; an empty line of text is an empty input.
 
     Args:
+        kept: matches texts that preprocessors leave as they are: `Vocabulary.kept_texts`.
         check: raises a UserError for a request that has no result.
         on_bad: called with the error of an object, which is skipped then; None raises it.
 
     Raises:
         UserError: naming file and line, for an invalid object.
     """
+    owner = field_name(inference, "preprocessors")
+    change = functools.partial(preprocessors.changed, owner, inference.preprocessors, kept=kept)
     form = format_of(path)
     if form not in ("jsonl", "lines"):
         raise UserError(f"--input={path} must be objects in .jsonl, or lines in .txt, got {form}")
     with read_errors(path), open_file(path) as file:
         for number, line in enumerate(read_lines(file, path), start=1):
             try:
-                request = _read_line(line, inference, mode, f"{path}:{number}", number, form)
+                request = _read_line(
+                    line, change, inference, mode, f"{path}:{number}", number, form
+                )
                 if request is not None:
                     with _located(f"{path}:{number}"):
                         check(request)
@@ -166,7 +183,13 @@ def _located(location: str) -> Iterator[None]:
 
 
 def _read_line(
-    line: bytes, inference: Inference, mode: str, location: str, number: int, form: str
+    line: bytes,
+    change: Change,
+    inference: Inference,
+    mode: str,
+    location: str,
+    number: int,
+    form: str,
 ) -> Request | None:
     """Returns the request of a line; None for an empty line of JSONL."""
     try:
@@ -175,10 +198,12 @@ def _read_line(
     except UnicodeDecodeError as error:
         raise UserError(f"{location}: not UTF-8 at byte {error.start} of the line") from error
     if form == "lines":
-        return _request({"inputs": text.rstrip("\r\n")}, inference, mode, location, number)
+        given = {"inputs": text.rstrip("\r\n")}
+        return _request(given, change, inference, mode, location, number)
     if not text.strip():
         return None
-    return _request(_object(text, location, mode), inference, mode, location, number)
+    given = _object(text, location, mode)
+    return _request(given, change, inference, mode, location, number)
 
 
 def _object(text: str, location: str, mode: str) -> dict[str, Any]:
@@ -201,13 +226,18 @@ def _object(text: str, location: str, mode: str) -> dict[str, Any]:
 
 
 def _request(
-    given: dict[str, Any], inference: Inference, mode: str, location: str, number: int
+    given: dict[str, Any],
+    change: Change,
+    inference: Inference,
+    mode: str,
+    location: str,
+    number: int,
 ) -> Request:
     fields = {name: as_field(value) for name, value in given.items()}
     record = {name: value for name, value in fields.items() if isinstance(value, str)}
-    owner = field_name(inference, "preprocessors")
-    changed = preprocessors.changed(owner, inference.preprocessors, record, number)
+    changed = change(record, number)
     if changed is None:
+        owner = field_name(inference, "preprocessors")
         raise UserError(f"{location}: {owner} dropped it; every object needs a result")
     for side in ("inputs", "targets") if mode == "score" else ("inputs",):
         template = getattr(inference, side)

@@ -4,10 +4,11 @@ import dataclasses
 import math
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import UserError, shown
 from t5lite.core.lazy import LazyArray
 from t5lite.data.text.vocabularies import Vocabulary
 from t5lite.models.model import Model
@@ -22,6 +23,19 @@ ALIGNMENT = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Parts of a checkpoint that no model here has, kept to be written back unchanged.
+
+    Args:
+        tensors: by the names that they are written under.
+        settings: the fields of config.json that belong to them.
+    """
+
+    tensors: Mapping[str, "StoredArray"]
+    settings: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Foreign:
     """A checkpoint of any program.
 
@@ -31,6 +45,9 @@ class Foreign:
         step: training steps taken.
         vocabulary: None if the checkpoint has none.
         opt_state: Adafactor's state by t5lite name; None if it is not read.
+        family: the `model_type` of a Hugging Face model.
+        kept: what is not converted and may be written back; None if there is nothing.
+        lengths: fields of config.json that limit other programs; see `lengths.py`.
         remarks: what a user should know about the checkpoint.
     """
 
@@ -39,6 +56,9 @@ class Foreign:
     step: int = 0
     vocabulary: Vocabulary | None = None
     opt_state: Mapping[str, LazyArray] | None = None
+    family: str | None = None
+    kept: Kept | None = None
+    lengths: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
 
@@ -68,6 +88,30 @@ class StoredArray:
             yield slice(start, min(start + step, self.shape[0]))
 
 
+def equal_stored(one: StoredArray, other: StoredArray) -> bool:
+    """Returns whether two stored arrays hold the same numbers."""
+    return one.shape == other.shape and all(
+        np.array_equal(one.read(rows), other.read(rows)) for rows in one.chunks()
+    )
+
+
+def row_block(stored: StoredArray, index: int, count: int) -> StoredArray:
+    """Returns one of `count` equal blocks of the rows of an array."""
+    if count == 1:
+        return stored
+    rows = stored.shape[0] // count
+
+    def read(wanted: Rows) -> np.ndarray:
+        first = 0
+        last = rows
+        if isinstance(wanted, slice):
+            first, last, _ = wanted.indices(rows)
+        block = slice(index * rows + first, index * rows + last)
+        return stored.read(block) if stored.reads_rows else stored.read(...)[block]
+
+    return dataclasses.replace(stored, shape=(rows, *stored.shape[1:]), read=read)
+
+
 def matrix_shape(name: str, shape: ArrayShape) -> ArrayShape:
     """Returns the shape of one layer's parameter with heads and head width joined.
 
@@ -75,7 +119,11 @@ def matrix_shape(name: str, shape: ArrayShape) -> ArrayShape:
     (16, 12)
     >>> matrix_shape("decoder/layers/self_attention/out/kernel", (2, 6, 16))
     (12, 16)
+    >>> matrix_shape("decoder/layers/self_attention/query/bias", (2, 6))
+    (12,)
     """
+    if name.endswith("/bias"):
+        return (math.prod(shape),)
     if len(shape) != 3:
         return shape
     split = 2 if name.endswith("out/kernel") else 1
@@ -123,9 +171,9 @@ def check_names(owner: str, wanted: Collection[str], found: Collection[str]) -> 
         (sorted(set(found) - set(wanted)), "holds", "which its model does not have"),
     ):
         if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            first = shown(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
             raise UserError(
-                f"{owner} {verb} {names[0]}{more}, {why}; check that the download is complete and "
+                f"{owner} {verb} {first}, {why}; check that the download is complete and "
                 "that its configuration belongs to it"
             )
 

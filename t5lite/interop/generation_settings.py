@@ -7,14 +7,14 @@ from typing import Any
 
 from t5lite.core.errors import UserError
 from t5lite.data.text.special_tokens import SpecialTokens
-from t5lite.interop.t5_fields import GENERATION_FIELDS
+from t5lite.interop.field_groups import GENERATION_FIELDS
 from t5lite.interop.tensor_files import read_json
 
 GENERATION_FILE = "generation_config.json"
 # The version of transformers that exports are tested with.
 TRANSFORMERS_VERSION = "5.24.0"
 # T5 pads with 0, ends with 1 and starts the decoder with padding.
-_USUAL_IDS = {"pad_token_id": 0, "eos_token_id": 1}
+T5_IDS: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1}
 _ID_FIELDS = ("pad_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 # Fields of generation_config.json that do not change what is generated.
 _NEUTRAL_FIELDS = frozenset(
@@ -87,18 +87,23 @@ class SpecialIds:
 
 
 def read_special_ids(
-    folder: pathlib.Path, settings: Mapping[str, Any]
+    folder: pathlib.Path, settings: Mapping[str, Any], usual: Mapping[str, Any]
 ) -> tuple[SpecialIds, list[str]]:
     """Returns the special ids of config.json and generation_config.json, and remarks.
 
-    `eos_token_id` of generation_config.json may add ends; the other ids must agree.
+    `eos_token_id` of generation_config.json takes precedence, as in `generate`; the other ids must
+    agree. Padding without an id is the first end, and a decoder without a start starts with
+    padding.
+
+    Args:
+        usual: the ids where the files have none.
 
     Raises:
         UserError: if an id is not one, is outside the vocabulary, or the two files disagree.
     """
     path = folder / GENERATION_FILE
     generation = read_json(path) if path.is_file() else {}
-    ids: dict[str, Any] = dict(_USUAL_IDS)
+    ids: dict[str, Any] = {"pad_token_id": None, "eos_token_id": None, **usual}
     for name in _ID_FIELDS:
         values = [f[name] for f in (settings, generation) if f.get(name) is not None]
         if not values:
@@ -110,9 +115,12 @@ def read_special_ids(
             )
         ids[name] = values[-1]
     size = settings.get("vocab_size", 0)
+    size = size if type(size) is int else 0
     ends = ids["eos_token_id"] if isinstance(ids["eos_token_id"], list) else [ids["eos_token_id"]]
     ids |= {f"eos_token_id[{i}]": end for i, end in enumerate(ends)}
     del ids["eos_token_id"]
+    if ids["pad_token_id"] is None and ends:
+        ids["pad_token_id"] = ends[0]
     for name, value in ids.items():
         if type(value) is not int or not 0 <= value < size:
             raise UserError(
@@ -124,7 +132,15 @@ def read_special_ids(
         forced_bos_id=ids.get("forced_bos_token_id"),
     )
     start = ids.get("decoder_start_token_id", ids["pad_token_id"])
-    return SpecialIds(start=start, special=special), _remarks(settings, generation)
+    remarks = _remarks(settings, generation)
+    of_config = settings.get("eos_token_id")
+    listed = of_config if isinstance(of_config, list) else [of_config]
+    for unused in (end for end in listed if end not in (None, *ends)):
+        remarks.append(
+            f"eos_token_id {unused!r:.80} of config.json ends no text: {GENERATION_FILE} has "
+            f"{', '.join(map(str, ends))}, which generate uses; edit it if that is wrong"
+        )
+    return SpecialIds(start=start, special=special), remarks
 
 
 def _remarks(settings: Mapping[str, Any], generation: Mapping[str, Any]) -> list[str]:
@@ -138,7 +154,7 @@ def _remarks(settings: Mapping[str, Any], generation: Mapping[str, Any]) -> list
     }
     if not asked:
         return []
-    listed = ", ".join(f"{name}={value!r}" for name, value in sorted(asked.items()))
+    listed = ", ".join(f"{name}={value!r:.80}" for name, value in sorted(asked.items()))
     remark = f"defaults for generate are not converted: {listed}; bind what you need of Decoding"
     return [remark]
 
@@ -154,9 +170,15 @@ def id_settings(ids: SpecialIds) -> dict[str, Any]:
     return fields
 
 
+def bos_id_settings(ids: SpecialIds) -> dict[str, Any]:
+    """Returns the special ids as fields of families whose sequences start with `bos_token_id`."""
+    fields = id_settings(ids)
+    return {"bos_token_id": fields.pop("decoder_start_token_id"), **fields}
+
+
 def generation_config(ids: SpecialIds, *, max_target_tokens: int) -> dict[str, Any]:
-    """Returns the content of generation_config.json. `max_length` counts the start token."""
-    fields = {**id_settings(ids), "max_length": 1 + max_target_tokens}
+    """Returns generation_config.json without special ids. `max_length` counts the start token."""
+    fields: dict[str, Any] = {"max_length": 1 + max_target_tokens}
     if ids.special.forced_bos_id is not None:
         fields["forced_bos_token_id"] = ids.special.forced_bos_id
     return {**fields, "transformers_version": TRANSFORMERS_VERSION}

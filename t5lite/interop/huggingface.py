@@ -6,7 +6,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,58 +16,54 @@ from t5lite.core.lazy import LazyArray
 from t5lite.data.text.special_tokens import SpecialTokens
 from t5lite.interop.families import FAMILIES, family_to_write
 from t5lite.interop.family import Family, WrittenModel
+from t5lite.interop.field_groups import check_known, check_required
 from t5lite.interop.finite import finite_stored
 from t5lite.interop.foreign import (
-    ArrayShape,
     Foreign,
+    Kept,
+    StoredArray,
     check_array,
     check_names,
     gathered,
     is_stacked,
     matrix_shape,
+    row_block,
 )
 from t5lite.interop.generation_settings import (
     GENERATION_FILE,
     TRANSFORMERS_VERSION,
     SpecialIds,
     generation_config,
-    id_settings,
     read_special_ids,
 )
+from t5lite.interop.kept import KEPT_FILE, merged, split_aside
+from t5lite.interop.lengths import read_lengths, with_lengths
 from t5lite.interop.model_card import model_card
-from t5lite.interop.t5_fields import unknown_fields
-from t5lite.interop.tensor_files import read_json, stored_tensors, write_tensors
+from t5lite.interop.tensor_files import TensorGroup, read_json, stored_tensors, write_tensors
 from t5lite.interop.tensor_names import without_wrappers
 from t5lite.interop.tokenizer_files import read_tokenizer, write_tokenizer
 from t5lite.models.model import Model, parameters
 
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
-ADAPTER_FILE = "adapter_config.json"
+ASIDE = (
+    f"A checkpoint that was converted from such a model has its own in {KEPT_FILE}; copy that file "
+    "beside it to write them"
+)
 
 
 def is_huggingface(path: pathlib.Path) -> bool:
-    """Returns whether a path is a folder of a Hugging Face model.
-
-    Raises:
-        UserError: if the folder holds an adapter and no model.
-    """
-    if (path / CONFIG_FILE).is_file():
-        return True
-    if (path / ADAPTER_FILE).is_file():
-        base = read_json(path / ADAPTER_FILE).get("base_model_name_or_path")
-        raise UserError(
-            f"{path} holds only an adapter of PEFT, whose base model is {base!r}; load both with "
-            "peft, merge them with model.merge_and_unload(), save_pretrained, and convert that "
-            "folder"
-        )
-    return False
+    """Returns whether a path is a folder of a Hugging Face model."""
+    return (path / CONFIG_FILE).is_file()
 
 
-def read_huggingface(folder: pathlib.Path, *, allow_nonfinite: bool = False) -> Foreign:
+def read_huggingface(
+    folder: pathlib.Path, *, allow_nonfinite: bool = False, ignore_fields: Collection[str] = ()
+) -> Foreign:
     """Returns the checkpoint in a folder.
 
     Args:
+        ignore_fields: fields of config.json that are unknown and do not change the model.
         allow_nonfinite: whether parameters may be NaN or infinite; otherwise reading one of them
             raises a UserError that names the tensor and the index.
 
@@ -80,22 +76,32 @@ def read_huggingface(folder: pathlib.Path, *, allow_nonfinite: bool = False) -> 
     kind = settings.get("model_type")
     check_choice(f"{owner}/{CONFIG_FILE}: model_type", kind, FAMILIES)
     family = FAMILIES[str(kind)]
-    tensors, remarks = without_wrappers(stored_tensors(folder), owner)
+    check_known(settings, family.fields, ignore_fields, f"{owner}/{CONFIG_FILE}")
+    check_required(settings, family.fields, f"{owner}/{CONFIG_FILE}")
+    stored, aside = split_aside(stored_tensors(folder), family.aside)
+    tensors, remarks = without_wrappers(stored, family.roots, owner, usual=family.prefix)
+    kept = None if family.keep is None else family.keep(settings, aside)
+    if aside and kept is None:
+        remarks.append(f"{', '.join(family.aside)} are left out: text alone is converted")
     for name in sorted(family.unused & tensors.keys()):
         del tensors[name]
         remarks.append(f"{name} is not read: no model of its family uses it")
     if not allow_nonfinite:
         tensors = finite_stored(tensors, owner)
     found = family.read(settings, tensors, owner)
-    ids, more = read_special_ids(folder, settings)
-    if unknown := unknown_fields(settings):
-        remarks.append(f"{CONFIG_FILE}: unknown fields are ignored: {', '.join(unknown)}")
-    vocabulary, others = read_tokenizer(folder, ids.special)
-    model = with_start_token(found.model, ids.start)
+    ids, more = read_special_ids(folder, family.flat_ids(settings), family.usual_ids)
+    vocabulary, others = read_tokenizer(folder, ids.special, has_encoder=found.model.has_encoder)
+    model = found.model
+    # Also of classifiers, whose decoders generate nothing.
+    if model.config.num_decoder_layers:
+        model = with_start_token(model, ids.start)
     return Foreign(
         model=model,
         params=_params_of(family, model, dict(found.tensors), owner),
         vocabulary=vocabulary,
+        family=str(kind),
+        kept=kept,
+        lengths=read_lengths(settings, family.fields),
         remarks=(*remarks, *found.remarks, *more, *others),
     )
 
@@ -118,7 +124,7 @@ def _params_of(
     for name, shape in shapes.items():
         for tensor in names[name]:
             check_array(owner, tensor, family.tensor_shape(name, shape), tensors[tensor])
-        parts = [tensors[tensor] for tensor in names[name]]
+        parts = [row_block(tensors[tensor], *family.block_of(name)) for tensor in names[name]]
         view = functools.partial(_as_tensor, family, name)
         params[name] = gathered(shape, parts, view, per_layer=is_stacked(name))
     return params
@@ -149,48 +155,104 @@ def write_huggingface(
     """
     model = foreign.model
     vocabulary = foreign.vocabulary
-    family = family_to_write()
+    family = family_to_write(model)
     written = family.write(model, dtype.name)
     special = SpecialTokens() if vocabulary is None else vocabulary.special
     ids = SpecialIds(start=model.config.start_token, special=special)
-    settings = written.settings | id_settings(ids)
+    settings = written.settings | family.id_fields(ids)
+    for part in family.id_parts & settings.keys():
+        settings[part] = settings[part] | family.id_fields(ids)
     settings["transformers_version"] = TRANSFORMERS_VERSION
-    kept = {n: array for n, array in foreign.params.items() if n not in written.skipped}
-    groups = [_group(family, written, model, name, array) for name, array in kept.items()]
-    write_tensors(folder, groups, dtype)
+    remarks = list(written.remarks)
+    params = {n: array for n, array in foreign.params.items() if n not in written.skipped}
+    groups = _groups(family, written, model, params, dtype)
+    if (kept := written.usual_kept) is not None:
+        if foreign.kept is None:
+            remarks.append(f"the class needs {', '.join(family.aside)}: zeros are written. {ASIDE}")
+        else:
+            own = {n: x for n, x in kept.tensors.items() if not any(a in n for a in family.aside)}
+            kept = Kept(tensors={**own, **foreign.kept.tensors}, settings=foreign.kept.settings)
+        settings = merged(settings, kept.settings)
+        groups += [_kept_group(name, stored) for name, stored in kept.tensors.items()]
+    settings = with_lengths(settings, foreign.lengths, family.fields)
+    write_tensors(folder, groups)
     _write_json(folder / CONFIG_FILE, settings)
     generation = None
-    if settings["is_encoder_decoder"]:
-        generation = generation_config(ids, max_target_tokens=max_target_tokens)
+    if model.has_decoder:
+        generation = family.id_fields(ids) | generation_config(
+            ids, max_target_tokens=max_target_tokens
+        )
         _write_json(folder / GENERATION_FILE, generation)
-    count = sum(math.prod(array.shape) for array in kept.values())
+    count = sum(math.prod(array.shape) for array in params.values())
     card = model_card(settings, generation, parameters=count, step=foreign.step)
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
-    remarks = list(written.remarks)
     if vocabulary is None:
         remarks.append("no tokenizer is written: the checkpoint has no vocabulary")
     else:
-        write_tokenizer(vocabulary, folder, max_input_tokens=max_input_tokens)
+        start = None if model.has_encoder else model.config.start_token
+        write_tokenizer(
+            vocabulary,
+            folder,
+            max_input_tokens=max_input_tokens,
+            start_token=start,
+            bos_token=settings.get("bos_token_id"),
+            fills_masks=settings["architectures"][0].endswith("ForMaskedLM"),
+        )
     _make_readable(folder)
     return remarks
 
 
+def _groups(
+    family: Family,
+    written: WrittenModel,
+    model: Model,
+    params: Mapping[str, LazyArray],
+    dtype: np.dtype[Any],
+) -> list[TensorGroup]:
+    """Returns the tensors of all parameters."""
+    by_tensor: dict[str, dict[str, LazyArray]] = {}
+    for name in sorted(params, key=family.block_of):
+        by_tensor.setdefault(family.tensor_name(model, name), {})[name] = params[name]
+    return [_group(family, written, model, arrays, dtype) for arrays in by_tensor.values()]
+
+
 def _group(
-    family: Family, written: WrittenModel, model: Model, name: str, array: LazyArray
-) -> tuple[dict[str, ArrayShape], Callable[[], Any]]:
-    """Returns the names and shapes of a parameter's tensors, and a function that makes them."""
-    names = family.tensor_names(model, name, array.shape)
-    if name not in written.unprefixed:
+    family: Family,
+    written: WrittenModel,
+    model: Model,
+    arrays: Mapping[str, LazyArray],
+    dtype: np.dtype[Any],
+) -> TensorGroup:
+    """Returns the tensors of some parameters, one or one for each layer.
+
+    Args:
+        arrays: the parameters that each of them holds, in the order of their rows.
+    """
+    first = next(iter(arrays))
+    names = family.tensor_names(model, first, arrays[first].shape)
+    if first not in written.unprefixed:
         names = [written.prefix + n for n in names]
-    factor = np.float32(written.factors.get(name, 1.0))
+
+    def layers_of(name: str) -> list[np.ndarray]:
+        whole = arrays[name].load()
+        layers = whole if is_stacked(name) else whole[None]
+        made = [_as_tensor(family, name, x) for x in layers]
+        factor = np.float32(written.factors.get(name, 1.0))
+        return made if factor == 1.0 else [x * factor for x in made]
 
     def make() -> dict[str, np.ndarray]:
-        whole = array.load()
-        layers = whole if is_stacked(name) else whole[None]
-        made = {n: _as_tensor(family, name, x) for n, x in zip(names, layers, strict=True)}
-        return made if factor == 1.0 else {n: x * factor for n, x in made.items()}
+        blocks = zip(*map(layers_of, arrays), strict=True)
+        whole = [each[0] if len(each) == 1 else np.concatenate(each) for each in blocks]
+        return dict(zip(names, whole, strict=True))
 
-    return dict.fromkeys(names, family.tensor_shape(name, array.shape)), make
+    shape = family.tensor_shape(first, arrays[first].shape)
+    return TensorGroup(dict.fromkeys(names, shape), make, dtype)
+
+
+def _kept_group(name: str, stored: StoredArray) -> TensorGroup:
+    """Returns a tensor that is written as it is."""
+    dtype = stored.read(...).dtype
+    return TensorGroup({name: stored.shape}, lambda: {name: stored.read(...)}, dtype)
 
 
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from t5lite.core.counts import counted
 from t5lite.interop.generation_settings import TRANSFORMERS_VERSION
 
 _CARD = """\
@@ -13,8 +14,8 @@ tags: [t5lite, {model_type}]
 
 # {architecture}
 
-Written by t5lite: {parameters:,} parameters, trained for {step:,} steps. Exports of t5lite are
-tested with transformers {version}.
+Written by t5lite: {parameters}, trained for {steps}. Exports of t5lite are tested with
+transformers {version}.
 
 ```python
 from transformers import {auto}, AutoTokenizer
@@ -34,8 +35,12 @@ _GENERATION = """\
 
 _AUTO = {
     "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
+    "ForCausalLM": "AutoModelForCausalLM",
     "EncoderModel": "AutoModelForTextEncoding",
     "ForTokenClassification": "AutoModelForTokenClassification",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForMaskedLM": "AutoModelForMaskedLM",
+    "BertModel": "AutoModel",
 }
 
 
@@ -52,10 +57,10 @@ def model_card(
     """
     architecture = settings["architectures"][0]
     auto = next(name for ending, name in _AUTO.items() if architecture.endswith(ending))
-    notes = "- It has no decoder: it returns encoder states, or logits of classes."
+    notes = "- It generates no targets: it returns encoder states, or logits of tokens or classes."
     if generation is not None:
         notes = _GENERATION.format(
-            start=generation["decoder_start_token_id"],
+            start=generation.get("decoder_start_token_id", generation.get("bos_token_id")),
             ends=generation["eos_token_id"],
             pad=generation["pad_token_id"],
             max_length=generation["max_length"],
@@ -63,8 +68,8 @@ def model_card(
     return _CARD.format(
         model_type=settings["model_type"],
         architecture=architecture,
-        parameters=parameters,
-        step=step,
+        parameters=counted(parameters, "parameter"),
+        steps=counted(step, "step"),
         version=TRANSFORMERS_VERSION,
         auto=auto,
         notes=notes,

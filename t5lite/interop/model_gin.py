@@ -1,10 +1,12 @@
 """A converted model as a gin file that run files include."""
 
 import dataclasses
+from typing import Any
 
-from t5lite.core.errors import UserError
 from t5lite.data.text.vocabularies import Vocabulary
 from t5lite.models.config import T5Config
+from t5lite.models.ia3 import IA3
+from t5lite.models.lora import LoRA
 from t5lite.models.model import Model
 
 # Fields that belong to a run and not to a model.
@@ -14,13 +16,9 @@ _OF_RUNS = ("attention", "dropout_rate", "dtype", "remat", "scan_unroll")
 def model_gin(model: Model, vocabulary: Vocabulary | None, vocabulary_path: str) -> str:
     """Returns the text of a gin file with the model, and the vocabulary if there is one.
 
-    Raises:
-        UserError: for a model with adapters, which are objects and not values.
+    Args:
+        vocabulary_path: of the copy of the vocabulary.
     """
-    if model.config.adapters:
-        raise UserError(
-            "--to=t5lite: T5Config.adapters are not written to model.gin; keep the run's config.gin"
-        )
     kind = type(model).__name__
     lines = [
         "# Written by t5lite convert. Name it after a run file, with train.initial_checkpoint.",
@@ -28,13 +26,15 @@ def model_gin(model: Model, vocabulary: Vocabulary | None, vocabulary_path: str)
         f"{kind}.config = @T5Config()",
     ]
     if model.classes is not None:
-        lines.append("EncoderOnly.classes = @Classes()")
+        lines.append(f"{kind}.classes = @Classes()")
         lines += [f"Classes.{k} = {v!r}" for k, v in dataclasses.asdict(model.classes).items()]
     if model.config.encoder_attention == "transient_global":
         lines.append("train.packed = False")
     for field in dataclasses.fields(T5Config):
         value = getattr(model.config, field.name)
-        if field.name not in _OF_RUNS:
+        if field.name == "adapters":
+            lines += _adapters(model)
+        elif field.name not in _OF_RUNS:
             lines.append(f"T5Config.{field.name} = {value!r}")
     if vocabulary is not None:
         name = type(vocabulary).__name__
@@ -49,3 +49,20 @@ def model_gin(model: Model, vocabulary: Vocabulary | None, vocabulary_path: str)
             lines.append(f"{name}.special = @SpecialTokens()")
             lines += [f"SpecialTokens.{key} = {value!r}" for key, value in special.items()]
     return "\n".join(lines) + "\n"
+
+
+def _adapters(model: Model) -> list[str]:
+    """Returns the statements that bind the adapters, each with a scope of its own."""
+    lines: list[str] = []
+    names = []
+    for number, adapter in enumerate(model.config.adapters):
+        kind = type(adapter)
+        public = kind.__name__ if kind in (LoRA, IA3) else f"{kind.__module__}:{kind.__qualname__}"
+        name = f"adapter{number}/{public}"
+        names.append(f"@{name}()")
+        fields: Any = adapter
+        lines += [
+            f"{name}.{field.name} = {getattr(adapter, field.name)!r}"
+            for field in dataclasses.fields(fields)
+        ]
+    return [f"T5Config.adapters = ({''.join(f'{name}, ' for name in names).strip()})", *lines]

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from t5lite.core.errors import UserError
+from t5lite.interop.class_labels import label_settings, read_classes
 from t5lite.interop.family import Family, ReadModel, Settings, WrittenModel
-from t5lite.interop.foreign import Rows, StoredArray
+from t5lite.interop.foreign import Rows, StoredArray, equal_stored
+from t5lite.interop.saved_class import saved_class
+from t5lite.interop.t5_fields import T5_FIELDS
 from t5lite.interop.t5_settings import logits_scale, settings_of, t5_config
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly
-from t5lite.models.classifier import Classes
 from t5lite.models.config import T5Config
+from t5lite.models.encoder_decoder_classifier import EncoderDecoderClassifier
 from t5lite.models.model import Model
 
 EMBEDDING = "token_embedder/embedding"
@@ -27,13 +30,25 @@ LM_HEAD = "lm_head.weight"
 ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 # Old checkpoints hold a bias that no T5 reads.
 UNUSED_BIAS = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-# T5ForTokenClassification keeps its encoder under this name.
-TAGGER_PREFIX = "transformer."
-CLASSIFIER = frozenset({"classifier/kernel", "classifier/bias"})
+# Classes with a classifier keep the rest under this name; `tensor_names` removes it.
+CLASSIFIER_PREFIX = "transformer."
+# Names of the classifier's tensors in T5ForTokenClassification and T5ForSequenceClassification.
+_TAGGER = {"classifier/kernel": "classifier.weight", "classifier/bias": "classifier.bias"}
+_CLASSIFIER = {
+    "classifier/dense/kernel": "classification_head.dense.weight",
+    "classifier/dense/bias": "classification_head.dense.bias",
+    "classifier/kernel": "classification_head.out_proj.weight",
+    "classifier/bias": "classification_head.out_proj.bias",
+}
 
 # How the names of the supported classes end; the second name is that of transformers 2.
 GENERATOR = ("ForConditionalGeneration", "WithLMHeadModel")
-SUPPORTED_CLASSES = (*GENERATOR, "EncoderModel", "ForTokenClassification")
+SUPPORTED_CLASSES = (
+    *GENERATOR,
+    "EncoderModel",
+    "ForTokenClassification",
+    "ForSequenceClassification",
+)
 
 _PROJECTIONS = {"query": "q", "key": "k", "value": "v", "out": "o"}
 _ENCODER_ATTENTION = {
@@ -46,8 +61,6 @@ _WHOLE = {
     LOGITS: LM_HEAD,
     "encoder/encoder_norm/scale": "encoder.final_layer_norm.weight",
     "decoder/decoder_norm/scale": "decoder.final_layer_norm.weight",
-    "classifier/kernel": "classifier.weight",
-    "classifier/bias": "classifier.bias",
 }
 
 
@@ -62,6 +75,9 @@ def t5_tensor_name(model: Model, name: str) -> str:
     if name in _WHOLE:
         return _WHOLE[name]
     stack, *inner = name.split("/")
+    if stack == "classifier":
+        has_dense = model.classes is not None and model.classes.has_dense
+        return (_CLASSIFIER if has_dense else _TAGGER)[name]
     is_encoder = stack == "encoder"
     own = _ENCODER_ATTENTION[model.config.encoder_attention] if is_encoder else "SelfAttention"
     first = f"{stack}.block.0.layer.0.{own}."
@@ -99,21 +115,20 @@ def _is_transposed(name: str) -> bool:
 def _read(settings: Settings, tensors: dict[str, StoredArray], owner: str) -> ReadModel:
     config = t5_config(settings, f"{owner}/config.json")
     head = _class_of(settings, tensors, owner)
-    if head == "ForTokenClassification":
-        tensors = {name.removeprefix(TAGGER_PREFIX): stored for name, stored in tensors.items()}
     tensors = _without_aliases(tensors, owner)
     if head == GENERATOR[0]:
-        return _with_logits(config, settings, tensors)
-    config = dataclasses.replace(config, num_decoder_layers=0, tied_logits=True)
-    classes = None
-    if head == "ForTokenClassification":
-        matrix = tensors.get("classifier.weight")
-        if matrix is None or len(matrix.shape) != 2:
-            raise UserError(
-                f"{owner} must hold a matrix classifier.weight for {head}, got "
-                f"{'none' if matrix is None else f'shape {matrix.shape}'}"
-            )
-        classes = Classes(count=matrix.shape[0], per_token=True)
+        return _with_logits(config, logits_scale(settings, f"{owner}/config.json"), tensors)
+    config = dataclasses.replace(config, tied_logits=True)
+    if head == "ForSequenceClassification":
+        matrix = _CLASSIFIER["classifier/kernel"]
+        classes = read_classes(settings, tensors, owner, matrix=matrix, per_token=False)
+        classes = dataclasses.replace(classes, pooling="last", has_dense=True)
+        return ReadModel(model=EncoderDecoderClassifier(config, classes), tensors=tensors)
+    config = dataclasses.replace(config, num_decoder_layers=0)
+    if head == "EncoderModel":
+        return ReadModel(model=EncoderOnly(config), tensors=tensors)
+    matrix = _TAGGER["classifier/kernel"]
+    classes = read_classes(settings, tensors, owner, matrix=matrix, per_token=True)
     return ReadModel(model=EncoderOnly(config, classes), tensors=tensors)
 
 
@@ -123,15 +138,10 @@ def _class_of(settings: Settings, tensors: Mapping[str, StoredArray], owner: str
     Raises:
         UserError: naming a class that is not supported.
     """
-    if architectures := settings.get("architectures"):
-        named = str(architectures[0])
-        known = [kind for kind in SUPPORTED_CLASSES if named.endswith(kind)]
-        if not known:
-            raise UserError(
-                f"{owner} holds a {named}, which is not supported; supported are classes that end "
-                f"in {', '.join(SUPPORTED_CLASSES)}"
-            )
-        return GENERATOR[0] if known[0] in GENERATOR else known[0]
+    if (named := saved_class(settings, SUPPORTED_CLASSES, owner)) is not None:
+        return GENERATOR[0] if named in GENERATOR else named
+    if _CLASSIFIER["classifier/kernel"] in tensors:
+        return "ForSequenceClassification"
     if any(name.startswith("decoder.") for name in tensors):
         return GENERATOR[0]
     return "ForTokenClassification" if "classifier.weight" in tensors else "EncoderModel"
@@ -148,7 +158,7 @@ def _without_aliases(tensors: dict[str, StoredArray], owner: str) -> dict[str, S
         return tensors
     first, *others = known
     for other in others:
-        if not _equal(tensors[first], tensors[other]):
+        if not equal_stored(tensors[first], tensors[other]):
             raise UserError(
                 f"{owner}: {other} must equal {first}, as T5 has one embedding; got two that differ"
             )
@@ -156,22 +166,17 @@ def _without_aliases(tensors: dict[str, StoredArray], owner: str) -> dict[str, S
     return {SHARED: tensors[first], **rest}
 
 
-def _equal(one: StoredArray, other: StoredArray) -> bool:
-    return one.shape == other.shape and all(
-        np.array_equal(one.read(rows), other.read(rows)) for rows in one.chunks()
-    )
+def _with_logits(config: T5Config, scale: float, tensors: dict[str, StoredArray]) -> ReadModel:
+    """Returns the model with tied logits or with a kernel for them, as the tensors need.
 
-
-def _with_logits(
-    config: T5Config, settings: Settings, tensors: dict[str, StoredArray]
-) -> ReadModel:
-    """Returns the model with tied logits or with a kernel for them, as the tensors need."""
-    scale = logits_scale(settings)
+    Args:
+        scale: of the decoder's output before the logits.
+    """
     head = tensors.get(LM_HEAD)
     tensors = {name: stored for name, stored in tensors.items() if name != LM_HEAD}
     embedding = tensors.get(SHARED)
     # Some files hold an embedding that is tied under both names.
-    if head is not None and embedding is not None and _equal(head, embedding):
+    if head is not None and embedding is not None and equal_stored(head, embedding):
         head = None
     if head is None and scale != 1.0:
         model = EncoderDecoder(dataclasses.replace(config, tied_logits=True))
@@ -200,29 +205,33 @@ def _times(stored: StoredArray, factor: float) -> Any:
 
 def _write(model: Model, dtype: str) -> WrittenModel:
     settings, remarks = settings_of(model, dtype)
-    is_tagger = getattr(model, "classes", None) is not None
     factors: dict[str, float] = {}
-    if logits_scale(settings) != 1.0 and not model.config.tied_logits:
+    is_scaled = logits_scale(settings, "config.json") != 1.0
+    if is_scaled and model.has_decoder and not model.config.tied_logits:
         factors[LOGITS] = math.sqrt(model.config.embed_dim)
         remarks.append(
             f"{LM_HEAD} is multiplied by sqrt(d_model), because transformers 5 divides umT5's "
             "logits by it; earlier versions ignore it and tie the logits to the embedding"
         )
     return WrittenModel(
-        settings=settings,
+        settings=settings | label_settings(model.classes),
         factors=factors,
         # An encoder has no class with logits of tokens; `settings_of` remarks on it.
         skipped=frozenset({"logits_dense/kernel"}),
-        prefix=TAGGER_PREFIX if is_tagger else "",
-        unprefixed=CLASSIFIER,
+        prefix="" if model.classes is None else CLASSIFIER_PREFIX,
+        unprefixed=frozenset(_CLASSIFIER),
         remarks=tuple(remarks),
     )
 
 
 T5_FAMILY = Family(
+    fields=T5_FIELDS,
     read=_read,
     write=_write,
     tensor_name=t5_tensor_name,
     is_transposed=_is_transposed,
+    roots=frozenset(
+        {"shared", "encoder", "decoder", "lm_head", "classifier", "classification_head"}
+    ),
     unused=frozenset({UNUSED_BIAS}),
 )

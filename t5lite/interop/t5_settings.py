@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from t5lite.core.errors import UserError, check_choice
+from t5lite.interop.settings_values import SIZE_LIMIT
 from t5lite.interop.t5_fields import (
     DEFAULT_NUMBERS,
     OTHER_SIZE_NAMES,
     SIZE_FIELDS,
-    check_required,
 )
 from t5lite.models.config import T5Config
 from t5lite.models.model import Model
@@ -32,8 +32,6 @@ TRANSFORMERS_ACTIVATIONS = {
 }
 # The names that are written, by ours.
 _WRITTEN_ACTIVATIONS = {"relu": "relu", "gelu": "gelu_new", "gelu_exact": "gelu", "silu": "silu"}
-# Larger than any size of a model; with larger numbers, shapes alone would take for ages.
-MAX_SIZE = 10_000_000
 _ENCODER_ATTENTION = {"local": "local", "transient-global": "transient_global"}
 # Fields of T5Config that config.json expresses, and those that belong to a run. Without experts and
 # rotary positions, which are rejected, capacity_factor and rotary_base have no effect.
@@ -71,23 +69,29 @@ def t5_config(settings: Mapping[str, Any], owner: str) -> T5Config:
             t5lite does not have.
     """
     settings = _with_usual_names(settings, owner)
-    check_required(settings, owner)
     for name in SIZE_FIELDS:
-        if type(settings.get(name)) is not int or not 1 <= settings[name] < MAX_SIZE:
+        if type(settings.get(name)) is not int or not 1 <= settings[name] < SIZE_LIMIT:
             got = settings.get(name, "none")
             raise UserError(
-                f"{owner} must have {name}, a whole number > 0 and under {MAX_SIZE:,}, got {got!r}"
+                f"{owner} must have {name}, a whole number > 0 and under {SIZE_LIMIT:,}, got "
+                f"{got!r}"
             )
+    decoder_layers = settings.get("num_decoder_layers")
+    if decoder_layers is None:
+        decoder_layers = settings["num_layers"]
+    if type(decoder_layers) is not int or not 0 <= decoder_layers < SIZE_LIMIT:
+        raise UserError(
+            f"{owner}: num_decoder_layers must be a whole number >= 0, got {decoder_layers!r:.80}"
+        )
     family = settings["model_type"]
     attention = "full"
     if family == "longt5":
         kind = settings.get("encoder_attention_type", "local")
         check_choice(f"{owner}: encoder_attention_type", kind, _ENCODER_ATTENTION)
         attention = _ENCODER_ATTENTION[kind]
-    decoder_layers = settings.get("num_decoder_layers")
     numbers = {name: settings.get(name, default) for name, default in DEFAULT_NUMBERS.items()}
     for name, value in numbers.items():
-        if type(value) not in (int, type(DEFAULT_NUMBERS[name])) or not 0 < value < MAX_SIZE:
+        if type(value) not in (int, type(DEFAULT_NUMBERS[name])) or not 0 < value < SIZE_LIMIT:
             raise UserError(f"{owner} must have {name}, a number > 0, got {value!r}")
     try:
         return T5Config(
@@ -97,7 +101,7 @@ def t5_config(settings: Mapping[str, Any], owner: str) -> T5Config:
             head_dim=settings["d_kv"],
             mlp_dim=settings["d_ff"],
             num_encoder_layers=settings["num_layers"],
-            num_decoder_layers=settings["num_layers"] if decoder_layers is None else decoder_layers,
+            num_decoder_layers=decoder_layers,
             mlp_activations=_activations(settings, owner),
             norm_epsilon=float(numbers["layer_norm_epsilon"]),
             positions="layer_bias" if family == "umt5" else "shared_bias",
@@ -139,7 +143,7 @@ def _activations(settings: Mapping[str, Any], owner: str) -> tuple[str, ...]:
     implied = "gelu_new" if proj == "gated-gelu" else implied
     name = settings.get("dense_act_fn", implied)
     field = "dense_act_fn" if name != implied else "feed_forward_proj"
-    if name not in TRANSFORMERS_ACTIVATIONS:
+    if not isinstance(name, str) or name not in TRANSFORMERS_ACTIVATIONS:
         forms = [*TRANSFORMERS_ACTIVATIONS]
         if field == "feed_forward_proj":
             forms += [f"gated-{form}" for form in forms]
@@ -151,15 +155,22 @@ def _activations(settings: Mapping[str, Any], owner: str) -> tuple[str, ...]:
     return (first, "linear") if is_gated else (first,)
 
 
-def logits_scale(settings: Mapping[str, Any]) -> float:
+def logits_scale(settings: Mapping[str, Any], owner: str) -> float:
     """Returns the factor of the decoder's output before the logits.
 
     It is T5 1.0's 1 / sqrt(d_model), or 1. mT5 never scales. The others do by
     `tie_word_embeddings`, which transformers 5 saves as true for all of them; it then saves the
     factor as `scale_decoder_outputs`.
+
+    Raises:
+        UserError: if one of these fields is neither true nor false.
     """
+    for name in ("tie_word_embeddings", "scale_decoder_outputs"):
+        if not isinstance(settings.get(name), bool | None):
+            raise UserError(f"{owner}: {name} must be true or false, got {settings[name]!r:.80}")
     tied = settings.get("tie_word_embeddings") is not False
-    is_scaled = settings.get("scale_decoder_outputs", tied) and settings["model_type"] != "mt5"
+    scaled = settings.get("scale_decoder_outputs")
+    is_scaled = (tied if scaled is None else scaled) and settings["model_type"] != "mt5"
     width = settings.get("d_model", settings.get("hidden_size"))
     return 1.0 / math.sqrt(width) if is_scaled else 1.0
 
@@ -178,10 +189,11 @@ def settings_of(model: Model, dtype: str) -> tuple[dict[str, Any], list[str]]:
     family = "longt5" if config.encoder_attention != "full" else family
     prefix = {"t5": "T5", "umt5": "UMT5", "longt5": "LongT5"}[family]
     kind = "ForConditionalGeneration"
-    if not model.has_decoder:
-        kind = "EncoderModel" if classes is None else "ForTokenClassification"
-        if classes is None:
-            remarks.append("the logits of tokens are not written: T5EncoderModel has none")
+    if classes is not None:
+        kind = "ForTokenClassification" if classes.per_token else "ForSequenceClassification"
+    elif not model.has_decoder:
+        kind = "EncoderModel"
+        remarks.append("the logits of tokens are not written: T5EncoderModel has none")
     is_gated = len(config.mlp_activations) == 2
     first = config.mlp_activations[0]
     written = _WRITTEN_ACTIVATIONS[first]
@@ -203,7 +215,7 @@ def settings_of(model: Model, dtype: str) -> tuple[dict[str, Any], list[str]]:
         "relative_attention_num_buckets": config.num_buckets,
         "relative_attention_max_distance": config.max_distance,
         "dropout_rate": float(config.dropout_rate),
-        "is_encoder_decoder": model.has_decoder,
+        "is_encoder_decoder": config.num_decoder_layers > 0,
         # umT5's class scales whatever this is; `t5_family` multiplies the head instead.
         "tie_word_embeddings": config.tied_logits or family == "umt5",
         "torch_dtype": dtype,
@@ -214,15 +226,12 @@ def settings_of(model: Model, dtype: str) -> tuple[dict[str, Any], list[str]]:
             "local_radius": config.local_radius,
             "global_block_size": config.global_block_size,
         }
-    if classes is not None:
-        settings["num_labels"] = classes.count
     return settings, remarks
 
 
 def _check_writable(model: Model) -> None:
     config = model.config
     classes = model.classes
-    pooled = classes is not None and not classes.per_token
     is_long = config.encoder_attention != "full"
     first, *rest = config.mlp_activations
     is_known = first in _WRITTEN_ACTIVATIONS and rest in ([], ["linear"])
@@ -230,7 +239,7 @@ def _check_writable(model: Model) -> None:
         (not model.has_encoder, type(model).__name__),
         (not is_known, f"T5Config.mlp_activations {config.mlp_activations}"),
         (config.positions == "rotary", "rotary T5Config.positions"),
-        (pooled, "Classes.per_token False"),
+        *_class_problems(model),
         (classes is not None and is_long, f"Classes and {config.encoder_attention!r} attention"),
         (is_long and config.positions == "layer_bias", "'layer_bias' with LongT5's attention"),
     ]
@@ -245,3 +254,21 @@ def _check_writable(model: Model) -> None:
                 f"--to=huggingface: the T5 family of transformers has no counterpart of {what}; "
                 "keep the checkpoint in t5lite's format"
             )
+
+
+def _class_problems(model: Model) -> list[tuple[bool, str]]:
+    """Returns what the classes of transformers with a classifier do not have."""
+    classes = model.classes
+    if classes is None:
+        return []
+    has_decoder = model.config.num_decoder_layers > 0
+    like_theirs = classes.pooling == "last" and classes.has_dense
+    kind = "an encoder-decoder" if has_decoder else "an encoder"
+    return [
+        (classes.per_token == has_decoder, f"Classes.per_token {classes.per_token} of {kind}"),
+        (classes.per_token and classes.has_dense, "Classes.has_dense with per_token"),
+        (
+            has_decoder and not like_theirs,
+            f"Classes.pooling {classes.pooling!r} with has_dense {classes.has_dense}",
+        ),
+    ]

@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import UserError, shown
 from t5lite.interop.finite import finite_stored
 from t5lite.interop.foreign import (
     Foreign,
@@ -62,7 +62,9 @@ def read_t5x(
             f"{owner} must hold parameters under 'target', as T5X's checkpoints do; got none"
         )
     if fused := next((name for name in params if FUSED.search(f"/{name}")), None):
-        raise UserError(f"{owner} holds {fused}: fused kernels of Flaxformer are not supported")
+        raise UserError(
+            f"{owner} holds {shown(fused)}: fused kernels of Flaxformer are not supported"
+        )
     model = _model_of(params, owner, mlp_activations, encoder_attention)
     made = {name: T5xParameter(name, box, params) for name, box in parameters(model).items()}
     check_names(owner, [n for parameter in made.values() for n in parameter.names], list(params))

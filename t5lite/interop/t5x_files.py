@@ -1,5 +1,6 @@
 """The files of a T5X checkpoint: which arrays they hold, and how to read one."""
 
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,9 +10,11 @@ import flax.traverse_util
 import numpy as np
 import tensorstore
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import UserError, reason_of, shown
+from t5lite.core.json_values import MAX_NESTING
 from t5lite.core.lazy import by_name
 from t5lite.interop.foreign import Rows, StoredArray
+from t5lite.interop.tensor_files import read_json
 
 # T5X's file of all small arrays and, in the older format, of all arrays that are not partitioned.
 MSGPACK = "checkpoint"
@@ -19,6 +22,8 @@ PLACEHOLDER = "PLACEHOLDER://"
 # Earlier versions saved bfloat16 as uint16.
 FIRST_VERSION = 3
 _SPEC = {"driver", "kvstore", "metadata"}
+# T5X writes chunks of 64 MiB.
+MAX_CHUNK_NUMBERS = 1 << 26
 
 
 def is_checkpoint(path: pathlib.Path) -> bool:
@@ -57,10 +62,11 @@ def _from_msgpack(path: pathlib.Path) -> dict[str, StoredArray]:
     except Exception as error:  # msgpack raises many kinds
         raise UserError(
             f"{path} must be a whole msgpack file of T5X, got one that is truncated or damaged "
-            f"({type(error).__name__}: {error}); download it again"
+            f"({type(error).__name__}: {reason_of(error)}); download it again"
         ) from error
     if not isinstance(tree, dict):
         raise UserError(f"{path} must be a msgpack file of T5X, got a {type(tree).__name__}")
+    _check_tree(tree, path)
     if "optimizer" in tree:
         version = tree.get("version", 0)
         if not isinstance(version, int | np.integer) or version < FIRST_VERSION:
@@ -79,6 +85,17 @@ def _from_msgpack(path: pathlib.Path) -> dict[str, StoredArray]:
     }
 
 
+def _check_tree(tree: dict[Any, Any], path: pathlib.Path, depth: int = 0) -> None:
+    """Raises a UserError for keys that are no names, or levels without end."""
+    if depth > MAX_NESTING:
+        raise UserError(f"{path} must have at most {MAX_NESTING} levels of names")
+    for key, value in tree.items():
+        if not isinstance(key, str):
+            raise UserError(f"{path} must name its arrays, got the key {key!r:.80}")
+        if isinstance(value, dict):
+            _check_tree(value, path, depth + 1)
+
+
 def _is_spec(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() >= _SPEC
 
@@ -95,24 +112,45 @@ def _stored(value: Any, path: pathlib.Path, name: str) -> StoredArray:
         # T5X writes relative paths inside the folder.
         inside = pathlib.PurePath(str(where).rstrip("/"))
         if not inside.parts or inside.is_absolute() or ".." in inside.parts:
-            raise UserError(f"{path}: {name} must be in a folder beside it, got {where!r}")
-        return _zarr(folder / inside, f"{path}: {name}")
+            raise UserError(
+                f"{path}: {shown(name)} must be in a folder beside it, got {where!r:.80}"
+            )
+        return _zarr(folder / inside, f"{path}: {shown(name)}")
     if not isinstance(value, np.ndarray | np.generic | int | float):
-        raise UserError(f"{path}: {name} must be an array, got {type(value).__name__}")
+        raise UserError(f"{path}: {shown(name)} must be an array, got {type(value).__name__}")
     array = np.asarray(value)
     return StoredArray(array.shape, array.dtype.name, lambda rows: array[rows])
 
 
 def _zarr(folder: pathlib.Path, owner: str) -> StoredArray:
     if not folder.is_dir():
-        raise UserError(f"{owner} must be in {folder}, which does not exist")
+        raise UserError(f"{owner} must be in {shown(str(folder))}, which does not exist")
+    _check_chunks(folder, owner)
     spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{folder.absolute()}/"}}
     try:
         opened = tensorstore.open(spec, open=True).result()
     except ValueError as error:
-        raise UserError(f"{owner}: {folder} must be a zarr array: {_first_line(error)}") from error
+        raise UserError(
+            f"{owner}: {shown(str(folder))} must be a zarr array: {reason_of(error)}"
+        ) from error
     read = _guarded(lambda rows: opened[rows].read().result(), owner)
     return StoredArray(tuple(opened.shape), opened.dtype.numpy_dtype.name, read)
+
+
+def _check_chunks(folder: pathlib.Path, owner: str) -> None:
+    """Raises a UserError for chunks of other than 1 to `MAX_CHUNK_NUMBERS` numbers.
+
+    TensorStore allocates a whole chunk, and ends the process if there is no memory for it.
+    """
+    path = folder / ".zarray"
+    chunks = read_json(path).get("chunks") if path.is_file() else []
+    if not isinstance(chunks, list) or not all(type(size) is int and size > 0 for size in chunks):
+        raise UserError(f"{owner}: {path} must have sizes of chunks, got {chunks!r:.80}")
+    if math.prod(chunks) > MAX_CHUNK_NUMBERS:
+        raise UserError(
+            f"{owner}: {path} must have chunks of at most {MAX_CHUNK_NUMBERS:,} numbers, got "
+            f"{chunks!r:.80}"
+        )
 
 
 def _from_orbax(folder: pathlib.Path) -> dict[str, StoredArray]:
@@ -122,7 +160,7 @@ def _from_orbax(folder: pathlib.Path) -> dict[str, StoredArray]:
     try:
         tree = handler.metadata(folder).tree
     except (ValueError, OSError, KeyError) as error:
-        raise UserError(f"{folder} must be a checkpoint: {_first_line(error)}") from error
+        raise UserError(f"{folder} must be a checkpoint: {reason_of(error)}") from error
 
     def reader(name: str, metadata: Any) -> Callable[[Rows], np.ndarray]:
         def read(rows: Rows) -> np.ndarray:
@@ -158,10 +196,6 @@ def _guarded(read: Callable[[Rows], Any], owner: str) -> Callable[[Rows], np.nda
         try:
             return np.asarray(read(rows))
         except (ValueError, OSError) as error:
-            raise UserError(f"{owner} cannot be read: {_first_line(error)}") from error
+            raise UserError(f"{owner} cannot be read: {reason_of(error)}") from error
 
     return checked
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

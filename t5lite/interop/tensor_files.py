@@ -1,14 +1,16 @@
 """Folders of safetensors files: one file, or several with an index, tensor by tensor."""
 
+import contextlib
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import UserError, shown
+from t5lite.core.json_values import decode_json, plain_value
 from t5lite.interop.foreign import ArrayShape, Rows, StoredArray
 
 SINGLE_FILE = "model.safetensors"
@@ -24,13 +26,13 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Returns the content of a JSON file.
 
     Raises:
-        UserError: if it does not exist or holds no JSON object.
+        UserError: if it does not exist, holds no JSON object, or exceeds a limit of `decode_json`.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = plain_value(decode_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; a Hugging Face folder has one") from error
-    except (ValueError, OSError, RecursionError) as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} must be a JSON file: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object, got {type(content).__name__}")
@@ -46,10 +48,11 @@ def stored_tensors(folder: pathlib.Path) -> dict[str, StoredArray]:
     """
     if (folder / INDEX_FILE).is_file():
         file_of = read_json(folder / INDEX_FILE).get("weight_map")
-        if not isinstance(file_of, dict) or not file_of:
+        listed = file_of.values() if isinstance(file_of, dict) else []
+        if not listed or not all(isinstance(name, str) for name in listed):
             raise UserError(f"{folder / INDEX_FILE} must have a weight_map from tensors to files")
-        files = sorted({str(name) for name in file_of.values()})
-        if strange := [name for name in files if pathlib.PurePath(name).name != name]:
+        files = sorted(set(listed))
+        if strange := [name for name in files if not _is_beside(name)]:
             raise UserError(f"{folder / INDEX_FILE} must name files beside it, got {strange[0]!r}")
     elif (folder / SINGLE_FILE).is_file():
         files = [SINGLE_FILE]
@@ -61,42 +64,56 @@ def stored_tensors(folder: pathlib.Path) -> dict[str, StoredArray]:
             f"{folder} must hold {SINGLE_FILE} or {INDEX_FILE}, got {what}; save the model with "
             "save_pretrained(safe_serialization=True)"
         )
-    held = {file: _tensors_of(folder / file) for file in files}
+    held = {file: tensors_of(folder / file) for file in files}
     if file_of is None:
         return held[SINGLE_FILE]
     tensors: dict[str, StoredArray] = {}
     for name, file in file_of.items():
         if name not in held[file]:
-            raise UserError(f"{folder / INDEX_FILE} has {name} in {file}, which does not hold it")
+            raise UserError(
+                f"{folder / INDEX_FILE} has {shown(name)} in {shown(file)}, which does not hold it"
+            )
         tensors[name] = held[file].pop(name)
     if left := sorted(name for rest in held.values() for name in rest):
-        raise UserError(f"{folder} holds {left[0]}, which {INDEX_FILE} does not name")
+        raise UserError(f"{folder} holds {shown(left[0])}, which {INDEX_FILE} does not name")
     return tensors
 
 
-def _tensors_of(path: pathlib.Path) -> dict[str, StoredArray]:
+def _is_beside(name: str) -> bool:
+    """Whether a name is that of a file in the same folder."""
+    return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
+
+
+def tensors_of(path: pathlib.Path) -> dict[str, StoredArray]:
+    """Returns the tensors of one file, without reading them.
+
+    Raises:
+        UserError: if it is missing, truncated or damaged.
+    """
     import safetensors
 
-    def open_file() -> Any:
+    @contextlib.contextmanager
+    def opened() -> Iterator[Any]:
         try:
             # NOTE: mapped pages would count as memory in use, so the file is read.
-            return safetensors.safe_open(path, framework="numpy", backend="pread")
+            with safetensors.safe_open(path, framework="numpy", backend="pread") as file:
+                yield file
         except FileNotFoundError as error:
-            raise UserError(f"{path} does not exist, but the index names it") from error
+            raise UserError(f"{shown(str(path))} does not exist, but the index names it") from error
         except (safetensors.SafetensorError, OSError) as error:
             raise UserError(
-                f"{path} must be a whole safetensors file, got one that is truncated or damaged "
-                f"({error}); download it again"
+                f"{shown(str(path))} must be a whole safetensors file, got one that is truncated "
+                f"or damaged ({shown(str(error))}); download it again"
             ) from error
 
     def reader(name: str) -> Callable[[Rows], np.ndarray]:
         def read(rows: Rows) -> np.ndarray:
-            with open_file() as file:
+            with opened() as file:
                 return np.asarray(file.get_slice(name)[rows])
 
         return read
 
-    with open_file() as file:
+    with opened() as file:
         slices = {name: file.get_slice(name) for name in list(file.keys())}
         return {
             name: StoredArray(
@@ -108,16 +125,16 @@ def _tensors_of(path: pathlib.Path) -> dict[str, StoredArray]:
         }
 
 
-def write_tensors(
-    folder: pathlib.Path,
-    groups: Sequence[tuple[Mapping[str, ArrayShape], Callable[[], Mapping[str, np.ndarray]]]],
-    dtype: np.dtype[Any],
-) -> None:
-    """Writes tensors to one file, or to several of about `FILE_BYTES` with an index.
+class TensorGroup(NamedTuple):
+    """Tensors that are made together: names and shapes, what makes them, and their dtype."""
 
-    Args:
-        groups: for tensors that are made together, their names and shapes and a function that
-            makes them.
+    shapes: Mapping[str, ArrayShape]
+    make: Callable[[], Mapping[str, np.ndarray]]
+    dtype: np.dtype[Any]
+
+
+def write_tensors(folder: pathlib.Path, groups: Sequence[TensorGroup]) -> None:
+    """Writes tensors to one file, or to several of about `FILE_BYTES` with an index.
 
     Raises:
         UserError: if the disk has no room, or a file cannot be written.
@@ -125,8 +142,8 @@ def write_tensors(
     import safetensors.numpy
 
     sizes = [
-        sum(int(np.prod(shape)) * dtype.itemsize for shape in shapes.values())
-        for shapes, _ in groups
+        sum(int(np.prod(shape)) * group.dtype.itemsize for shape in group.shapes.values())
+        for group in groups
     ]
     if (free := shutil.disk_usage(folder).free) < sum(sizes):
         raise UserError(
@@ -140,7 +157,8 @@ def write_tensors(
         name = SINGLE_FILE if len(files) == 1 else several
         tensors: dict[str, np.ndarray] = {}
         for index in indices:
-            made = groups[index][1]()
+            made = groups[index].make()
+            dtype = groups[index].dtype
             # safetensors writes the memory of an array, whatever its strides.
             tensors |= {n: np.ascontiguousarray(array, dtype) for n, array in made.items()}
             del made

@@ -11,24 +11,39 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import UserError, reason_of
 from t5lite.interop.tokenizer_json_writer import (
     BYTE,
+    COMPOSING,
     CONTROL,
     GUARD,
     NORMAL,
+    REMOVING,
     SPACE,
     UNKNOWN,
     model_proto,
     plain_normalizer,
 )
 
-SENTINEL = re.compile(r"<extra_id_(\d+)>")
+SENTINEL = re.compile(r"<extra_id_(0|[1-9][0-9]{0,8})>")
+GLUED = (
+    "text glued to a special token, as in '<extra_id_0>text', begins a word in the tokenizer of "
+    "this folder and continues one in t5lite, as in T5's own training"
+)
 # The characters that `WhitespaceSplit` splits at.
 WHITESPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+_DAMAGE = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    RuntimeError,
+    OverflowError,
+)
 _COLLAPSING = ((" {2,}", " "), (" {2,}", SPACE))
 _STRIPPING = ((" $", ""), (r" \z", ""))
 
@@ -70,10 +85,11 @@ def rebuilt_tokenizer(
     """
     try:
         return _rebuilt(content, names, owner)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    # SentencePiece raises RuntimeErrors; the others are those of damaged values.
+    except _DAMAGE as error:
         raise UserError(
             f"{owner} must be a tokenizer.json of the tokenizers library, got one that is damaged "
-            f"({type(error).__name__}: {error}); save the tokenizer again"
+            f"({type(error).__name__}: {reason_of(error)}); save the tokenizer again"
         ) from error
 
 
@@ -84,12 +100,13 @@ def _rebuilt(content: Mapping[str, Any], names: SpecialNames, owner: str) -> Reb
             f"{owner} must hold a Unigram model, got {model.get('type')}; put the tokenizer's "
             "spiece.model beside it or name a vocabulary as convert.vocabulary"
         )
-    vocab = [(str(piece), float(score)) for piece, score in model["vocab"]]
+    vocab = [(str(piece), _score(score)) for piece, score in model["vocab"]]
     while vocab and vocab[-1][0].startswith(GUARD):
         vocab.pop()
-    added = {str(token["content"]): int(token["id"]) for token in content["added_tokens"]}
+    added = {str(token["content"]): _id(token["id"]) for token in content["added_tokens"]}
     _check_added(content["added_tokens"], vocab, owner)
     num_sentinels = _num_sentinels(vocab)
+    unknown = _id(model["unk_id"])
     pieces = vocab[: len(vocab) - num_sentinels]
     normalization = _normalization(content, owner)
     is_special = {t["content"] for t in content["added_tokens"] if t.get("special")}
@@ -100,14 +117,12 @@ def _rebuilt(content: Mapping[str, Any], names: SpecialNames, owner: str) -> Reb
     spec.byte_fallback = bool(model.get("byte_fallback"))
     spec.pad_piece = names.pad
     spec.eos_piece = names.eos
-    spec.unk_piece = pieces[model["unk_id"]][0]
-    spec.unk_id = model["unk_id"]
+    spec.unk_piece = pieces[unknown][0]
+    spec.unk_id = unknown
     for number, (piece, score) in enumerate(pieces):
         kind = CONTROL if piece in is_special | {names.pad, names.eos} else NORMAL
         kind = BYTE if spec.byte_fallback and _BYTE_PIECE.fullmatch(piece) else kind
-        proto.pieces.add(
-            piece=piece, score=score, type=UNKNOWN if number == model["unk_id"] else kind
-        )
+        proto.pieces.add(piece=piece, score=score, type=UNKNOWN if number == unknown else kind)
     texts = [piece for piece, _ in pieces]
     ids = (texts.index(t) if t in texts else -1 for t in (names.pad, names.eos))
     spec.pad_id, spec.eos_id = ids
@@ -129,6 +144,23 @@ def _rebuilt(content: Mapping[str, Any], names: SpecialNames, owner: str) -> Reb
         added_tokens=others,
         remarks=tuple(_remarks(content)),
     )
+
+
+def _id(value: Any) -> int:
+    """Returns a token id.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if type(value) is not int or value < 0:
+        raise ValueError(f"a token id must be a whole number >= 0, got {value!r:.80}")
+    return value
+
+
+def _score(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"the score of a piece must be a number, got {value!r:.80}")
+    return float(value)
 
 
 def _num_sentinels(vocab: Sequence[tuple[str, float]]) -> int:
@@ -193,7 +225,9 @@ def _normalization(content: Mapping[str, Any], owner: str) -> Callable[[Any], An
                     collapses = True
                 elif (pattern, text) in _STRIPPING:
                     strips = True
-                elif text != GUARD:
+                elif text.endswith(GUARD) and (pair := COMPOSING.fullmatch(pattern)):
+                    replaced.append(("".join(pair.groups()), text.removesuffix(GUARD)))
+                elif text != GUARD and not (text == "" and REMOVING.fullmatch(pattern)):
                     raise _unknown(owner, f"Replace of {pattern!r} by {text!r}")
             case {"type": "Replace", "pattern": {"String": str(pattern)}, "content": str(text)}:
                 replaced.append((pattern, text))
@@ -276,7 +310,4 @@ def _unknown(owner: str, what: str) -> UserError:
 def _remarks(content: Mapping[str, Any]) -> Iterator[str]:
     for step in _steps(content.get("pre_tokenizer"), "pretokenizers"):
         if step["type"] == "Metaspace" and step.get("prepend_scheme", "always") == "always":
-            yield (
-                "text glued to a special token, as in '<extra_id_0>text', begins a word in the "
-                "tokenizer of this folder and continues one in t5lite, as in T5's own training"
-            )
+            yield GLUED

@@ -3,13 +3,14 @@
 The written tokenizer gives the ids of `SentencePieceVocabulary`: byte fallback, user-defined
 symbols, and no space before text that is glued to a sentinel.
 
-NOTE: text in which Hangul syllables are decomposed into jamo is composed by SentencePiece and not
-by this tokenizer, which has no normalizer for it.
+NOTE: Hangul syllables that are decomposed into jamo, and letters that are decomposed into three
+and more characters, are composed by SentencePiece and not by this tokenizer.
 """
 
 import base64
 import functools
 import importlib
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,6 +22,9 @@ SPACE = "\u2581"
 # A private character that no rule maps. It keeps `Precompiled`, which looks up grapheme clusters
 # and returns the rule of their first characters alone, from losing combining marks.
 GUARD = "\U0010fffd"
+# The step that replaces a character before a mark, and the one that removes the mark.
+COMPOSING = re.compile(r"(.)\(\?=(.)\)", re.DOTALL)
+REMOVING = re.compile(rf"{GUARD}\[.*\]")
 # Combining marks, and joiners: all that continue a cluster.
 EXTENDING = r"\p{M}\x{200c}\x{200d}"
 # `Precompiled` looks up clusters that are shorter.
@@ -38,8 +42,11 @@ def model_proto(serialized: bytes) -> Any:
     return proto
 
 
-def tokenizer_json(vocabulary: SentencePieceVocabulary) -> Json:
+def tokenizer_json(vocabulary: SentencePieceVocabulary, first_ids: Sequence[int] = ()) -> Json:
     """Returns the content of `tokenizer.json`.
+
+    Args:
+        first_ids: the ids that texts begin with.
 
     Raises:
         UserError: if the vocabulary is not a unigram, character or BPE model.
@@ -47,7 +54,7 @@ def tokenizer_json(vocabulary: SentencePieceVocabulary) -> Json:
     proto = vocabulary.proto()
     pieces = [piece.piece for piece in proto.pieces]
     first = len(pieces)
-    if not vocabulary.sentinels_in_model:
+    if not vocabulary.sentinels_in_model and vocabulary.first_sentinel is None:
         pieces += [f"<extra_id_{i}>" for i in reversed(range(vocabulary.num_sentinels))]
     # NOTE: the library numbers added tokens upwards from the size of the model, whatever their ids.
     pieces += [f"{GUARD}{number}" for number in range(len(pieces), _first_added(vocabulary))]
@@ -66,7 +73,7 @@ def tokenizer_json(vocabulary: SentencePieceVocabulary) -> Json:
             "prepend_scheme": prepends,
             "split": not has_inner_space,
         },
-        "post_processor": _post_processor(vocabulary, pieces),
+        "post_processor": _post_processor(vocabulary, first_ids, pieces),
         "decoder": {
             "type": "Sequence",
             "decoders": [
@@ -101,11 +108,14 @@ def _added_tokens(
 ) -> list[Json]:
     special = {i: p.piece for i, p in enumerate(proto.pieces) if p.type in (UNKNOWN, CONTROL)}
     for index in range(vocabulary.num_sentinels):
-        special[vocabulary.sentinel(index)] = f"<extra_id_{index}>"
+        number = vocabulary.sentinel(index)
+        is_piece = vocabulary.first_sentinel is not None
+        special[number] = pieces[number] if is_piece else f"<extra_id_{index}>"
     for number in (vocabulary.special.pad_id, *vocabulary.stop_ids, *vocabulary.first_ids):
         if number < len(pieces):
             special.setdefault(number, pieces[number])
-    plain = vocabulary.special.texts
+    plain = {**_symbols(proto), **vocabulary.special.texts}
+    roles = (vocabulary.special.pad_id, vocabulary.special.bos_id, vocabulary.special.mask_id)
     return [
         {
             "id": number,
@@ -114,21 +124,37 @@ def _added_tokens(
             "lstrip": False,
             "rstrip": False,
             "normalized": False,
-            "special": number not in plain,
+            "special": number not in plain or number in (*roles, *vocabulary.stop_ids),
         }
         for number, text in sorted({**special, **plain}.items())
     ]
 
 
-def _post_processor(vocabulary: SentencePieceVocabulary, pieces: Sequence[str]) -> Json:
-    eos = token_of(vocabulary, vocabulary.eos_id, pieces)
-    ends = {"SpecialToken": {"id": eos, "type_id": 0}}
+def _symbols(proto: Any) -> dict[int, str]:
+    """Returns the user-defined pieces of a BPE model, which no pairs of its pieces may make up.
+
+    Those with spaces are made up of them.
+    """
+    if proto.trainer_spec.model_type != BPE:
+        return {}
+    pieces = enumerate(proto.pieces)
+    return {i: p.piece for i, p in pieces if p.type == USER_DEFINED and SPACE not in p.piece}
+
+
+def _post_processor(
+    vocabulary: SentencePieceVocabulary, first_ids: Sequence[int], pieces: Sequence[str]
+) -> Json:
+    names = {i: token_of(vocabulary, i, pieces) for i in (*first_ids, *vocabulary.last_input_ids)}
+    begins = [{"SpecialToken": {"id": names[i], "type_id": 0}} for i in first_ids]
+    ends = [{"SpecialToken": {"id": names[i], "type_id": 0}} for i in vocabulary.last_input_ids]
     one, two = ({"Sequence": {"id": name, "type_id": 0}} for name in ("A", "B"))
     return {
         "type": "TemplateProcessing",
-        "single": [one, ends],
-        "pair": [one, ends, two, ends],
-        "special_tokens": {eos: {"id": eos, "ids": [vocabulary.eos_id], "tokens": [eos]}},
+        "single": [*begins, one, *ends],
+        "pair": [*begins, one, *ends, two, *ends],
+        "special_tokens": {
+            text: {"id": text, "ids": [i], "tokens": [text]} for i, text in names.items()
+        },
     }
 
 
@@ -155,7 +181,7 @@ def _normalizers(proto: Any) -> list[Json]:
     steps: list[Json] = []
     if spec.precompiled_charsmap:
         composed, guard = _compositions(proto)
-        steps += [_replace({"String": pair}, whole) for pair, whole in composed]
+        steps += _composing_steps(composed)
         encoded = base64.b64encode(spec.precompiled_charsmap).decode()
         # The second pass composes a character with a second mark.
         for _ in range(2):
@@ -165,6 +191,25 @@ def _normalizers(proto: Any) -> list[Json]:
     if spec.remove_extra_whitespaces:
         steps += [_replace({"Regex": " {2,}"}, " "), _replace({"Regex": r" \z"}, "")]
     return steps
+
+
+def _composing_steps(composed: Sequence[tuple[str, str]]) -> Iterator[Json]:
+    """Yields steps that replace each pair of a character and a mark by one character.
+
+    NOTE: the library does not notice that a text begins where several characters at its beginning
+    were replaced at once. The mark is removed in a step of its own.
+    """
+    marks = "".join(dict.fromkeys(_escaped(pair[1]) for pair, _ in composed))
+    removal = _replace({"Regex": f"{GUARD}[{marks}]"}, "")
+    made = set[str]()
+    for pair, whole in composed:
+        if pair[0] in made:
+            yield removal
+            made.clear()
+        yield _replace({"Regex": f"{pair[0]}(?={pair[1]})"}, whole + GUARD)
+        made.add(whole)
+    if made:
+        yield removal
 
 
 def _replace(pattern: Json, content: str) -> Json:

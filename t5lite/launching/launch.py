@@ -7,13 +7,20 @@ of one trial.
 
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5lite.core.errors import UserError, check_choice, suggestion
 from t5lite.core.run_directory import curve, read_metrics
 from t5lite.launching.sweeps.settings import METHODS, PRUNERS, num_settings, planned_settings
-from t5lite.launching.sweeps.space import Scalar, gin_flags, parse_space
+from t5lite.launching.sweeps.space import (
+    MAX_VALUES,
+    Scalar,
+    check_no_repeats,
+    gin_flags,
+    parse_space,
+)
 
 TRIALS_FOLDER = "trials"
 LOG = "log.txt"
@@ -23,7 +30,9 @@ LAUNCHABLE = ("train", "eval", "infer")
 def launch_reference(folder: pathlib.Path) -> str:
     """Returns the arguments that name the launch of a folder to `t5lite launch status`."""
     parent = folder.absolute().parent
-    elsewhere = "" if parent == pathlib.Path("runs").absolute() else f" --dir={parent}"
+    elsewhere = (
+        "" if parent == pathlib.Path("runs").absolute() else f" --dir={shlex.quote(str(parent))}"
+    )
     return f"{folder.name}{elsewhere}"
 
 
@@ -94,12 +103,18 @@ class Launch:
             raise UserError("--vectorized and --parallel are mutually exclusive")
         if not self.is_sweep and (self.trials or self.method != "grid" or self.prune):
             raise UserError("--trials, --method and --prune need a --sweep or --sweep_file")
+        if self.trials is not None and not 1 <= self.trials <= MAX_VALUES:
+            raise UserError(f"--trials must be from 1 to {MAX_VALUES:,}, got {self.trials}")
+        if self.seed < 0:
+            raise UserError(f"--seed must be at least 0, got {self.seed}")
         if self.method == "list" and not self.listed:
             raise UserError("--method=list needs a --sweep_file that binds sweep.listed")
         if self.command != "train" and self.is_sweep:
             raise UserError(f"--sweep is for train, got {self.command}")
         if self.listed and self.space:
             raise UserError("--sweep and sweep.listed are mutually exclusive")
+        if not self.allow_repeats:
+            check_no_repeats(parse_space(self.space))
         if any(row.keys() != self.listed[0].keys() for row in self.listed):
             raise UserError("all trials of sweep.listed must bind the same names")
 

@@ -7,10 +7,56 @@ from typing import Any
 
 from t5lite.core.errors import UserError, suggestion
 from t5lite.core.files import write_atomically
+from t5lite.core.records import (
+    NUMBER,
+    OBJECT,
+    TEXT,
+    TRUTH,
+    Kind,
+    Schema,
+    integer,
+    list_of,
+    object_of,
+    or_null,
+    read_document,
+)
 from t5lite.launching.launch import TRIALS_FOLDER, Launch
 
 SPEC = "launch.json"
 LAUNCH_LOCK = "launch.lock"
+_SETTING = Kind(
+    "an object of numbers, texts, true, false and null",
+    lambda value: (
+        isinstance(value, dict)
+        and all(
+            each is None or isinstance(each, str | bool) or NUMBER.holds(each)
+            for each in value.values()
+        )
+    ),
+)
+# The fields of `Launch` but for the folder, which may be moved.
+LAUNCH_SCHEMA = Schema(
+    required={"command": TEXT, "flags": list_of(TEXT), "engine": TEXT, "working_dir": TEXT},
+    optional={
+        "parallel": or_null(integer(1)),
+        "vectorized": or_null(integer(1)),
+        "max_failures": integer(0),
+        "resources": OBJECT,
+        "space": object_of(TEXT),
+        "listed": list_of(_SETTING),
+        "method": TEXT,
+        "trials": or_null(integer(1)),
+        "prune": or_null(TEXT),
+        "objective": TEXT,
+        "maximize": TRUTH,
+        "seed": integer(0),
+        "allow_repeats": TRUTH,
+        "first_score": or_null(integer(0)),
+        "last_step": or_null(integer(0)),
+        "config": or_null(TEXT),
+    },
+    others=None,
+)
 # Fields that change no result: they may differ when a launch is continued.
 CHANGEABLE = ("engine", "parallel", "vectorized", "max_failures", "resources")
 
@@ -54,24 +100,19 @@ def read_launch(folder: pathlib.Path) -> Launch:
     Raises:
         UserError: if there is none, or `launch.json` is damaged.
     """
-    path = folder / SPEC
+    remedy = f"restore it, or remove {folder} and launch again"
     try:
-        document = json.loads(path.read_text())
-        # Earlier releases repeated settings; their trials keep their numbers.
-        document.setdefault("allow_repeats", True)
-        return Launch(**document, folder=str(folder.absolute()))
+        document = read_document(folder / SPEC, LAUNCH_SCHEMA, remedy)
     except (FileNotFoundError, NotADirectoryError) as error:
         siblings = sorted(found.parent.name for found in folder.parent.glob(f"*/{SPEC}"))
         hint = suggestion(folder.name, siblings) if siblings else "it holds no launch"
         raise UserError(f"no launch {folder.name!r} found in {folder.parent}; {hint}") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is damaged: {error}; restore it, or remove {folder} and launch again"
-        ) from error
+    # Earlier releases repeated settings; their trials keep their numbers.
+    return Launch(**{"allow_repeats": True, **document}, folder=str(folder.absolute()))
 
 
 def _document(launch: Launch) -> dict[str, Any]:
-    """Returns the recorded fields: not the folder, which may be moved."""
+    """Returns the recorded fields."""
     document: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(launch)))
     del document["folder"]
     return document

@@ -46,5 +46,9 @@ def signal_launcher(folder: pathlib.Path) -> bool:
         raise UserError(f"{folder.name} is just starting; cancel it again")
     if host != socket.gethostname():
         raise UserError(f"{folder.name} runs on {host}; cancel it there")
-    os.kill(int(pid), signal.SIGTERM)
+    try:
+        os.kill(int(pid), signal.SIGTERM)
+    except ProcessLookupError:
+        # It has ended meanwhile.
+        return False
     return True

@@ -49,7 +49,9 @@ def run_trials(
             errors.append(error)
             stopping.set()
 
-    threads = [threading.Thread(target=work) for _ in range(launch.parallel or 1)]
+    threads = [
+        threading.Thread(target=work) for _ in range(min(launch.parallel or 1, len(numbers)))
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -79,7 +79,7 @@ def trial_statuses(launch: Launch, study: Study, engine: Engine) -> list[TrialSt
                 step=latest_step(launch, number),
                 value=scores[-1][1] if scores else None,
                 preempted=counts["preempted"],
-                failed=counts["failed"] + killed,
+                failed=counts["failed"] + counts["stalled"] + killed,
                 rejected=counts["rejected"],
             )
         )

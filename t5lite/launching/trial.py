@@ -1,8 +1,8 @@
 """One trial: starts its command, watches it, restarts it if due, and records how it ended."""
 
 import contextlib
-import json
 import pathlib
+import shlex
 import threading
 import time
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from t5lite.core.run_directory import (
     METRICS,
     RESTART_EXIT,
     RESULT,
+    STALLED_EXIT,
     UNAVAILABLE_EXIT,
     append_record,
     close_attempt,
@@ -21,7 +22,8 @@ from t5lite.core.run_directory import (
     next_attempt,
     open_attempt,
     outcomes,
-    read_records,
+    read_attempts,
+    read_result,
     utc_now,
 )
 from t5lite.launching.launch import LOG, Launch
@@ -82,10 +84,10 @@ def run_trial(
             # An earlier supervisor may have been killed before it recorded the end.
             if (model_dir / RESULT).exists():
                 return complete_trial(launch, store, number)
-            log.write(f"{utc_now()} t5lite {' '.join(arguments)}\n".encode())
+            log.write(f"{utc_now()} {shlex.join(['t5lite', *arguments])}\n".encode())
             if not starter.attaches:
                 close_attempt(model_dir, "killed")
-            before = len(read_records(model_dir / ATTEMPTS))
+            before = len(read_attempts(model_dir))
             group = starter.start(number, arguments, log)
             code, pruned, asked = _watch(launch, store, number, group, stopping)
             outcome = _outcome(launch, model_dir, code, before, asked=asked or stopping.is_set())
@@ -100,7 +102,7 @@ def run_trial(
             if outcome == "rejected" or (outcome == "failed" and failures > launch.max_failures):
                 store.tell(number, "failed")
                 return "failed"
-            if outcome == "unavailable":
+            if outcome in ("unavailable", "stalled"):
                 # Not the trial's fault: it can be resumed.
                 retries += 1
                 if retries > launch.max_failures:
@@ -114,7 +116,7 @@ def complete_trial(launch: Launch, store: TrialStore, number: int) -> str:
     """Records the result of a finished trial; in a sweep it needs a score of its last step."""
     scores = launch.scores(number) if launch.command == "train" else []
     if launch.is_sweep:
-        result = json.loads((launch.model_dir(number) / RESULT).read_text())
+        result = read_result(launch.model_dir(number))
         if not scores or scores[-1][0] != result["step"]:
             store.tell(number, "failed")
             return "failed"
@@ -168,12 +170,16 @@ def _outcome(
 
     If one of several processes stops first, the status may be that of another one that was killed.
     """
-    lines = read_records(model_dir / ATTEMPTS)
+    lines = read_attempts(model_dir)
     is_open = open_attempt(model_dir) is not None
     free = (RESTART_EXIT, *(STOPPED_EXITS if asked else ()))
     if len(lines) == before and not is_open and code not in (0, *free):
         # The command ended before it recorded an attempt.
-        outcomes_by_code = {UNAVAILABLE_EXIT: "unavailable", MISTAKE_EXIT: "rejected"}
+        outcomes_by_code = {
+            UNAVAILABLE_EXIT: "unavailable",
+            STALLED_EXIT: "stalled",
+            MISTAKE_EXIT: "rejected",
+        }
         outcome = outcomes_by_code.get(code, "failed")
         append_record(
             model_dir / ATTEMPTS,
@@ -188,6 +194,6 @@ def _outcome(
     recorded = [line["outcome"] for line in lines[before:] if "outcome" in line]
     if code in free or recorded[-1:] == ["preempted"]:
         return "preempted"
-    if code == UNAVAILABLE_EXIT:
+    if code in (UNAVAILABLE_EXIT, STALLED_EXIT):
         return "unavailable"
     return "rejected" if code == MISTAKE_EXIT else "failed"

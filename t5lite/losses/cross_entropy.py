@@ -71,12 +71,23 @@ class CrossEntropy:
             return self.sums(apply.logits(params, x), targets, weights, by_row=by_row)
 
         sums = sum_over_chunks(sums_of, self.chunks, hidden, targets, weights)
+        return self.with_experts(sums, statistics, weights, by_row=by_row)
+
+    def with_experts(
+        self,
+        sums: LossSums,
+        statistics: LayerStatistics,
+        weights: Int[Array, "b l"] | Float[Array, "b l"],
+        *,
+        by_row: bool = False,
+    ) -> LossSums:
+        """Returns sums with those of experts, if there are any, also in `loss`."""
         experts = _expert_sums(statistics, weights, by_row=by_row)
-        if experts:
-            added = self.load_balance * experts["load_balance"]
-            added = added + self.router_z * experts["router_z"]
-            sums = {**sums, **experts, "loss": sums["loss"] + added}
-        return sums
+        if not experts:
+            return sums
+        added = self.load_balance * experts["load_balance"]
+        added = added + self.router_z * experts["router_z"]
+        return {**sums, **experts, "loss": sums["loss"] + added}
 
     def means(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Returns the statistics of experts per target token."""

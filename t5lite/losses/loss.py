@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from t5lite.core.batches import Batch
 from t5lite.core.errors import UserError
@@ -21,7 +21,17 @@ LayerStatistics = dict[str, Float[Array, "layers b"]]
 
 # Sums that every loss returns, and names that the step adds itself.
 REQUIRED_SUMS = ("loss", "tokens")
-STEP_METRICS = ("input_tokens", "learning_rate", "gradient_norm")
+STEP_METRICS = (
+    "input_tokens",
+    "learning_rate",
+    "gradient_norm",
+    "norm_bound",
+    "update_norm",
+    "bad_steps",
+    "bad_in_a_row",
+    "step_loss",
+    "loss_rise",
+)
 # Names and units under which sums are reported per target token.
 TOKEN_METRICS = {
     "loss": "loss_nats_per_token",
@@ -32,12 +42,36 @@ TOKEN_METRICS = {
 
 
 @runtime_checkable
+class FrozenApply(Protocol):
+    """Another model of the run, whose parameters are constants, as functions of the run's batches.
+
+    It is deterministic, and reads each example in the rows that it was trained on.
+    """
+
+    def hidden(self, batch: Batch) -> tuple[Float[Array, "b l e"], Bool[Array, "b l"]]:
+        """Returns the input of `logits` for each target, and which targets the model predicts."""
+
+    def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
+        """Returns logits, in the order of the trained model's, of a part of what `hidden` returned.
+
+        What only the trained model has logits for has the probability 0.
+        """
+
+
+@runtime_checkable
 class Apply(Protocol):
     """The model as functions of its parameters. Every call is independent.
 
     A loss may call it several times, with other parameters, batches or keys. A key turns dropout
-    on; without one the result is deterministic.
+    on; without one the result is deterministic. `frozen` are other models of the run, by name:
+    those that the loss `needs` while it trains, none in evaluation.
+
+    A batch may hold offsets, which are added to embedded tokens: arrays of the names and shapes
+    that `embedded` returns.
     """
+
+    @property
+    def frozen(self) -> Mapping[str, FrozenApply]: ...
 
     def __call__(
         self, params: Any, batch: Batch, key: Key[Array, ""] | None = None
@@ -52,6 +86,9 @@ class Apply(Protocol):
     def logits(self, params: Any, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
         """Returns the logits of a part of what `hidden` returned."""
 
+    def embedded(self, params: Any, batch: Batch) -> dict[str, Float[Array, "b l e"]]:
+        """Returns the embedded tokens of each stack, by the names of their offsets in a batch."""
+
 
 @runtime_checkable
 class Loss(Protocol):
@@ -59,6 +96,10 @@ class Loss(Protocol):
 
     Its numbers are inputs of the compiled step, so that a sweep over them compiles once; fields
     declared with `static()` are constants of the program.
+
+    A loss that compares the model with others has two more attributes: `needs`, their names, a
+    constant of the class such as ("teacher",); and `in_evaluation`, the loss that evaluation scores
+    instead, because it has no other models.
     """
 
     def __call__(
@@ -85,17 +126,44 @@ class Loss(Protocol):
         """
 
 
-def check_loss(loss: Loss) -> None:
+def check_loss(loss: Loss, dropout_rate: float) -> None:
     """Checks that a loss is a pytree, whose numbers can be inputs of the program.
 
+    Args:
+        dropout_rate: of the model; a loss with a true attribute `needs_dropout` needs one over 0.
+
     Raises:
-        UserError: if it is not.
+        UserError: if it is not, needs dropout and has none, or needs other models and evaluation
+            cannot score it.
     """
     if jax.tree.leaves(loss) == [loss]:
         raise UserError(
             f"train.loss must be a class decorated with t5lite.core.numbers.numeric, got "
             f"{type(loss).__name__}: its numbers are inputs of the compiled step"
         )
+    if getattr(loss, "needs_dropout", False) and not dropout_rate:
+        raise UserError(
+            f"T5Config.dropout_rate must be over 0 with train.loss = @{type(loss).__name__}(), "
+            "which compares passes with different dropout, got 0; bind it, or another loss"
+        )
+    if needed_models(loss) and not hasattr(loss, "in_evaluation"):
+        raise UserError(
+            f"{type(loss).__name__} needs other models, so it must have an attribute "
+            "in_evaluation, got none; evaluation scores that loss, such as CrossEntropy()"
+        )
+
+
+def needed_models(loss: Loss) -> tuple[str, ...]:
+    """Returns the names of the other models that a loss compares the trained one with."""
+    return tuple(getattr(loss, "needs", ()))
+
+
+def evaluation_loss(loss: Loss) -> Loss:
+    """Returns the loss that evaluation scores: the same, unless it needs other models."""
+    if not needed_models(loss):
+        return loss
+    scored: Loss = loss.in_evaluation  # type: ignore[attr-defined]  # checked by `check_loss`
+    return scored
 
 
 def check_sums(loss: Loss, sums: LossSums, batch: Batch, *, by_row: bool = False) -> None:

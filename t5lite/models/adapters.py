@@ -5,17 +5,27 @@ by name and read the dimensions of a map from its `MapSite`.
 """
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from t5lite.core.errors import UserError
-from t5lite.core.named import named
+from t5lite.core.named import import_function, named
 
 # Adapters that gin files name as text; others are named as "module:function".
 ADAPTERS: Mapping[str, Callable[[], "Adapter"]] = {}
+
+
+class SiteLetters(NamedTuple):
+    """The letters of a map's einsum string: of its input, its kernel in three parts, its result."""
+
+    x: str
+    stacked: str
+    inputs: str
+    outputs: str
+    result: str
 
 
 class Axis(NamedTuple):
@@ -38,6 +48,8 @@ class MapSite:
         kernel: the map's own, with the axes `stacked`, `inputs` and `outputs`.
         parameter: `parameter(name, initializer, *axes)` makes a parameter beside the kernel and
             returns its value. An axis that the adapter adds has the logical name "adapter".
+        bias: added to the result, with the axes `outputs`; None if the map has none.
+        dropout_key: returns a random key in training, and None otherwise.
     """
 
     name: str
@@ -47,6 +59,29 @@ class MapSite:
     outputs: tuple[Axis, ...]
     kernel: Any
     parameter: Callable[..., Any]
+    bias: Any = None
+    dropout_key: Callable[[], Any] = lambda: None
+
+    @property
+    def letters(self) -> SiteLetters:
+        """The letters of the einsum string by what they stand for.
+
+        >>> site = MapSite(name="query", einsum="ble,ehd->blhd", stacked=(),
+        ...     inputs=(Axis("embed", 8),), outputs=(Axis("heads", 2), Axis("kv", 4)),
+        ...     kernel=None, parameter=print)
+        >>> site.letters
+        SiteLetters(x='ble', stacked='', inputs='e', outputs='hd', result='blhd')
+        """
+        operands, result = self.einsum.split("->")
+        x, kernel = operands.split(",")
+        first_output = len(self.stacked) + len(self.inputs)
+        return SiteLetters(
+            x=x,
+            stacked=kernel[: len(self.stacked)],
+            inputs=kernel[len(self.stacked) : first_output],
+            outputs=kernel[first_output:],
+            result=result,
+        )
 
     def through(self, letter: str) -> tuple[str, str]:
         """Returns the einsum strings from the input to a new axis, and from there to the result.
@@ -57,15 +92,31 @@ class MapSite:
         >>> site.through("r")
         ('ble,er->blr', 'blr,rhd->blhd')
         """
-        operands, result = self.einsum.split("->")
-        x, kernel = operands.split(",")
-        first_output = len(self.stacked) + len(self.inputs)
-        stacked = kernel[: len(self.stacked)]
-        inputs = kernel[len(self.stacked) : first_output]
-        outputs = kernel[first_output:]
+        x, stacked, inputs, outputs, result = self.letters
         middle = "".join(axis for axis in result if axis not in outputs) + letter
         down = f"{x},{stacked}{inputs}{letter}->{middle}"
         return down, f"{middle},{stacked}{letter}{outputs}->{result}"
+
+
+def broadcast_to_axes(
+    values: Float[Array, "..."], letters: str, target: str
+) -> Float[Array, "..."]:
+    """Returns values with the axes `letters` such that they broadcast against the axes `target`.
+
+    >>> broadcast_to_axes(jnp.ones((3, 2)), "xf", "bfxc").shape
+    (1, 2, 3, 1)
+    """
+    order = sorted(letters, key=target.index)
+    values = jnp.transpose(values, [letters.index(letter) for letter in order])
+    sizes = dict(zip(order, values.shape, strict=True))
+    return values.reshape([sizes.get(letter, 1) for letter in target])
+
+
+class MapWeights(NamedTuple):
+    """A kernel, and a bias or None."""
+
+    kernel: Any
+    bias: Any
 
 
 # From the input of a map to its output.
@@ -84,6 +135,32 @@ class Adapter(Protocol):
 
     def attaches_to(self, name: str) -> bool: ...
     def wrap(self, site: MapSite, apply: MapFunction) -> MapFunction: ...
+
+
+@runtime_checkable
+class KernelAdapter(Protocol):
+    """An adapter some of whose parameters start from the kernels of their maps.
+
+    - `from_kernel(site, kernel)`: the first values of these parameters by name. A run that starts
+      from a checkpoint calls it with the checkpoint's kernels.
+    """
+
+    def from_kernel(
+        self, site: MapSite, kernel: Float[Array, "..."]
+    ) -> Mapping[str, Float[Array, "..."]]: ...
+
+
+@runtime_checkable
+class MergeableAdapter(Protocol):
+    """An adapter whose effect on a map is that of another kernel and bias.
+
+    - `merged(site, weights, added)`: these, given those of the map with the adapters further in;
+      `site` has the map's own. `added` are the adapter's parameters by name.
+    """
+
+    def merged(
+        self, site: MapSite, weights: MapWeights, added: Mapping[str, Float[Array, "..."]]
+    ) -> MapWeights: ...
 
 
 def resolve_adapter(owner: str, given: Any) -> Adapter:
@@ -119,14 +196,10 @@ def adapter_from_description(described: Mapping[str, Any]) -> Adapter:
     """
     name = described["adapter"]
     fields = described["fields"]
-    module, _, qualified = name.partition(":")
     try:
-        kind = getattr(importlib.import_module(module), qualified)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"the checkpoint has the adapter {name!r}, which cannot be imported: {error}; put its "
-            "module on PYTHONPATH"
-        ) from error
+        kind = import_function("the checkpoint's adapter", name)
+    except UserError as error:
+        raise UserError(f"{error}; put its module on PYTHONPATH") from error
     # The class is checked before it is called: a checkpoint may name anything.
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and hasattr(kind, "wrap")):
         raise UserError(f"the checkpoint names {name!r} as an adapter, which is none")

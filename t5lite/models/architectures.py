@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -14,13 +15,16 @@ from t5lite.core.batches import Batch
 from t5lite.core.lazy import by_name
 from t5lite.core.numbers import Number
 from t5lite.models.cache import Cache
-from t5lite.models.classifier import Classes, Classifier, mean_of_segments
+from t5lite.models.classifier import POOLINGS, Classes, Classifier
 from t5lite.models.config import T5Config
-from t5lite.models.decoder import Decoder, logits_map
-from t5lite.models.embedding import Embedding
-from t5lite.models.encoder import Encoder
+from t5lite.models.decoder import Decoder, logits_map, token_logits
+from t5lite.models.embedding import Embedding, embedded_tokens, offsets_name
+from t5lite.models.encoder import Encoder, encoder_output
 from t5lite.models.experts import EXPERT_STATISTICS
+from t5lite.models.initializers import ConstantInit, parameter
+from t5lite.models.logits_transform import LogitsTransform
 from t5lite.models.model import Model
+from t5lite.models.norms import Identity
 
 
 class WithDecoder(nn.Module):
@@ -51,28 +55,37 @@ class EncoderDecoder(WithDecoder):
     """T5: an encoder that sees all of the input, and a decoder that generates the target.
 
     Parameters:
-        token_embedder/embedding, encoder/..., decoder/...
+        token_embedder/embedding, encoder/..., decoder/...; encoder_token_embedder/embedding with
+        `separate_embeddings`, when token_embedder is the decoder's.
     """
 
     layout: ClassVar[str] = "encoder_decoder"
     has_encoder: ClassVar[bool] = True
 
     def setup(self) -> None:
+        of_encoder = self.config.encoder_config()
         self.token_embedder = Embedding(self.config)
-        self.encoder = Encoder(self.config)
+        self.encoder_token_embedder = None
+        if self.config.separate_embeddings:
+            self.encoder_token_embedder = Embedding(of_encoder)
+        self.encoder = Encoder(of_encoder)
         self.decoder = Decoder(self.config)
 
     def encode(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b k e"]:
         """Returns the encoder's output for `encoder_input_tokens`."""
-        x = self.token_embedder(batch["encoder_input_tokens"])
-        return self.encoder(x, batch["encoder_segment_ids"], dropout_rate=dropout_rate)
+        embedding = self.encoder_token_embedder or self.token_embedder
+        return encoder_output(self.encoder, embedding, batch, dropout_rate)
 
     def decode(
-        self, encoded: Float[Array, "b k e"], batch: Batch, *, dropout_rate: Number | None = None
+        self,
+        encoded: Float[Array, "b k source_embed"],
+        batch: Batch,
+        *,
+        dropout_rate: Number | None = None,
     ) -> Float[Array, "b l e"]:
         """Returns the decoder's output for `decoder_input_tokens`."""
         return self.decoder(
-            self.token_embedder(batch["decoder_input_tokens"]),
+            embedded_tokens(self.token_embedder, batch, "decoder"),
             batch["decoder_segment_ids"],
             None,
             encoded,
@@ -84,6 +97,14 @@ class EncoderDecoder(WithDecoder):
         """Returns the input of `logits` for the whole batch."""
         encoded = self.encode(batch, dropout_rate=dropout_rate)
         return self.decode(encoded, batch, dropout_rate=dropout_rate)
+
+    def embedded(self, batch: Batch) -> dict[str, Any]:
+        """Returns the embedded tokens of both stacks, by the names of their offsets in a batch."""
+        embedding = self.encoder_token_embedder or self.token_embedder
+        return {
+            offsets_name("encoder"): embedded_tokens(embedding, batch, "encoder"),
+            offsets_name("decoder"): embedded_tokens(self.token_embedder, batch, "decoder"),
+        }
 
     def start(self, batch: Batch, *, capacity: int) -> Cache:
         """Encodes, and returns the cache of a decoder for up to `capacity` tokens."""
@@ -120,6 +141,10 @@ class DecoderOnly(WithDecoder):
         self.token_embedder = Embedding(self.config)
         self.decoder = Decoder(self.config)
 
+    def embedded(self, batch: Batch) -> dict[str, Any]:
+        """Returns the embedded tokens, by the name of their offsets in a batch."""
+        return {offsets_name("decoder"): embedded_tokens(self.token_embedder, batch, "decoder")}
+
     def start(self, batch: Batch, *, capacity: int) -> Cache:
         """Returns the cache for the rows of `decoder_input_tokens`, before any token."""
         rows = batch["decoder_input_tokens"].shape[0]
@@ -138,7 +163,7 @@ class DecoderOnly(WithDecoder):
     def hidden(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b l e"]:
         """Returns the input of `logits` for the whole batch."""
         return self.decoder(
-            self.token_embedder(batch["decoder_input_tokens"]),
+            embedded_tokens(self.token_embedder, batch, "decoder"),
             batch["decoder_segment_ids"],
             self._prefix(batch),
             None,
@@ -159,12 +184,15 @@ class DecoderOnly(WithDecoder):
 
 
 class EncoderOnly(nn.Module):
-    """T5's encoder with logits for each of its tokens: of tokens (masked LM), or of classes.
+    """An encoder with logits for each of its tokens: of tokens (masked LM), or of classes.
 
     Parameters:
-        token_embedder/embedding, encoder/...; for tokens, unless logits are tied,
-        logits_dense/kernel [embed, vocab]; for classes classifier/kernel [embed, classes] and
-        classifier/bias [classes], zeros. Kernels are truncated normal with variance 1 / embed.
+        token_embedder/embedding, encoder/...; logits_transform/... if there is one; for tokens,
+        unless logits are tied, logits_dense/kernel [embed, vocab], and with `logits_bias`
+        logits_bias [vocab], zeros; for classes classifier/..., see `Classifier`. Kernels are
+        truncated normal with variance 1 / embed.
+
+    A batch may hold `encoder_token_types`, the type of each token, if the model has types.
     """
 
     config: T5Config
@@ -178,31 +206,41 @@ class EncoderOnly(nn.Module):
         config = self.config
         self.token_embedder = Embedding(config)
         self.encoder = Encoder(config)
+        self.logits_transform = LogitsTransform(config) if config.logits_transform else Identity()
         if self.classes is not None:
-            self.classifier = Classifier(config, self.classes.count)
-        elif not config.tied_logits:
+            self.classifier = Classifier(config, self.classes)
+            return
+        self.logits_dense = None
+        if not config.tied_logits:
             self.logits_dense = logits_map(config, "logits_dense")
+        self.logits_bias: Any = None
+        if config.logits_bias:
+            init = parameter(ConstantInit(0.0), ("vocab",))
+            self.logits_bias = self.param("logits_bias", init, (config.vocab_size,))
 
     def encode(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b l e"]:
         """Returns the encoder's output for `encoder_input_tokens`."""
-        x = self.token_embedder(batch["encoder_input_tokens"])
-        return self.encoder(x, batch["encoder_segment_ids"], dropout_rate=dropout_rate)
+        return encoder_output(self.encoder, self.token_embedder, batch, dropout_rate)
 
     def hidden(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b l e"]:
         """Returns the input of `logits` for the whole batch."""
         x = self.encode(batch, dropout_rate=dropout_rate)
         if self.classes is None or self.classes.per_token:
             return x
-        return mean_of_segments(x, batch["encoder_segment_ids"])
+        return POOLINGS[self.classes.pooling](x, batch["encoder_segment_ids"])
+
+    def embedded(self, batch: Batch) -> dict[str, Any]:
+        """Returns the embedded tokens, by the name of their offsets in a batch."""
+        return {offsets_name("encoder"): embedded_tokens(self.token_embedder, batch, "encoder")}
 
     def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
         """Returns the logits at each position of `x`."""
+        x = self.logits_transform(x)
         if self.classes is not None:
-            return self.classifier(x)
-        tied = self.config.tied_logits
-        scores = self.token_embedder.logits if tied else self.logits_dense
-        logits: Any = scores(x.astype(jnp.float32))
-        return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
+            logits: Float[Array, "b l v"] = self.classifier(x)
+            return logits
+        own = self.logits_dense
+        return token_logits(self.config, x, self.token_embedder, own, self.logits_bias)
 
     def __call__(
         self, batch: Batch, *, dropout_rate: Number | None = None
@@ -216,10 +254,12 @@ class ModelApply:
 
     Args:
         dropout_rate: applied in calls that have a key; None compiles no dropout.
+        frozen: other models of the run by name, each a `models.frozen.FrozenModel`.
     """
 
     model: Model
     dropout_rate: Number | None = None
+    frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(
         self, params: Any, batch: Batch, key: Key[Array, ""] | None = None
@@ -249,6 +289,11 @@ class ModelApply:
         """Returns the logits of a part of what `hidden` returned."""
         logits: Any = self.model.apply({"params": params}, x, method="logits")
         return logits
+
+    def embedded(self, params: Any, batch: Batch) -> dict[str, Float[Array, "b l e"]]:
+        """Returns the embedded tokens of each stack, by the names of their offsets in a batch."""
+        embedded: Any = self.model.apply({"params": params}, batch, method="embedded")
+        return embedded
 
 
 def _by_statistic(tree: Any) -> dict[str, Float[Array, "layers b"]]:

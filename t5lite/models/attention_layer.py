@@ -1,9 +1,10 @@
-"""Multi-head attention with its linear maps: no biases, and positions as the configuration says."""
+"""Multi-head attention with its linear maps, and positions as the configuration says."""
 
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from t5lite.core.named import named
@@ -14,6 +15,7 @@ from t5lite.models.config_fields import T5Fields
 from t5lite.models.initializers import ScaledInit
 from t5lite.models.linear import LinearMap
 from t5lite.models.masks import AttentionMask, Positions
+from t5lite.models.norms import make_norm
 from t5lite.models.positions import POSITIONS
 from t5lite.models.relative_bias import AttentionBias
 
@@ -24,12 +26,26 @@ class KeysValues(NamedTuple):
     key: Float[Array, "b k g d"]
     value: Float[Array, "b k g d"]
 
+    def after(self, memory: "KeysValues") -> "KeysValues":
+        """Returns those of a memory, then these."""
+        pairs = zip(memory, self, strict=True)
+        return KeysValues(*(jnp.concatenate(pair, axis=1) for pair in pairs))
+
 
 class AttentionContext(NamedTuple):
-    """Mask and bias of an attention, as the attention function takes them."""
+    """What the layers of a stack know of a batch.
+
+    Args:
+        mask, bias: as the attention function takes them.
+        positions: of queries and own keys, [l] or, if they differ between rows, [b, l]; None is
+            0, 1, ...
+        source_positions: of the encoder's output in cross-attention, where it has any.
+    """
 
     mask: AttentionMask
     bias: AttentionBias | None = None
+    positions: Positions = None
+    source_positions: Positions = None
 
 
 def attention_function(config: T5Fields) -> AttentionFunction:
@@ -54,37 +70,47 @@ class Attention(nn.Module):
 
     Parameters:
         query/kernel [embed, heads, kv], normal with variance 1 / (embed * kv).
-        key/kernel, value/kernel [embed, heads, kv], normal with variance 1 / embed.
+        key/kernel, value/kernel [embed, heads, kv], normal with variance 1 / embed; embed is the
+        encoder's in cross-attention.
         out/kernel [heads, kv, embed], normal with variance 1 / (heads * kv).
+        query/bias, ... with `linear_bias`, zeros.
+        query_norm/scale, key_norm/scale [kv] with `qk_norm`, but not in cross-attention.
 
     Args:
         full_name: prefix of the maps' names, such as `decoder/layers/self_attention`.
-        has_positions: whether queries and keys have positions in one sequence, as opposed to
-            cross-attention.
+        is_cross: whether keys and values are made from the output of the encoder.
     """
 
     config: T5Fields
     full_name: str
-    has_positions: bool = True
+    is_cross: bool = False
 
     def setup(self) -> None:
         config = self.config
         embed = Axis("embed", config.embed_dim)
+        source = embed
+        if self.is_cross:
+            source = Axis("embed", config.encoder_config().embed_dim)
         kv = Axis("kv", config.head_dim)
 
-        def heads(name: str, count: int, scale: float) -> LinearMap:
+        def heads(name: str, of: Axis, count: int, scale: float) -> LinearMap:
             return LinearMap(
                 "ble,ehd->blhd",
-                inputs=(embed,),
+                inputs=(of,),
                 outputs=(Axis("heads", count), kv),
                 initializer=ScaledInit(scale, "normal", in_axes=(0,), out_axes=(1, 2)),
                 full_name=f"{self.full_name}/{name}",
                 adapters=config.adapters,
+                has_bias=config.linear_bias,
             )
 
-        self.query = heads("query", config.num_heads, 1.0 / config.head_dim)
-        self.key = heads("key", config.kv_heads, 1.0)
-        self.value = heads("value", config.kv_heads, 1.0)
+        self.query = heads("query", embed, config.num_heads, 1.0 / config.head_dim)
+        self.key = heads("key", source, config.kv_heads, 1.0)
+        self.value = heads("value", source, config.kv_heads, 1.0)
+        self.has_norms = config.qk_norm and not self.is_cross
+        if self.has_norms:
+            self.query_norm = make_norm(config, axis="kv")
+            self.key_norm = make_norm(config, axis="kv")
         self.out = LinearMap(
             "blhd,hde->ble",
             inputs=(Axis("heads", config.num_heads), kv),
@@ -92,18 +118,25 @@ class Attention(nn.Module):
             initializer=ScaledInit(1.0, "normal", in_axes=(0, 1), out_axes=(2,)),
             full_name=f"{self.full_name}/out",
             adapters=config.adapters,
+            has_bias=config.linear_bias,
         )
 
     def queries(
         self, x: Float[Array, "b q e"], positions: Positions = None
     ) -> Float[Array, "b q h d"]:
         """Returns the queries of `x`, whose tokens have these positions; None is 0, 1, ..."""
-        return self._placed(_by_head(self.query(x)), positions)
+        queries = _by_head(self.query(x))
+        return self._placed(self.query_norm(queries) if self.has_norms else queries, positions)
 
     def keys_values(self, source: Float[Array, "b k e"], positions: Positions = None) -> KeysValues:
         """Returns the keys and values of `source`, whose tokens have these positions."""
-        key, value = (_by_head(part(source), "key_length") for part in (self.key, self.value))
+        key, value = self.memory(source)
         return KeysValues(self._placed(key, positions), value)
+
+    def memory(self, source: Float[Array, "b k e"]) -> KeysValues:
+        """Returns the keys and values of `source`, a sequence other than the queries'."""
+        key, value = (_by_head(part(source), "key_length") for part in (self.key, self.value))
+        return KeysValues(self.key_norm(key) if self.has_norms else key, value)
 
     def __call__(
         self,
@@ -144,7 +177,7 @@ class Attention(nn.Module):
     def _placed(
         self, heads: Float[Array, "b l h d"], positions: Positions
     ) -> Float[Array, "b l h d"]:
-        if not self.has_positions:
+        if self.is_cross and self.config.cross_positions == "none":
             return heads
         return POSITIONS[self.config.positions].placed(self.config, heads, positions)
 

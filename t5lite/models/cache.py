@@ -27,6 +27,13 @@ class ByHead(NamedTuple):
             updated(self.key, new.key, start, axis=3), updated(self.value, new.value, start, axis=2)
         )
 
+    def after(self, memory: "ByHead") -> "ByHead":
+        """Returns those of a memory, then these."""
+        return ByHead(
+            jnp.concatenate([memory.key, self.key], axis=3),
+            jnp.concatenate([memory.value, self.value], axis=2),
+        )
+
 
 def by_head(source: KeysValues) -> ByHead:
     """Returns keys and values as a cache holds them."""
@@ -34,7 +41,11 @@ def by_head(source: KeysValues) -> ByHead:
 
 
 class LayerCache(NamedTuple):
-    """One layer's part of a cache: of the tokens so far, and of what was encoded."""
+    """One layer's part of a cache: of the tokens so far, and of what was encoded.
+
+    With merged attention, keys and values of what was encoded stand before those of tokens in
+    `own`, so that no step copies them together.
+    """
 
     own: ByHead
     encoded: ByHead | None

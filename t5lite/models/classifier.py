@@ -1,34 +1,56 @@
 """Logits of classes instead of tokens."""
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from t5lite.core.fields import field_error
+from t5lite.core.fields import check_field_choice, field_error
+from t5lite.models.adapters import Axis
 from t5lite.models.config_fields import T5Fields
 from t5lite.models.initializers import ConstantInit, ScaledInit, parameter
+from t5lite.models.linear import LinearMap
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classes:
-    """The classes that an encoder decides between, instead of tokens.
+    """The classes that a model decides between, instead of tokens.
 
     Args:
         count: of classes.
-        per_token: whether every token gets a class (tagging), or the mean over an example's tokens
-            gets one (classification), which is repeated at each of them.
+        per_token: whether every token gets a class (tagging), or an example gets one
+            (classification), which is repeated at each of its tokens.
+        pooling: what represents an example: the "mean" over its tokens, or the "last" one, as in
+            T5ForSequenceClassification.
+        has_dense: whether a linear map of the model's width and a tanh are before the logits, as
+            there.
+        names: of the classes, in the order of the logits; empty if unknown.
+
+    Raises:
+        UserError: for fewer than two classes, an unknown pooling or one of a model that classifies
+            tokens, or a wrong number of names.
     """
 
     count: int
     per_token: bool
+    pooling: str = "mean"
+    has_dense: bool = False
+    names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.count < 2:
             raise field_error(self, "count", "at least 2")
+        check_field_choice(self, "pooling", POOLINGS)
+        if self.per_token and self.pooling != "mean":
+            raise field_error(self, "pooling", "'mean', its default, with Classes.per_token")
+        # gin and JSON pass lists, which are not hashable.
+        object.__setattr__(self, "names", tuple(self.names))
+        if self.names and len(self.names) != self.count:
+            raise field_error(self, "names", f"empty or {self.count} names (Classes.count)")
 
 
 class Classifier(nn.Module):
@@ -36,17 +58,36 @@ class Classifier(nn.Module):
 
     Parameters:
         kernel [embed, classes], truncated normal with variance 1 / embed; bias [classes], zeros.
+        With `Classes.has_dense` dense/kernel [embed, activation_embed], as kernel, and dense/bias.
     """
 
     config: T5Fields
-    count: int
+    classes: Classes
 
-    @nn.compact
+    def setup(self) -> None:
+        config = self.config
+        count = self.classes.count
+        normal = ScaledInit(1.0, "truncated_normal")
+        self.dense = None
+        if self.classes.has_dense:
+            self.dense = LinearMap(
+                "ble,ef->blf",
+                inputs=(Axis("embed", config.embed_dim),),
+                outputs=(Axis("activation_embed", config.embed_dim),),
+                initializer=normal,
+                full_name="classifier/dense",
+                adapters=config.adapters,
+                has_bias=True,
+            )
+        kernel = parameter(normal, ("embed", "classes"))
+        self.kernel = self.param("kernel", kernel, (config.embed_dim, count))
+        self.bias: Any = self.param("bias", parameter(ConstantInit(0.0), ("classes",)), (count,))
+
     def __call__(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
-        init = parameter(ScaledInit(1.0, "truncated_normal"), ("embed", "classes"))
-        kernel = self.param("kernel", init, (self.config.embed_dim, self.count))
-        bias: Any = self.param("bias", parameter(ConstantInit(0.0), ("classes",)), (self.count,))
-        return jnp.einsum("ble,ev->blv", x.astype(jnp.float32), kernel) + bias[None, None]
+        x = x.astype(jnp.float32)
+        if self.dense is not None:
+            x = jnp.tanh(self.dense(x))
+        return jnp.einsum("ble,ev->blv", x, self.kernel) + self.bias[None, None]
 
 
 def mean_of_segments(
@@ -58,12 +99,40 @@ def mean_of_segments(
     >>> mean_of_segments(x, jnp.array([[1, 1, 2, 0]]))[0, :, 0].tolist()
     [2.0, 2.0, 5.0, 0.0]
     """
+    return _weighted_mean(x, segment_ids, segment_ids > 0)
+
+
+def last_of_segments(
+    x: Float[Array, "b l e"], segment_ids: Int[Array, "b l"]
+) -> Float[Array, "b l e"]:
+    """Returns at each token the vector of the last token of its example; 0 for padding.
+
+    >>> x = jnp.array([[[1.0], [3.0], [5.0], [7.0]]])
+    >>> last_of_segments(x, jnp.array([[1, 1, 2, 0]]))[0, :, 0].tolist()
+    [3.0, 3.0, 5.0, 0.0]
+    """
+    after = jnp.pad(segment_ids[:, 1:], ((0, 0), (0, 1)))
+    return _weighted_mean(x, segment_ids, (segment_ids > 0) & (segment_ids != after))
+
+
+def _weighted_mean(
+    x: Float[Array, "b l e"], segment_ids: Int[Array, "b l"], counts: Bool[Array, "b l"]
+) -> Float[Array, "b l e"]:
+    """Returns at each token the mean over the tokens of its example that count."""
     count = segment_ids.shape[1] + 1
 
-    def of_row(row: Float[Array, "l e"], ids: Int[Array, "l"]) -> Float[Array, "l e"]:
-        is_token = (ids > 0).astype(jnp.float32)[:, None]
-        sums = jax.ops.segment_sum(row.astype(jnp.float32) * is_token, ids, count)
-        tokens = jax.ops.segment_sum(is_token, ids, count)
+    def of_row(
+        row: Float[Array, "l e"], ids: Int[Array, "l"], weights: Float[Array, "l"]
+    ) -> Float[Array, "l e"]:
+        sums = jax.ops.segment_sum(row.astype(jnp.float32) * weights[:, None], ids, count)
+        tokens = jax.ops.segment_sum(weights[:, None], ids, count)
         return (sums / jnp.maximum(tokens, 1.0))[ids]
 
-    return jax.vmap(of_row)(x, segment_ids).astype(x.dtype)
+    return jax.vmap(of_row)(x, segment_ids, counts.astype(jnp.float32)).astype(x.dtype)
+
+
+# What represents an example, by name.
+POOLINGS: Mapping[str, Callable[..., Float[Array, "b l e"]]] = {
+    "mean": mean_of_segments,
+    "last": last_of_segments,
+}

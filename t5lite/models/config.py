@@ -8,18 +8,29 @@ from t5lite.core.fields import check_field_choice, check_fields, field_error, fi
 from t5lite.core.named import named
 from t5lite.models.adapters import resolve_adapter
 from t5lite.models.attention import ATTENTION
+from t5lite.models.combinations import (
+    check_encoder_sizes,
+    check_logits,
+    check_rotary,
+    check_stack_input,
+    check_stacks,
+)
 from t5lite.models.config_fields import DTYPES, T5Fields
 from t5lite.models.feedforward import ACTIVATIONS
 from t5lite.models.mixers import MIXERS
 from t5lite.models.norms import NORM_PLACEMENTS, NORMS
-from t5lite.models.positions import POSITIONS
+from t5lite.models.positions import CROSS_POSITIONS, POSITIONS
 from t5lite.models.stack import REMAT_POLICIES
+
+# Upper bound on widths, counts, and lengths in tokens: what exceeds it is a mistake.
+MAX_SIZE = 1 << 24
 
 # Fields that name a part, and the table of its parts.
 _PARTS = {
     "norm": NORMS,
     "norm_placement": NORM_PLACEMENTS,
     "positions": POSITIONS,
+    "cross_positions": CROSS_POSITIONS,
     "encoder_attention": MIXERS,
     "dtype": DTYPES,
     "remat": REMAT_POLICIES,
@@ -31,25 +42,42 @@ class T5Config(T5Fields):
     """Sizes and parts of a model; the arguments are those of `T5Fields`.
 
     Raises:
-        UserError: for a size below 1, a number out of range, an unknown name, or choices that are
-            mutually exclusive.
+        UserError: for a size below 1 or above `MAX_SIZE`, a number out of range, an unknown name,
+            or choices that are mutually exclusive.
     """
 
     def __post_init__(self) -> None:
         self._check_sizes()
         check_fields(
             self,
-            ("norm_epsilon", "rotary_base", "capacity_factor", "attention_scale"),
+            (
+                "norm_epsilon",
+                "rotary_base",
+                "rotary_base_windowed",
+                "capacity_factor",
+                "attention_scale",
+            ),
             "over 0",
             lambda x: x > 0,
         )
-        check_fields(self, ("attention_soft_cap",), "over 0", lambda x: x > 0)
+        check_fields(
+            self,
+            ("attention_soft_cap", "logits_soft_cap", "encoder_attention_scale"),
+            "over 0",
+            lambda x: x > 0,
+        )
         check_fields(self, ("dropout_rate",), "in [0, 1)", lambda rate: 0 <= rate < 1)
         for field, table in _PARTS.items():
             check_field_choice(self, field, table)
         named(field_name(self, "attention"), self.attention, ATTENTION)
         # Lists, as gin files have them, could not be part of a compiled program's identity.
-        for field in ("mlp_activations", "adapters", "encoder_windows", "decoder_windows"):
+        for field in (
+            "mlp_activations",
+            "adapters",
+            "rotary_scaling",
+            "encoder_windows",
+            "decoder_windows",
+        ):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         for field in ("encoder_windows", "decoder_windows"):
             windows = tuple(self._window(field, window) for window in getattr(self, field))
@@ -64,12 +92,17 @@ class T5Config(T5Fields):
         self._check_combinations()
 
     def _check_sizes(self) -> None:
-        least = {"num_encoder_layers": 0, "num_decoder_layers": 0, "start_token": 0}
+        least = dict.fromkeys(
+            ("num_encoder_layers", "num_decoder_layers", "num_token_types", "start_token"), 0
+        )
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             lowest = least.get(field.name, 1)
             if field.type is int and not (isinstance(value, int) and value >= lowest):
                 raise field_error(self, field.name, f"a whole number >= {lowest}")
+            of_size = field.type in (int, int | None) and isinstance(value, int)
+            if of_size and value > MAX_SIZE:
+                raise field_error(self, field.name, f"at most {MAX_SIZE:,}")
         groups = self.num_kv_heads
         if groups is not None and not (
             isinstance(groups, int) and groups > 0 and self.num_heads % groups == 0
@@ -85,8 +118,9 @@ class T5Config(T5Fields):
         if window is None:
             return None
         pair = tuple(window) if isinstance(window, tuple | list) else (window, window)
-        if [type(n) for n in pair] != [int, int] or min(pair) < 0:
-            rule = "a list of None, whole numbers >= 0, or pairs (left, right) of them"
+        if [type(n) for n in pair] != [int, int] or not 0 <= min(pair) <= max(pair) <= MAX_SIZE:
+            numbers = f"whole numbers of at most {MAX_SIZE:,}"
+            rule = f"a list of None, {numbers}, or pairs (left, right) of them"
             raise field_error(self, field, rule)
         return pair[0], pair[1]
 
@@ -104,6 +138,11 @@ class T5Config(T5Fields):
             raise field_error(self, "head_dim", "even for rotary positions")
 
     def _check_combinations(self) -> None:
+        check_encoder_sizes(self)
+        check_stacks(self)
+        check_stack_input(self)
+        check_rotary(self)
+        check_logits(self)
         if self.encoder_attention != "full":
             needed = {
                 "positions": (self.positions == "shared_bias", "'shared_bias'"),
@@ -117,7 +156,9 @@ class T5Config(T5Fields):
         for stack in ("encoder", "decoder"):
             if getattr(self, f"{stack}_windows") and not getattr(self, f"num_{stack}_layers"):
                 raise field_error(self, f"{stack}_windows", f"empty without {stack} layers")
-        if self.start_token >= self.vocab_size:
-            raise field_error(self, "start_token", f"under vocab_size ({self.vocab_size})")
+        for field in ("start_token", "end_of_image_token"):
+            token = getattr(self, field)
+            if token is not None and not (type(token) is int and 0 <= token < self.vocab_size):
+                raise field_error(self, field, f"under vocab_size ({self.vocab_size})")
         if self.prefix_attention and self.num_encoder_layers:
             raise field_error(self, "prefix_attention", "False for models with an encoder")

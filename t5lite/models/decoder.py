@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -20,9 +21,9 @@ from t5lite.models.dropout import Dropout
 from t5lite.models.embedding import Embedding
 from t5lite.models.initializers import ScaledInit
 from t5lite.models.linear import LinearMap
-from t5lite.models.masks import AttentionMask
-from t5lite.models.norms import make_norm
-from t5lite.models.positions import POSITIONS
+from t5lite.models.masks import AttentionMask, Positions
+from t5lite.models.norms import make_final_norm
+from t5lite.models.positions import POSITIONS, positions_in_examples
 from t5lite.models.relative_bias import RelativeBias
 from t5lite.models.stack import (
     Stream,
@@ -45,6 +46,27 @@ def logits_map(config: T5Config, full_name: str) -> LinearMap:
     )
 
 
+def token_logits(
+    config: T5Config,
+    x: Stream,
+    embedding: Embedding,
+    own: LinearMap | None,
+    bias: Float[Array, "v"] | None = None,
+) -> Float[Array, "b l v"]:
+    """Returns logits in float32, through `embedding` if they are tied to it, else through `own`."""
+    logits: Any
+    if config.tied_logits:
+        logits = embedding.logits(x)
+    else:
+        assert own is not None, "no output layer"
+        logits = own(x.astype(jnp.float32))
+    if bias is not None:
+        logits = logits + bias.astype(jnp.float32)[None, None]
+    if (cap := config.logits_soft_cap) is not None:
+        logits = cap * jnp.tanh(logits / cap)
+    return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
+
+
 class Decoder(nn.Module):
     """Embedded tokens, and what was encoded, to the vectors that logits are computed from.
 
@@ -63,9 +85,10 @@ class Decoder(nn.Module):
         self.layers = stacked_layers(
             DecoderLayer, config, self.pattern, num_arguments=5, init=self.is_initializing()
         )
-        self.decoder_norm = make_norm(config)
+        self.decoder_norm = make_final_norm(config)
         self.input_dropout = Dropout()
         self.output_dropout = Dropout()
+        self.logits_dense = None
         if not config.tied_logits:
             self.logits_dense = logits_map(config, "decoder/logits_dense")
 
@@ -74,7 +97,7 @@ class Decoder(nn.Module):
         x: Stream,
         segment_ids: Int[Array, "b l"],
         prefix: Int[Array, "b l"] | None,
-        encoded: Float[Array, "b source e"] | None,
+        encoded: Float[Array, "b source source_embed"] | None,
         encoded_segment_ids: Int[Array, "b source"] | None,
         *,
         dropout_rate: Number | None,
@@ -93,8 +116,11 @@ class Decoder(nn.Module):
             causal=True,
         )
         bias = None if self.relpos_bias is None else self.relpos_bias(length)
-        contexts = self._contexts(mask, bias, length, length)
-        cross = self._cross_context(segment_ids, encoded_segment_ids)
+        positions = None
+        if self.config.reads_encoded_by_position:
+            positions = positions_in_examples(segment_ids)
+        contexts = self._contexts(mask, bias, positions, length, segment_ids, encoded_segment_ids)
+        cross = self._cross_context(segment_ids, encoded_segment_ids, positions)
         x = constrained(self.input_dropout(x, dropout_rate))
         x, _ = self.layers(x, contexts, encoded, cross, segment_ids > 0, dropout_rate)
         return self.output_dropout(self.decoder_norm(x), dropout_rate)
@@ -103,18 +129,25 @@ class Decoder(nn.Module):
         self,
         rows: int,
         capacity: int,
-        encoded: Float[Array, "b source e"] | None,
+        encoded: Float[Array, "b source source_embed"] | None,
         encoded_segment_ids: Int[Array, "b source"] | None,
     ) -> Cache:
         """Returns the cache before the first token, for rows of `capacity` tokens."""
         config = self.config
         empty = jnp.zeros((rows, capacity, config.kv_heads, config.head_dim), config.compute_dtype)
         own = by_head(KeysValues(empty, empty))
+        source_positions = None
+        if encoded_segment_ids is not None and config.cross_positions != "none":
+            source_positions = positions_in_examples(encoded_segment_ids)
 
         def of_layer(layer: DecoderLayer, variables: Any) -> LayerCache:
             if encoded is None:
                 return LayerCache(own, None)
-            made: Any = layer.apply(variables, encoded, method="encoded_keys_values")
+            made: Any = layer.apply(
+                variables, encoded, source_positions, method="encoded_keys_values"
+            )
+            if config.merged_attention:
+                return LayerCache(own.after(made), None)
             return LayerCache(own, made)
 
         return Cache(
@@ -153,7 +186,13 @@ class Decoder(nn.Module):
             causal=True,
         )
         positions = jnp.arange(count) + start
-        return self._extended(x, segment_ids, positions, mask, cache, alternatives=False)
+        in_examples = positions
+        if self.config.reads_encoded_by_position:
+            every = positions_in_examples(mask.key_segment_ids)
+            in_examples = jax.lax.dynamic_slice_in_dim(every, start, count, 1)
+        return self._extended(
+            x, segment_ids, positions, in_examples, mask, cache, alternatives=False
+        )
 
     def extend_by_one(
         self,
@@ -171,13 +210,14 @@ class Decoder(nn.Module):
         segments = jnp.ones(x.shape[:2], jnp.int32)
         positions = jnp.broadcast_to(position, (x.shape[1],))
         mask = AttentionMask(visible=visible[:, None])
-        return self._extended(x, segments, positions, mask, cache, alternatives=True)
+        return self._extended(x, segments, positions, positions, mask, cache, alternatives=True)
 
     def _extended(
         self,
         x: Stream,
         segment_ids: Int[Array, "b l"],
         positions: Int[Array, "l"],
+        in_examples: Int[Array, "l"] | Int[Array, "b l"],
         mask: AttentionMask,
         cache: Cache,
         *,
@@ -191,11 +231,16 @@ class Decoder(nn.Module):
         bias = None
         if self.relpos_bias is not None:
             bias = self.relpos_bias(capacity, positions, key_positions)
-        contexts = self._contexts(mask, bias, count, capacity)
-        cross = self._cross_context(segment_ids, cache.encoded_segment_ids)
+        encoded_segment_ids = cache.encoded_segment_ids
+        contexts = self._contexts(
+            mask, bias, in_examples, capacity, segment_ids, encoded_segment_ids
+        )
+        cross = self._cross_context(segment_ids, encoded_segment_ids, in_examples)
+        memory = encoded_segment_ids.shape[1] if self.config.merged_attention else 0
         layers: list[LayerCache] = []
         for (layer, variables), cached in zip(self._each_layer(), cache.layers, strict=True):
-            incremental = Incremental(cached, start, positions, key_positions, alternatives)
+            slot = start + memory if memory else start
+            incremental = Incremental(cached, slot, key_positions, alternatives)
             made: Any = layer.apply(
                 variables, x, contexts, None, cross, segment_ids > 0, None, incremental
             )
@@ -213,24 +258,44 @@ class Decoder(nn.Module):
         return self.decoder_norm(x), extended
 
     def _contexts(
-        self, mask: AttentionMask, bias: RelativeBias | None, query_length: int, key_length: int
+        self,
+        mask: AttentionMask,
+        bias: RelativeBias | None,
+        positions: Positions,
+        key_length: int,
+        segment_ids: Int[Array, "b l"],
+        encoded_segment_ids: Int[Array, "b source"] | None,
     ) -> tuple[AttentionContext, ...]:
         """Returns the context of self-attention for each window."""
+        query_length = segment_ids.shape[1]
+        if self.config.merged_attention and encoded_segment_ids is not None:
+            mask = mask.with_memory(segment_ids, encoded_segment_ids, key_length)
+            key_length += encoded_segment_ids.shape[1]
         masks = [dataclasses.replace(mask, window=window) for window in self.pattern.windows]
-        return tuple(
-            prepared_context(self.config, each, bias, query_length, key_length) for each in masks
-        )
+        lengths = query_length, key_length
+        contexts = (prepared_context(self.config, each, bias, *lengths) for each in masks)
+        return tuple(context._replace(positions=positions) for context in contexts)
 
     def _cross_context(
         self,
         segment_ids: Int[Array, "b l"],
         encoded_segment_ids: Int[Array, "b source"] | None,
+        positions: Positions,
     ) -> AttentionContext | None:
-        if encoded_segment_ids is None:
+        if encoded_segment_ids is None or self.config.merged_attention:
             return None
         mask = AttentionMask(query_segment_ids=segment_ids, key_segment_ids=encoded_segment_ids)
         lengths = segment_ids.shape[1], encoded_segment_ids.shape[1]
-        return prepared_context(self.config, mask, None, *lengths)
+        context = prepared_context(self.config, mask, None, *lengths)
+        if self.config.cross_positions == "none":
+            return context
+        theirs = encoded_segment_ids[:, None, :]
+        of_example = (segment_ids[:, :, None] == theirs) & (theirs > 0)
+        inputs = jnp.sum(of_example, axis=2, dtype=jnp.int32)
+        return context._replace(
+            positions=inputs + jnp.broadcast_to(positions, segment_ids.shape),
+            source_positions=positions_in_examples(encoded_segment_ids),
+        )
 
     def _each_layer(self) -> Iterator[tuple[DecoderLayer, Any]]:
         """Yields each layer as a module of its own, with its variables."""
@@ -242,6 +307,4 @@ class Decoder(nn.Module):
 
     def logits(self, x: Stream, embedding: Embedding) -> Float[Array, "b l v"]:
         """Returns logits in float32, through `embedding` if they are tied to it."""
-        tied = self.config.tied_logits
-        logits = embedding.logits(x) if tied else self.logits_dense(x.astype(jnp.float32))
-        return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
+        return token_logits(self.config, x, embedding, self.logits_dense)

@@ -11,7 +11,7 @@ from t5lite.models.config import T5Config
 from t5lite.models.masks import Positions
 from t5lite.models.norms import Sublayers
 from t5lite.models.positions import POSITIONS
-from t5lite.models.stack import Stream, constrained, feed_forward
+from t5lite.models.stack import Stream, constrained, feed_forward, window_pattern
 
 
 class Incremental(NamedTuple):
@@ -19,8 +19,7 @@ class Incremental(NamedTuple):
 
     Args:
         cached: the layer's part of the cache.
-        start: tokens in the cache.
-        positions: of the new tokens in the target.
+        start: slot of the first new token.
         key_positions: of all tokens, the new ones included.
         alternatives: whether the new tokens continue different hypotheses and do not see each
             other.
@@ -28,7 +27,6 @@ class Incremental(NamedTuple):
 
     cached: LayerCache
     start: Int[Array, ""]
-    positions: Positions
     key_positions: Positions
     alternatives: bool
 
@@ -38,7 +36,8 @@ class DecoderLayer(Sublayers):
 
     Parameters:
         self_attention, encoder_decoder_attention if there is an encoder, mlp, and the norms of
-        these sublayers; relpos_bias with positions "layer_bias".
+        these sublayers; relpos_bias with positions "layer_bias". With `merged_attention` there is
+        no encoder_decoder_attention.
 
     Args:
         kind: which of the stack's windows is this layer's.
@@ -50,32 +49,38 @@ class DecoderLayer(Sublayers):
     def setup(self) -> None:
         config = self.config
         name = "decoder/layers"
-        cross = ("cross_attention",) if config.num_encoder_layers else ()
+        cross = ("cross_attention",) if config.has_cross_attention else ()
         self.add_sublayers("self_attention", *cross, "mlp")
-        self.self_attention = Attention(config, f"{name}/self_attention")
+        windows = window_pattern(config.decoder_windows, config.num_decoder_layers).windows
+        of_window = config.windowed_config(windows[self.kind])
+        self.self_attention = Attention(of_window, f"{name}/self_attention")
         self.relpos_bias = POSITIONS[config.positions].layer_bias(config, bidirectional=False)
-        if config.num_encoder_layers:
+        if config.has_cross_attention:
             self.encoder_decoder_attention = Attention(
-                config, f"{name}/encoder_decoder_attention", has_positions=False
+                config.windowed_config(None), f"{name}/encoder_decoder_attention", is_cross=True
             )
         self.mlp = feed_forward(config, f"{name}/mlp")
 
-    def encoded_keys_values(self, encoded: Float[Array, "b source e"]) -> ByHead:
-        """Returns the keys and values of cross-attention."""
-        return by_head(self.encoder_decoder_attention.keys_values(encoded))
+    def encoded_keys_values(
+        self, encoded: Float[Array, "b source source_embed"], positions: Positions
+    ) -> ByHead:
+        """Returns the keys and values of what was encoded."""
+        if self.config.merged_attention:
+            return by_head(self.self_attention.memory(encoded))
+        return by_head(self.encoder_decoder_attention.keys_values(encoded, positions))
 
     def __call__(
         self,
         x: Stream,
         contexts: tuple[AttentionContext, ...],
-        encoded: Float[Array, "b source e"] | None,
+        encoded: Float[Array, "b source source_embed"] | None,
         cross_context: AttentionContext | None,
         is_token: Bool[Array, "b q"],
         dropout_rate: Number | None,
         incremental: Incremental | None = None,
     ) -> tuple[Stream, ByHead | None]:
         """Returns the residual stream and, after a cache, its keys and values with the new ones."""
-        x, own = self._self_attended(x, contexts[self.kind], dropout_rate, incremental)
+        x, own = self._self_attended(x, contexts[self.kind], encoded, dropout_rate, incremental)
         if cross_context is not None:
             cached = None if incremental is None else incremental.cached.encoded
             x = self._cross_attended(x, encoded, cached, cross_context, dropout_rate)
@@ -93,29 +98,33 @@ class DecoderLayer(Sublayers):
         self,
         x: Stream,
         context: AttentionContext,
+        encoded: Float[Array, "b source source_embed"] | None,
         dropout_rate: Number | None,
         incremental: Incremental | None,
     ) -> tuple[Stream, ByHead | None]:
         attention = self.self_attention
-        positions = None if incremental is None else incremental.positions
         normed = self.sublayer_input("self_attention", x)
-        source = attention.keys_values(normed, positions)
+        source = attention.keys_values(normed, context.positions)
         own = None
         if incremental is not None:
             own = incremental.cached.own.with_new(source, incremental.start)
             source = own.read()
+        elif self.config.merged_attention:
+            assert encoded is not None, "no encoder outputs for merged attention"
+            source = source.after(attention.memory(encoded))
         if self.relpos_bias is not None:
             length = source.key.shape[1]
             key_positions = None if incremental is None else incremental.key_positions
-            context = context._replace(bias=self.relpos_bias(length, positions, key_positions))
-        queries = attention.queries(normed, positions)
+            bias = self.relpos_bias(length, context.positions, key_positions)
+            context = context._replace(bias=bias)
+        queries = attention.queries(normed, context.positions)
         y = attention(queries, source, context, dropout_rate=dropout_rate)
         return self.add_output("self_attention", x, attention.out(y), dropout_rate), own
 
     def _cross_attended(
         self,
         x: Stream,
-        encoded: Float[Array, "b source e"] | None,
+        encoded: Float[Array, "b source source_embed"] | None,
         cached: ByHead | None,
         context: AttentionContext,
         dropout_rate: Number | None,
@@ -123,9 +132,9 @@ class DecoderLayer(Sublayers):
         attention = self.encoder_decoder_attention
         if cached is None:
             assert encoded is not None, "neither encoder outputs nor their keys and values"
-            source = attention.keys_values(encoded)
+            source = attention.keys_values(encoded, context.source_positions)
         else:
             source = cached.read()
-        queries = attention.queries(self.sublayer_input("cross_attention", x))
+        queries = attention.queries(self.sublayer_input("cross_attention", x), context.positions)
         y = attention(queries, source, context, dropout_rate=dropout_rate)
         return self.add_output("cross_attention", x, attention.out(y), dropout_rate)

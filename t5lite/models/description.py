@@ -10,9 +10,13 @@ from t5lite.models.adapters import adapter_from_description, describe_adapter
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
 from t5lite.models.classifier import Classes
 from t5lite.models.config import T5Config
+from t5lite.models.encoder_decoder_classifier import EncoderDecoderClassifier
 from t5lite.models.model import Model
 
-ARCHITECTURES = {kind.__name__: kind for kind in (EncoderDecoder, EncoderOnly, DecoderOnly)}
+ARCHITECTURES = {
+    kind.__name__: kind
+    for kind in (EncoderDecoder, EncoderOnly, DecoderOnly, EncoderDecoderClassifier)
+}
 
 # Fields of `T5Config` that may differ from training without changing what parameters mean.
 FREE = (
@@ -97,7 +101,8 @@ def from_description(described: dict[str, Any]) -> Model:
         fields["adapters"] = tuple(adapter_from_description(each) for each in adapters)
         config = T5Config(**fields)
         if "classes" in described:
-            return EncoderOnly(config, Classes(**described["classes"]))
+            classified: Model = kind(config, Classes(**described["classes"]))
+            return classified
     except (KeyError, TypeError) as error:
         raise UserError(
             f"the checkpoint's model is not one that this version of t5lite knows: {error}"

@@ -4,15 +4,26 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from t5lite.core.batches import Batch
+from t5lite.core.fields import field_error
 from t5lite.core.numbers import Number
+from t5lite.models.adapters import Axis
 from t5lite.models.attention_layer import Attention
 from t5lite.models.config import T5Config
 from t5lite.models.dropout import Dropout
+from t5lite.models.embedding import Embedding, LookupTable, embedded_tokens
 from t5lite.models.mixers import MIXERS
-from t5lite.models.norms import Sublayers, make_norm
-from t5lite.models.positions import POSITIONS
+from t5lite.models.norms import (
+    NORM_PLACEMENTS,
+    Identity,
+    Sublayers,
+    make_final_norm,
+    make_norm,
+)
+from t5lite.models.positions import POSITIONS, check_row_length, positions_in_examples
 from t5lite.models.stack import (
     Stream,
     constrained,
@@ -31,18 +42,24 @@ class EncoderLayer(Sublayers):
 
     Args:
         kind: which of the stack's windows is this layer's.
+        input_is_normalised: whether the layer comes after the embedding norm, and so has no
+            pre_attention_layer_norm.
 
     Differs from T5X in the name of LongT5's `global_layer_norm`, there `attention/T5LayerNorm_0`.
     """
 
     config: T5Config
     kind: int = 0
+    input_is_normalised: bool = False
 
     def setup(self) -> None:
         config = self.config
         name = "encoder/layers"
-        self.add_sublayers("attention", "mlp")
-        self.attention = Attention(config, f"{name}/attention")
+        normalised = ("attention",) if self.input_is_normalised else ()
+        self.add_sublayers("attention", "mlp", normalised=normalised)
+        windows = window_pattern(config.encoder_windows, config.num_encoder_layers).windows
+        of_window = config.windowed_config(windows[self.kind])
+        self.attention = Attention(of_window, f"{name}/attention")
         self.mlp = feed_forward(config, f"{name}/mlp")
         self.relpos_bias = POSITIONS[config.positions].layer_bias(config, bidirectional=True)
         self.part_names = _add_parts(self, MIXERS[config.encoder_attention].layer_parts(config))
@@ -72,28 +89,60 @@ class Encoder(nn.Module):
     """Embedded tokens to encoded ones.
 
     Parameters:
-        layers/..., encoder_norm/scale; relpos_bias/rel_embedding with positions "shared_bias";
-        what the mixer adds.
+        layers/..., encoder_norm/scale; relpos_bias/rel_embedding with positions "shared_bias",
+        position_embedder/embedding with "learned"; token_type_embedder/embedding with
+        `num_token_types`; embedding_norm/scale if there is one, when pre_attention_layer_norm is of
+        all layers but the first; what the mixer adds.
     """
 
     config: T5Config
 
     def setup(self) -> None:
         config = self.config
-        self.pattern = window_pattern(config.encoder_windows, config.num_encoder_layers)
+        apart = config.embedding_norm and "pre" in NORM_PLACEMENTS[config.norm_placement]
+        self.pattern = window_pattern(
+            config.encoder_windows, config.num_encoder_layers, apart=int(apart)
+        )
+        self.position_embedder = POSITIONS[config.positions].embedder(config)
+        self.token_type_embedder = None
+        if config.num_token_types:
+            self.token_type_embedder = LookupTable(
+                config, Axis("token_types", config.num_token_types)
+            )
+        self.embedding_norm = make_norm(config) if config.embedding_norm else Identity()
         self.relpos_bias = POSITIONS[config.positions].stack_bias(config, bidirectional=True)
         self.part_names = _add_parts(self, MIXERS[config.encoder_attention].stack_parts(config))
         self.layers = stacked_layers(
-            EncoderLayer, config, self.pattern, num_arguments=3, init=self.is_initializing()
+            EncoderLayer,
+            config,
+            self.pattern,
+            num_arguments=3,
+            init=self.is_initializing(),
+            first={"input_is_normalised": True},
         )
-        self.encoder_norm = make_norm(config)
+        self.encoder_norm = make_final_norm(config)
         self.input_dropout = Dropout()
         self.output_dropout = Dropout()
 
     def __call__(
-        self, x: Stream, segment_ids: Int[Array, "b l"], *, dropout_rate: Number | None
+        self,
+        x: Stream,
+        segment_ids: Int[Array, "b l"],
+        token_types: Int[Array, "b l"] | None = None,
+        *,
+        dropout_rate: Number | None,
     ) -> Stream:
-        x = constrained(self.input_dropout(x, dropout_rate))
+        """Returns the encoder's output.
+
+        Args:
+            token_types: None for a type of 0 everywhere.
+
+        Raises:
+            UserError: if rows are longer than the learned positions, or there are types that the
+                model does not have.
+        """
+        x = self._with_positions_and_types(x, segment_ids, token_types)
+        x = constrained(self.input_dropout(self.embedding_norm(x), dropout_rate))
         mixer = MIXERS[self.config.encoder_attention]
         contexts = mixer.contexts(
             self.config,
@@ -104,6 +153,32 @@ class Encoder(nn.Module):
         )
         x, _ = self.layers(x, contexts, segment_ids > 0, dropout_rate)
         return self.output_dropout(self.encoder_norm(x), dropout_rate)
+
+    def _with_positions_and_types(
+        self, x: Stream, segment_ids: Int[Array, "b l"], token_types: Int[Array, "b l"] | None
+    ) -> Stream:
+        if self.token_type_embedder is not None:
+            types = jnp.zeros_like(segment_ids) if token_types is None else token_types
+            x = x + self.token_type_embedder(types)
+        elif token_types is not None:
+            rule = "at least 1 for a batch with token types"
+            raise field_error(self.config, "num_token_types", rule)
+        if self.position_embedder is not None:
+            check_row_length(self.config, x.shape[1])
+            x = x + self.position_embedder(positions_in_examples(segment_ids))
+        return x
+
+
+def encoder_output(
+    encoder: Encoder, embedding: Embedding, batch: Batch, dropout_rate: Number | None
+) -> Stream:
+    """Returns the encoder's output for `encoder_input_tokens`."""
+    return encoder(
+        embedded_tokens(embedding, batch, "encoder"),
+        batch["encoder_segment_ids"],
+        batch.get("encoder_token_types"),
+        dropout_rate=dropout_rate,
+    )
 
 
 def _add_parts(module: nn.Module, parts: Mapping[str, nn.Module]) -> tuple[str, ...]:

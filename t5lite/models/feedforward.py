@@ -44,7 +44,8 @@ class FeedForward(nn.Module):
 
     Parameters:
         wi/kernel, or wi_0/kernel, wi_1/kernel, ... with several activations [embed, mlp],
-        wo/kernel [mlp, embed]: truncated normal with variance 1 / fan-in.
+        wo/kernel [mlp, embed]: truncated normal with variance 1 / fan-in. With `linear_bias` also
+        wi/bias, ..., wo/bias, zeros.
 
     It is called like `experts.Experts`; it processes padding like tokens.
 
@@ -71,6 +72,7 @@ class FeedForward(nn.Module):
                 initializer=ScaledInit(1.0, "truncated_normal"),
                 full_name=f"{self.full_name}/{name}",
                 adapters=config.adapters,
+                has_bias=config.linear_bias,
                 name=name,
             )
 

@@ -80,7 +80,31 @@ class ScaledInit:
         return f"{self.distribution.replace('_', ' ')}, std {math.sqrt(self.scale / fan):.3g}"
 
 
-Initializer = NormalInit | ConstantInit | ScaledInit
+@dataclasses.dataclass(frozen=True, eq=False)
+class ComputedInit:
+    """Values that a function computes, such as those of an adapter from the kernel of its map.
+
+    Args:
+        compute: returns them; called only when a parameter is made.
+        description: what they are.
+    """
+
+    compute: Callable[[], Float[Array, "..."]]
+    description: str
+
+    def __call__(
+        self, key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike
+    ) -> Float[Array, "..."]:
+        values = self.compute()
+        assert values.shape == tuple(shape), (values.shape, shape)
+        return values.astype(dtype)
+
+    def describe(self, shape: Sequence[int]) -> str:
+        """Returns what they are."""
+        return self.description
+
+
+Initializer = NormalInit | ConstantInit | ScaledInit | ComputedInit
 
 
 class Parameter(nn.LogicallyPartitioned):

@@ -16,7 +16,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 from t5lite.models.adapters import Adapter, Axis, MapFunction, MapSite
-from t5lite.models.initializers import Initializer, parameter
+from t5lite.models.initializers import ConstantInit, Initializer, parameter
 
 # The name that checkpoint policies know the results of linear maps by.
 LINEAR_RESULT = "linear"
@@ -45,12 +45,10 @@ def _einsum(x: Any, kernel: Any, *, einsum: str) -> Any:
 
 
 def _shape(x: Any, kernel: Any, *, einsum: str) -> Any:
-    result = jax.eval_shape(
-        lambda x, kernel: _einsum(x, kernel, einsum=einsum),
-        jax.ShapeDtypeStruct(x.shape, x.dtype),
-        jax.ShapeDtypeStruct(kernel.shape, kernel.dtype),
-    )
-    return jax.core.ShapedArray(result.shape, result.dtype)
+    # From the letters: tracing the einsum for its shape takes longer than all else here.
+    x_axes, kernel_axes, result_axes = _split(einsum)
+    sizes = dict(zip(x_axes + kernel_axes, x.shape + kernel.shape, strict=True))
+    return jax.core.ShapedArray(tuple(sizes[axis] for axis in result_axes), x.dtype)
 
 
 def _split(einsum: str) -> tuple[str, str, str]:
@@ -91,11 +89,11 @@ mlir.register_lowering(_linear_p, mlir.lower_fun(_einsum, multiple_results=False
 
 
 class LinearMap(nn.Module):
-    """A linear map without bias, in the dtype of its input, and the adapters attached to it.
+    """A linear map in the dtype of its input, and the adapters attached to it.
 
     Parameters:
-        kernel [*stacked, *inputs, *outputs], initialised by `initializer`; whatever the attached
-        adapters add.
+        kernel [*stacked, *inputs, *outputs], initialised by `initializer`; with `has_bias` also
+        bias [*outputs], zeros; whatever the attached adapters add.
 
     Args:
         einsum: a constant "x,kernel->result" in the letters of `t5lite.core`.
@@ -103,7 +101,8 @@ class LinearMap(nn.Module):
         initializer: of the kernel.
         full_name: the name by which adapters select the map.
         adapters: of the model; those whose patterns match `full_name` attach, the first innermost.
-        stacked: dimensions over which there is a map each, such as experts.
+        stacked: dimensions over which there is a map each, such as experts; they have no biases.
+        has_bias: whether a bias is added to the result, before adapters change it.
     """
 
     einsum: str
@@ -113,13 +112,21 @@ class LinearMap(nn.Module):
     full_name: str
     adapters: tuple[Adapter, ...] = ()
     stacked: tuple[Axis, ...] = ()
+    has_bias: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         kernel: Any = self._parameter("kernel", self.initializer, *self._kernel_axes)
+        bias: Any = None
+        if self.has_bias:
+            assert not self.stacked, "a bias of each map would not stand beside its outputs"
+            bias = self._parameter("bias", ConstantInit(0.0), *self.outputs)
 
         def base(x: Float[Array, "..."]) -> Float[Array, "..."]:
-            return checkpoint_name(linear(self.einsum, x, kernel), LINEAR_RESULT)
+            result = checkpoint_name(linear(self.einsum, x, kernel), LINEAR_RESULT)
+            if bias is None:
+                return result
+            return result + jnp.expand_dims(bias.astype(x.dtype), range(result.ndim - bias.ndim))
 
         attached = [adapter for adapter in self.adapters if adapter.attaches_to(self.full_name)]
         if not attached:
@@ -132,6 +139,8 @@ class LinearMap(nn.Module):
             outputs=self.outputs,
             kernel=kernel,
             parameter=self._parameter,
+            bias=bias,
+            dropout_key=self._dropout_key,
         )
         apply: MapFunction = base
         for adapter in attached:
@@ -145,3 +154,6 @@ class LinearMap(nn.Module):
     def _parameter(self, name: str, initializer: Initializer, *axes: Axis) -> Any:
         init = parameter(initializer, tuple(axis.name for axis in axes))
         return self.param(name, init, tuple(axis.size for axis in axes))
+
+    def _dropout_key(self) -> Any:
+        return self.make_rng("dropout") if self.has_rng("dropout") else None

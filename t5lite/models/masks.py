@@ -83,6 +83,42 @@ class AttentionMask:
             allowed = _both(allowed, (mine == theirs) & (theirs != 0))
         return allowed
 
+    def with_memory(
+        self,
+        query_segment_ids: Int[Array, "b q"],
+        segment_ids: Int[Array, "b memory"],
+        key_length: int,
+    ) -> "AttentionMask":
+        """Returns the mask with memory keys before those of the queries' sequence.
+
+        Args:
+            query_segment_ids: a query attends to the memory of its segment.
+            segment_ids: of the memory.
+            key_length: number of the other keys.
+
+        >>> ids = jnp.array([[1, 1]]), jnp.array([[1, 1, 0]])
+        >>> mask = AttentionMask(query_segment_ids=ids[0], key_segment_ids=ids[0], causal=True)
+        >>> mask.with_memory(ids[0], ids[1], 2).to_array(2, 5)[0, 0].astype(int)
+        Array([[1, 1, 0, 1, 0],
+               [1, 1, 0, 1, 1]], dtype=int32)
+        """
+        rows, count = segment_ids.shape
+        own = _positions(self.key_positions, key_length)
+        changed: dict[str, Any] = {
+            "key_positions": jnp.concatenate([jnp.zeros(count, own.dtype), own]),
+            "memory_keys": jnp.arange(count + key_length) < count,
+        }
+        if self.query_segment_ids is not None:
+            changed["key_segment_ids"] = jnp.concatenate([segment_ids, self.key_segment_ids], 1)
+        if self.visible is not None:
+            seen = (query_segment_ids[:, :, None] == segment_ids[:, None]) & (segment_ids > 0)[
+                :, None
+            ]
+            own_seen = jnp.broadcast_to(self.visible, (rows, *self.visible.shape[1:]))
+            changed["visible"] = jnp.concatenate([seen[:, None], own_seen], 3)
+        assert self.key_prefix is None, "a prefix has no memory"
+        return dataclasses.replace(self, **changed)
+
     def keys(self, start: int | Int[Array, ""], size: int) -> "AttentionMask":
         """Returns the mask on the keys `start` to `start + size` alone; `start` may be traced.
 

@@ -1,6 +1,8 @@
 """What the rest of the program knows of a model: a protocol, and functions of any model."""
 
-from typing import Any, Protocol, runtime_checkable
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,8 @@ from t5lite.models.classifier import Classes
 from t5lite.models.config import T5Config
 from t5lite.models.initializers import Parameter
 
+_Result = TypeVar("_Result")
+
 
 @runtime_checkable
 class Model(Protocol):
@@ -27,6 +31,8 @@ class Model(Protocol):
     - `classes`: what its logits decide between; None for tokens.
     - `hidden(batch, dropout_rate=)` and `logits(hidden)`: the two halves of `__call__`, so that a
       loss can compute logits in parts.
+    - `embedded(batch)`: the embedded tokens of each stack by `offsets_name`; under these names a
+      batch may hold what is added to them.
     - `init`, `apply` and `clone`: of Flax.
     """
 
@@ -44,6 +50,7 @@ class Model(Protocol):
         self, batch: Batch, *, dropout_rate: Number | None = None
     ) -> Float[Array, "b l e"]: ...
     def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]: ...
+    def embedded(self, batch: Batch) -> dict[str, Float[Array, "b l e"]]: ...
     def init(self, *args: Any, **kwargs: Any) -> Any: ...
     def apply(self, *args: Any, **kwargs: Any) -> Any: ...
     def clone(self, **updates: Any) -> Any: ...
@@ -111,5 +118,28 @@ def check_adapters(model: Model) -> None:
 
 def parameters(model: Model) -> dict[str, Parameter]:
     """Returns the model's parameters by name, with their shapes instead of values."""
-    boxed = jax.eval_shape(lambda: init(model, jax.random.key(0)))
-    return by_name(boxed, is_leaf=lambda x: isinstance(x, Parameter))
+    return by_name(parameter_tree(model), is_leaf=lambda x: isinstance(x, Parameter))
+
+
+def computed_once(function: Callable[[Model], _Result]) -> Callable[[Model], _Result]:
+    """Returns a function of a model that keeps its results: tracing the layers takes seconds."""
+    kept: Any = functools.lru_cache(maxsize=32)(function)
+
+    @functools.wraps(function)
+    def result(model: Model) -> _Result:
+        known: Any = model
+        try:
+            hash(known)
+        except TypeError:
+            # An adapter from outside may hold a list.
+            return function(model)
+        found: _Result = kept(model)
+        return found
+
+    return result
+
+
+@computed_once
+def parameter_tree(model: Model) -> Any:
+    """Returns the model's parameters as a tree, with their shapes instead of values."""
+    return jax.eval_shape(lambda: init(model, jax.random.key(0)))

@@ -4,7 +4,8 @@
 To add a norm, write a module and a row of `NORMS`; for a placement, a row of `NORM_PLACEMENTS`.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,8 +19,14 @@ from t5lite.models.dropout import Dropout
 from t5lite.models.initializers import ConstantInit, parameter
 
 # Where the norms of a sublayer stand: "pre" normalises its input, "post" its output before the
-# output is added to the residual stream.
-NORM_PLACEMENTS: Mapping[str, tuple[str, ...]] = {"pre": ("pre",), "sandwich": ("pre", "post")}
+# output is added to the residual stream, "sum" the residual stream after that.
+NORM_PLACEMENTS: Mapping[str, tuple[str, ...]] = {
+    "pre": ("pre",),
+    "sandwich": ("pre", "post"),
+    "post": ("sum",),
+}
+# How the names of their parameters begin.
+_PREFIXES = {"pre": "pre", "post": "post", "sum": "post"}
 
 
 def rms_norm(
@@ -34,6 +41,27 @@ def rms_norm(
     return normed * jnp.expand_dims(scale.astype(x.dtype), tuple(range(x.ndim - 1)))
 
 
+def layer_norm(
+    x: Float[Array, "*shape e"],
+    scale: Float[Array, "e"],
+    bias: Float[Array, "e"] | None,
+    epsilon: float,
+) -> Float[Array, "*shape e"]:
+    """Subtracts the mean and divides by the standard deviation, scales and adds, all in float32.
+
+    >>> layer_norm(jnp.array([1.0, 3.0]), jnp.ones(2), jnp.array([0.0, 5.0]), 0.0).tolist()
+    [-1.0, 6.0]
+    """
+    wide = x.astype(jnp.float32)
+    result = _normed(wide - jnp.mean(wide, axis=-1, keepdims=True), epsilon) * _like(scale, x)
+    return (result if bias is None else result + _like(bias, x)).astype(x.dtype)
+
+
+def _like(weights: Float[Array, "e"], x: Float[Array, "*shape e"]) -> Float[Array, "*ones e"]:
+    """Returns float32 weights with as many axes as `x`."""
+    return jnp.expand_dims(weights.astype(jnp.float32), tuple(range(x.ndim - 1)))
+
+
 def _normed(x: Float[Array, "*shape e"], epsilon: float) -> Float[Array, "*shape e"]:
     wide = x.astype(jnp.float32)
     mean_of_squares = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
@@ -45,13 +73,17 @@ class RMSNorm(nn.Module):
 
     Parameters:
         scale [embed], ones.
+
+    Args:
+        axis: logical name of the dimension, "kv" instead of "embed" in `T5Config.qk_norm`.
     """
 
     config: T5Fields
+    axis: str = "embed"
 
     @nn.compact
     def __call__(self, x: Float[Array, "*shape e"]) -> Float[Array, "*shape e"]:
-        scale: Any = self.param("scale", parameter(ConstantInit(1.0), ("embed",)), (x.shape[-1],))
+        scale: Any = self.param("scale", parameter(ConstantInit(1.0), (self.axis,)), (x.shape[-1],))
         return rms_norm(x, scale, self.config.norm_epsilon)
 
 
@@ -65,21 +97,66 @@ class RMSNormPlusOne(nn.Module):
     """
 
     config: T5Fields
+    axis: str = "embed"
 
     @nn.compact
     def __call__(self, x: Float[Array, "*shape e"]) -> Float[Array, "*shape e"]:
-        scale: Any = self.param("scale", parameter(ConstantInit(0.0), ("embed",)), (x.shape[-1],))
+        init = parameter(ConstantInit(0.0), (self.axis,))
+        scale: Any = self.param("scale", init, (x.shape[-1],))
         wide = jnp.expand_dims(1.0 + scale.astype(jnp.float32), tuple(range(x.ndim - 1)))
         return (_normed(x, self.config.norm_epsilon) * wide).astype(x.dtype)
 
 
-NORMS: Mapping[str, Any] = {"rms": RMSNorm, "rms_plus_one": RMSNormPlusOne}
+class LayerNorm(nn.Module):
+    """`layer_norm` with its weights.
+
+    Parameters:
+        scale [embed], ones; with `has_bias` also bias [embed], zeros.
+    """
+
+    config: T5Fields
+    axis: str = "embed"
+    has_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape e"]) -> Float[Array, "*shape e"]:
+        shape = (x.shape[-1],)
+        scale: Any = self.param("scale", parameter(ConstantInit(1.0), (self.axis,)), shape)
+        bias: Any = None
+        if self.has_bias:
+            bias = self.param("bias", parameter(ConstantInit(0.0), (self.axis,)), shape)
+        return layer_norm(x, scale, bias, self.config.norm_epsilon)
 
 
-def make_norm(config: T5Fields) -> nn.Module:
-    """Returns a new norm of the kind that the configuration names."""
-    norm: nn.Module = NORMS[config.norm](config)
+NORMS: Mapping[str, Any] = {
+    "rms": RMSNorm,
+    "rms_plus_one": RMSNormPlusOne,
+    "layer": LayerNorm,
+    "layer_no_bias": functools.partial(LayerNorm, has_bias=False),
+}
+
+
+class Identity(nn.Module):
+    """Stands for a norm, or another part, that a model does not have."""
+
+    def __call__(self, x: Float[Array, "*shape e"]) -> Float[Array, "*shape e"]:
+        return x
+
+
+def make_norm(config: T5Fields, **axis: str) -> nn.Module:
+    """Returns a new norm of the kind that the configuration names.
+
+    Args:
+        axis: `axis=` the logical name of the dimension that it normalises, if it is not "embed".
+    """
+    norm: nn.Module = NORMS[config.norm](config, **axis)
     return norm
+
+
+def make_final_norm(config: T5Fields) -> nn.Module:
+    """Returns the norm at the end of a stack."""
+    is_normed = "sum" in NORM_PLACEMENTS[config.norm_placement]
+    return Identity() if is_normed else make_norm(config)
 
 
 class Sublayers(nn.Module):
@@ -89,16 +166,22 @@ class Sublayers(nn.Module):
     `sublayer_input` and `add_output`.
 
     Parameters:
-        pre_NAME_layer_norm and, if the placement says so, post_NAME_layer_norm of each sublayer.
+        pre_NAME_layer_norm and post_NAME_layer_norm of each sublayer, as the placement says.
     """
 
     config: T5Fields
 
-    def add_sublayers(self, *names: str) -> None:
-        """Makes the norms and the dropout of the sublayers with these names."""
+    def add_sublayers(self, *names: str, normalised: Collection[str] = ()) -> None:
+        """Makes the norms and the dropout of the sublayers with these names.
+
+        Args:
+            normalised: those whose input is normalised already, which get no norm of it.
+        """
         for name in names:
             for where in NORM_PLACEMENTS[self.config.norm_placement]:
-                setattr(self, f"{where}_{name}_layer_norm", make_norm(self.config))
+                is_made = where != "pre" or name not in normalised
+                norm = make_norm(self.config) if is_made else Identity()
+                setattr(self, _norm_name(where, name), norm)
             setattr(self, f"post_{name}_dropout", Dropout())
 
     def sublayer_input(self, name: str, x: Float[Array, "b l e"]) -> Float[Array, "b l e"]:
@@ -114,10 +197,15 @@ class Sublayers(nn.Module):
     ) -> Float[Array, "b l e"]:
         """Returns the residual stream with the output of a sublayer."""
         output = self._normalised("post", name, output)
-        return x + getattr(self, f"post_{name}_dropout")(output, dropout_rate)
+        x = x + getattr(self, f"post_{name}_dropout")(output, dropout_rate)
+        return self._normalised("sum", name, x)
 
     def _normalised(self, where: str, name: str, x: Float[Array, "b l e"]) -> Float[Array, "b l e"]:
         if where not in NORM_PLACEMENTS[self.config.norm_placement]:
             return x
-        normed: Float[Array, "b l e"] = getattr(self, f"{where}_{name}_layer_norm")(x)
+        normed: Float[Array, "b l e"] = getattr(self, _norm_name(where, name))(x)
         return normed
+
+
+def _norm_name(where: str, sublayer: str) -> str:
+    return f"{_PREFIXES[where]}_{sublayer}_layer_norm"

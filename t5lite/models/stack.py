@@ -5,6 +5,7 @@ which the layers differ: a checkpoint can be used with another pattern, and name
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -37,26 +38,31 @@ class WindowPattern(NamedTuple):
         windows: the different ones.
         kinds: for each layer, which of them it has.
         period: the kinds repeat after so many layers.
+        apart: layers before the first repetition, which are not like the others.
     """
 
     windows: tuple[Window | None, ...]
     kinds: tuple[int, ...]
     period: int
+    apart: int = 0
 
 
-def window_pattern(windows: Sequence[Window | None], num_layers: int) -> WindowPattern:
+def window_pattern(
+    windows: Sequence[Window | None], num_layers: int, apart: int = 0
+) -> WindowPattern:
     """Returns the windows of `num_layers` layers that repeat `windows`; none of them is no limit.
 
     >>> window_pattern([(4, 4), None], 5)
-    WindowPattern(windows=((4, 4), None), kinds=(0, 1, 0, 1, 0), period=2)
+    WindowPattern(windows=((4, 4), None), kinds=(0, 1, 0, 1, 0), period=2, apart=0)
     >>> window_pattern([(4, 4), (4, 4)], 3)
-    WindowPattern(windows=((4, 4),), kinds=(0, 0, 0), period=1)
+    WindowPattern(windows=((4, 4),), kinds=(0, 0, 0), period=1, apart=0)
     """
     pattern = tuple(windows) or (None,)
     different = tuple(dict.fromkeys(pattern))
     kinds = tuple(different.index(pattern[n % len(pattern)]) for n in range(num_layers))
-    period = next((n for n in range(1, num_layers) if kinds[n:] == kinds[:-n]), max(1, num_layers))
-    return WindowPattern(different, kinds, period)
+    alike = kinds[apart:]
+    period = next((n for n in range(1, len(alike)) if alike[n:] == alike[:-n]), max(1, len(alike)))
+    return WindowPattern(different, kinds, period, apart)
 
 
 def constrained(x: Stream) -> Stream:
@@ -77,6 +83,7 @@ def stacked_layers(
     *,
     num_arguments: int,
     init: bool,
+    first: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
     """Returns all layers of a stack as one module, called like a layer.
 
@@ -84,18 +91,19 @@ def stacked_layers(
         layer: a class with the fields `config` and `kind`, an index of `pattern.windows`.
         num_arguments: of a layer, besides the residual stream; all layers get the same.
         init: whether parameters are being made.
+        first: arguments of the `pattern.apart` layers at the start, which may lack parameters of
+            the others: a stacked parameter belongs to the last layers, as many as it has rows.
     """
     policy = REMAT_POLICIES[config.remat]
     if policy is not None:
         # The loop keeps XLA from merging the two computations, so the barrier can go.
         layer = nn.remat(layer, policy=policy, prevent_cse=False)
-    if pattern.period == 1:
+    if pattern.period == 1 and not pattern.apart:
         return _scan(layer, config, len(pattern.kinds), num_arguments)(config)
-    period = pattern.period
     stored = _with_params(
-        _PatternedLayers, lambda params: _grouped(params, period), _flattened, init=init
+        _PatternedLayers, lambda params: _grouped(params, pattern), _flattened, init=init
     )
-    return stored(layer, config, pattern, num_arguments)
+    return stored(layer, config, pattern, num_arguments, first)
 
 
 def _scan(layer: Any, config: T5Fields, length: int, num_arguments: int) -> Any:
@@ -106,32 +114,37 @@ def _scan(layer: Any, config: T5Fields, length: int, num_arguments: int) -> Any:
         length=length,
         unroll=min(config.scan_unroll, length),
         metadata_params={nn.PARTITION_NAME: "layers"},
+        # Nothing is broadcast out of a layer, and the check would trace it once more.
+        check_constancy_invariants=False,
         in_axes=(nn.broadcast,) * num_arguments,
     )
 
 
 class _PatternedLayers(nn.Module):
-    """A loop over whole repetitions of a pattern, then the layers that are left over."""
+    """The layers apart, a loop over whole repetitions of a pattern, and what is left over."""
 
     layer: Any
     config: T5Fields
     pattern: WindowPattern
     num_arguments: int
+    first: Mapping[str, Any]
 
     @nn.compact
     def __call__(self, x: Stream, *arguments: Any) -> tuple[Stream, None]:
         kinds = self.pattern.kinds
         period = self.pattern.period
-        repetitions = len(kinds) // period
-        for name, some, length in (
-            ("repetitions", kinds[:period], repetitions),
-            ("rest", kinds[repetitions * period :], 1),
+        start, stop = _borders(self.pattern)
+        for name, some, length, of_layer in (
+            ("apart", kinds[:start], 1, self.first),
+            ("repetitions", kinds[start:stop][:period], (stop - start) // period, {}),
+            ("rest", kinds[stop:], 1, {}),
         ):
             if some:
                 is_new = name not in self.variables.get("params", {})
                 body = _with_params(_Layers, _separate, _together, init=is_new)
                 scan = _scan(body, self.config, length, self.num_arguments)
-                x, _ = scan(self.layer, self.config, some, name=name)(x, *arguments)
+                layers = scan(self.layer, self.config, some, of_layer, name=name)
+                x, _ = layers(x, *arguments)
         return x, None
 
 
@@ -141,26 +154,64 @@ class _Layers(nn.Module):
     layer: Any
     config: T5Fields
     kinds: tuple[int, ...]
+    of_layer: Mapping[str, Any]
 
     @nn.compact
     def __call__(self, x: Stream, *arguments: Any) -> tuple[Stream, None]:
         for number, kind in enumerate(self.kinds):
-            x, _ = self.layer(self.config, kind=kind, name=str(number))(x, *arguments)
+            layer = self.layer(self.config, kind=kind, name=str(number), **self.of_layer)
+            x, _ = layer(x, *arguments)
         return x, None
+
+
+def _borders(pattern: WindowPattern) -> tuple[int, int]:
+    """Returns the first layer of the repetitions, and the first after them."""
+    count = len(pattern.kinds)
+    start = min(pattern.apart, count)
+    return start, count - (count - start) % pattern.period
 
 
 # The parameters of a patterned stack are stored as [layers, ...], looped over as [repetitions,
 # period, ...], and used one layer at a time. Each pair of functions converts in both directions.
-def _grouped(params: Any, period: int) -> Any:
-    whole = len(jax.tree.leaves(params)[0]) // period * period
-    grouped = jax.tree.map(lambda x: x[:whole].reshape(-1, period, *x.shape[1:]), params)
-    rest = jax.tree.map(lambda x: x[None, whole:], params)
-    return {"repetitions": grouped, "rest": rest}
+def _grouped(params: Any, pattern: WindowPattern) -> Any:
+    count = len(pattern.kinds)
+    start, stop = _borders(pattern)
+
+    def rows(first: int, end: int, period: int) -> Any:
+        def of(x: Any) -> Any:
+            # Rows of the first layers may be missing.
+            missing = count - len(x)
+            some = x[max(0, first - missing) : max(0, end - missing)]
+            return some.reshape(-1, period, *x.shape[1:]) if len(some) else None
+
+        return _without_none(jax.tree.map(of, params))
+
+    return {
+        "apart": rows(0, start, start),
+        "repetitions": rows(start, stop, pattern.period),
+        "rest": rows(stop, count, count - stop),
+    }
+
+
+def _without_none(tree: Any) -> Any:
+    if not isinstance(tree, Mapping):
+        return tree
+    inner = {name: _without_none(part) for name, part in tree.items()}
+    return {name: part for name, part in inner.items() if jax.tree.leaves(part)}
 
 
 def _flattened(groups: Any) -> Any:
-    flat = [jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), part) for part in groups.values()]
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *flat)
+    parts = [groups[name] for name in ("apart", "repetitions", "rest") if name in groups]
+    flat = [jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), part) for part in parts]
+    return _concatenated(flat)
+
+
+def _concatenated(trees: Sequence[Any]) -> Any:
+    """Returns one tree of the rows of all, some of which may lack a parameter."""
+    if not isinstance(trees[0], Mapping):
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *trees)
+    names = sorted({name for tree in trees for name in tree})
+    return {name: _concatenated([tree[name] for tree in trees if name in tree]) for name in names}
 
 
 def _separate(params: Any) -> Any:

@@ -11,6 +11,7 @@ from t5lite.core.errors import UserError, suggestion
 from t5lite.core.examples import Example, Sentinels, Tokens
 from t5lite.core.fields import field_error, field_name
 from t5lite.objectives.lengths import check_length
+from t5lite.objectives.prefixed import framed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,8 +19,8 @@ class _Classes:
     """The fields that `Classification` and `Tagging` share.
 
     Args:
-        inputs_length: of the longest example, in tokens including the end of sequence; longer
-            inputs are truncated.
+        inputs_length: of the longest example, in tokens including the first token that the
+            vocabulary may have and the end of sequence; longer inputs are truncated.
         classes: class names, in the order of the model's logits.
 
     Raises:
@@ -81,7 +82,7 @@ class Classification(_Classes):
         >>> {name: tokens.tolist() for name, tokens in example.items()}
         {'inputs': [100, 101, 1], 'targets': [1, 0, 0], 'target_weights': [1, 0, 0]}
         """
-        ids = np.append(inputs[: self.inputs_length - 1], vocabulary.eos_id).astype(np.int32)
+        ids = framed(inputs, self.inputs_length, vocabulary)
         (number,) = self._numbers_of([vocabulary.decode(targets)], vocabulary)
         return _labelled(ids, np.array([0]), np.array([number]))
 
@@ -129,9 +130,10 @@ class Tagging(_Classes):
                 f"{text[:60]!r}"
             )
         numbers = np.array(self._numbers_of(names, vocabulary), np.int32)
-        kept = starts < self.inputs_length - 1
-        ids = np.append(inputs[: self.inputs_length - 1], vocabulary.eos_id).astype(np.int32)
-        return _labelled(ids, starts[kept], numbers[kept])
+        ids = framed(inputs, self.inputs_length, vocabulary)
+        positions = starts + len(vocabulary.first_input_ids)
+        kept = positions < len(ids) - len(vocabulary.last_input_ids)
+        return _labelled(ids, positions[kept], numbers[kept])
 
 
 @functools.lru_cache(maxsize=64)

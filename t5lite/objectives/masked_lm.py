@@ -5,20 +5,23 @@ import dataclasses
 import numpy as np
 
 from t5lite.core.errors import UserError
-from t5lite.core.examples import Example, Sentinels, Tokens
+from t5lite.core.examples import Denoiser, Example, Sentinels, Tokens
 from t5lite.core.fields import field_error
 from t5lite.objectives.lengths import check_length
+from t5lite.objectives.prefixed import with_first_ids
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedLM:
     """Random tokens are masked; the targets are the whole text, position by position.
 
-    Of the chosen tokens, 80 % become the first sentinel, 10 % become a random text token, and 10 %
-    stay as they are. The loss counts all chosen tokens and no others.
+    Of the chosen tokens, 80 % become the vocabulary's mask (`SpecialTokens.mask_id`, or the first
+    sentinel), 10 % become a random text token, and 10 % stay as they are. The loss counts all
+    chosen tokens and no others.
 
     Args:
-        inputs_length: of the longest example, in tokens including the end of sequence.
+        inputs_length: of the longest example, in tokens including the first token that the
+            vocabulary may have and the end of sequence.
         noise_density: fraction of tokens that is chosen, in (0, 1); at least one token is.
 
     Raises:
@@ -53,12 +56,17 @@ class MaskedLM:
         return self.inputs_length
 
     def check(self, vocabulary: Sentinels) -> None:
-        """Raises a UserError if the vocabulary has no sentinel to mask tokens with."""
-        if vocabulary.num_sentinels < 1:
-            raise UserError("MaskedLM needs a vocabulary with num_sentinels of at least 1, got 0")
+        """Raises a UserError if the vocabulary has nothing to mask tokens with."""
+        if vocabulary.mask_id is None:
+            raise UserError(
+                "MaskedLM needs a vocabulary with num_sentinels of at least 1 or with "
+                "SpecialTokens.mask_id, got neither"
+            )
+        with_first_ids(self, vocabulary)
 
-    def choose(self, rng: np.random.Generator, vocabulary: Sentinels) -> "MaskedLM":
-        return self
+    def choose(self, rng: np.random.Generator, vocabulary: Sentinels) -> Denoiser:
+        denoiser: Denoiser = with_first_ids(self, vocabulary)
+        return denoiser
 
     def __call__(self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels) -> Example:
         num_chosen = max(1, round(len(tokens) * self.noise_density))
@@ -68,12 +76,13 @@ class MaskedLM:
         is_masked = draw < 0.8
         is_replaced = (draw >= 0.8) & (draw < 0.9)
         inputs = tokens.copy()
-        inputs[chosen[is_masked]] = vocabulary.sentinel(0)
+        inputs[chosen[is_masked]] = vocabulary.mask_id
         inputs[chosen[is_replaced]] = other[is_replaced]
-        weights = np.zeros(len(tokens) + 1, np.int32)
+        last = np.array(vocabulary.last_input_ids, np.int32)
+        weights = np.zeros(len(tokens) + len(last), np.int32)
         weights[chosen] = 1
         return {
-            "inputs": np.append(inputs, vocabulary.eos_id).astype(np.int32),
-            "targets": np.append(tokens, vocabulary.eos_id).astype(np.int32),
+            "inputs": np.append(inputs, last).astype(np.int32),
+            "targets": np.append(tokens, last).astype(np.int32),
             "target_weights": weights,
         }

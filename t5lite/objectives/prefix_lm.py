@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from t5lite.core.examples import Example, Sentinels, Tokens
+from t5lite.core.examples import Denoiser, Example, Sentinels, Tokens
 from t5lite.core.fields import field_error
 from t5lite.objectives.lengths import check_length
+from t5lite.objectives.prefixed import with_first_ids
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,8 @@ class PrefixLM:
 
     Args:
         inputs_length, targets_length: of the longest example, in tokens. The targets include their
-            end of sequence; the inputs have none, because the text continues.
+            end of sequence; the inputs have none, because the text continues. They include the
+            first token that the vocabulary may have.
         suffix_fraction: fraction of the text that is the target, in (0, 1); None to split at a
             position drawn uniformly.
 
@@ -60,10 +62,12 @@ class PrefixLM:
         return self.tokens_length + 1
 
     def check(self, vocabulary: Sentinels) -> None:
-        """Accepts every vocabulary."""
+        """Raises a UserError if the vocabulary's first input ids leave no inputs."""
+        with_first_ids(self, vocabulary)
 
-    def choose(self, rng: np.random.Generator, vocabulary: Sentinels) -> "PrefixLM":
-        return self
+    def choose(self, rng: np.random.Generator, vocabulary: Sentinels) -> Denoiser:
+        denoiser: Denoiser = with_first_ids(self, vocabulary)
+        return denoiser
 
     def __call__(self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels) -> Example:
         """Returns the example of one text; a text of one token is all target.

@@ -6,9 +6,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from t5lite.core.errors import UserError
-from t5lite.core.examples import Example, Sentinels, Tokens
+from t5lite.core.examples import Denoiser, Example, Sentinels, Tokens
 from t5lite.core.fields import field_error
 from t5lite.objectives.lengths import MAX_LENGTH, check_length
+from t5lite.objectives.prefixed import with_first_ids
 
 # A kept token, a removed one's sentinel, another kept token and an end of sequence.
 MIN_INPUTS_LENGTH = 4
@@ -125,7 +126,7 @@ class SpanCorruption:
     """Span corruption to inputs of `inputs_length` tokens, end of sequence included.
 
     Args:
-        inputs_length: tokens of a full input.
+        inputs_length: tokens of a full input, with the first token that the vocabulary may have.
         noise_density: fraction of the text that is removed, in (0, 1).
         mean_noise_span_length: in tokens, at least 1.
 
@@ -166,6 +167,11 @@ class SpanCorruption:
 
     def check(self, vocabulary: Sentinels) -> None:
         """Raises a UserError if a full example has more spans than the vocabulary has sentinels."""
+        with_first_ids(self, vocabulary)
+        self.check_sentinels(vocabulary)
+
+    def check_sentinels(self, vocabulary: Sentinels) -> None:
+        """Raises a UserError if a full example has more spans than the vocabulary has sentinels."""
         mask = self._noise_mask(self.tokens_length, np.random.default_rng(0))
         num_spans = int(np.sum(mask[1:] > mask[:-1]))
         if num_spans > vocabulary.num_sentinels:
@@ -175,15 +181,16 @@ class SpanCorruption:
                 "num_sentinels or lower inputs_length"
             )
 
-    def choose(self, rng: np.random.Generator, vocabulary: Sentinels) -> "SpanCorruption":
-        return self
+    def choose(self, rng: np.random.Generator, vocabulary: Sentinels) -> Denoiser:
+        denoiser: Denoiser = with_first_ids(self, vocabulary)
+        return denoiser
 
     def __call__(self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels) -> Example:
         mask = self._noise_mask(len(tokens), rng)
         inputs, targets = corrupt(tokens, mask, vocabulary)
         return {
-            "inputs": _with_eos(inputs, self.inputs_length, vocabulary),
-            "targets": _with_eos(targets, self.targets_length, vocabulary),
+            "inputs": _ended(inputs, self.inputs_length, vocabulary.last_input_ids),
+            "targets": _ended(targets, self.targets_length, (vocabulary.eos_id,)),
         }
 
     def _noise_mask(self, length: int, rng: np.random.Generator) -> Bool[np.ndarray, "length"]:
@@ -195,11 +202,11 @@ class SpanCorruption:
         )
 
 
-def _with_eos(tokens: Tokens, length: int, vocabulary: Sentinels) -> Tokens:
-    kept = tokens[: length - 1]
-    ended = np.empty(len(kept) + 1, np.int32)
-    ended[:-1] = kept
-    ended[-1] = vocabulary.eos_id
+def _ended(tokens: Tokens, length: int, last: tuple[int, ...]) -> Tokens:
+    kept = tokens[: length - len(last)]
+    ended = np.empty(len(kept) + len(last), np.int32)
+    ended[: len(kept)] = kept
+    ended[len(kept) :] = last
     return ended
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from t5lite.core.examples import Example, Sentinels, Tokens
 from t5lite.objectives.lengths import check_length
+from t5lite.objectives.prefixed import framed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -14,7 +15,7 @@ class Supervised:
 
     Args:
         inputs_length, targets_length: of the longest example, in tokens including the end of
-            sequence.
+            sequence and, of inputs, the first token that the vocabulary may have.
 
     Raises:
         UserError: if a length is out of range.
@@ -49,6 +50,6 @@ class Supervised:
         """
         eos = vocabulary.eos_id
         return {
-            "inputs": np.append(inputs[: self.inputs_length - 1], eos).astype(np.int32),
+            "inputs": framed(inputs, self.inputs_length, vocabulary),
             "targets": np.append(targets[: self.targets_length - 1], eos).astype(np.int32),
         }

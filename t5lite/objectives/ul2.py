@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from t5lite.core.examples import Denoiser, Example, Sentinels, Tokens
+from t5lite.core.examples import Denoiser, Sentinels
 from t5lite.core.fields import field_error
 from t5lite.objectives.lengths import check_length
 from t5lite.objectives.prefix_lm import PrefixLM
+from t5lite.objectives.prefixed import Prefixed
 from t5lite.objectives.span_corruption import MIN_INPUTS_LENGTH, SpanCorruption
 
 # Mode, mean span length in tokens, noise density; the S-denoiser has one span, at the end.
@@ -27,32 +28,13 @@ DENOISERS: tuple[tuple[str, float | None, float], ...] = (
 MODE_TOKENS = {"R": "[NLU]", "X": "[NLG]", "S": "[S2S]"}
 
 
-@dataclasses.dataclass(frozen=True)
-class _InMode:
-    """A denoiser that prepends the tokens of its mode to the inputs."""
-
-    prefix: Tokens
-    denoiser: Denoiser
-
-    @property
-    def tokens_length(self) -> int:
-        return self.denoiser.tokens_length
-
-    @property
-    def lookahead(self) -> int:
-        return self.denoiser.lookahead
-
-    def __call__(self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels) -> Example:
-        example = self.denoiser(tokens, rng, vocabulary)
-        return {**example, "inputs": np.concatenate([self.prefix, example["inputs"]])}
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UL2:
     """Each example comes from one of UL2's seven denoisers; its inputs begin with a mode token.
 
     Args:
-        inputs_length: of the longest input, in tokens including the mode and the end of sequence.
+        inputs_length: of the longest input, in tokens including the first token that the vocabulary
+            may have, the mode and the end of sequence.
         targets_length: of the longest target, in tokens.
         rates: how often to draw each of `DENOISERS`, relative to the others.
         mode_tokens: the text before the inputs of R, X and S; one token each if the vocabulary has
@@ -91,7 +73,7 @@ class UL2:
         """Raises a UserError if a denoiser does not work with this vocabulary or these lengths."""
         for made, rate in zip(self._denoisers(vocabulary), self.rates, strict=True):
             if rate and isinstance(made.denoiser, SpanCorruption):
-                made.denoiser.check(vocabulary)
+                made.denoiser.check_sentinels(vocabulary)
                 if made.denoiser.targets_length > self.targets_length:
                     least = made.denoiser.targets_length
                     raise field_error(
@@ -110,9 +92,9 @@ class UL2:
     def _bounds(self) -> np.ndarray:
         return np.cumsum(np.asarray(self.rates, float))
 
-    def _denoisers(self, vocabulary: Sentinels) -> list[_InMode]:
+    def _denoisers(self, vocabulary: Sentinels) -> list[Prefixed]:
         # Built once per vocabulary, not once per example.
-        made: tuple[Sentinels, list[_InMode]] | None = self.__dict__.get("_made")
+        made: tuple[Sentinels, list[Prefixed]] | None = self.__dict__.get("_made")
         if made is None or made[0] is not vocabulary:
             denoisers = [self._denoiser(*row, vocabulary) for row in DENOISERS]
             self.__dict__["_made"] = made = (vocabulary, denoisers)
@@ -120,8 +102,9 @@ class UL2:
 
     def _denoiser(
         self, mode: str, span: float | None, density: float, vocabulary: Sentinels
-    ) -> _InMode:
-        prefix = vocabulary.encode(self.mode_tokens[mode])
+    ) -> Prefixed:
+        mode_ids = vocabulary.encode(self.mode_tokens[mode])
+        prefix = np.concatenate([vocabulary.first_input_ids, mode_ids]).astype(np.int32)
         length = self.inputs_length - len(prefix)
         if length < MIN_INPUTS_LENGTH:
             least = MIN_INPUTS_LENGTH + len(prefix)
@@ -135,4 +118,4 @@ class UL2:
             denoiser = SpanCorruption(
                 inputs_length=length, noise_density=density, mean_noise_span_length=span
             )
-        return _InMode(prefix, denoiser)
+        return Prefixed(prefix, denoiser)

@@ -14,8 +14,9 @@ import optax
 from jaxtyping import Array, Float
 
 from t5lite.core.errors import UserError
-from t5lite.core.numbers import numeric, static
-from t5lite.optimizers.schedules import Schedule, StepNumber
+from t5lite.core.named import import_function
+from t5lite.core.numbers import check_number, numeric, static
+from t5lite.optimizers.schedules import ConstantSchedule, Schedule, StepNumber
 
 
 class _Items(NamedTuple):
@@ -68,6 +69,26 @@ def as_schedule(owner: str, function: Callable[..., Any]) -> Schedule:
     # A plain function is a leaf; a schedule of the package is a tree, perhaps without leaves.
     is_plain = jax.tree.leaves(function) == [function]
     return FunctionSchedule(function=function) if is_plain else function
+
+
+def schedule_from(owner: str, rate: Any) -> Schedule:
+    """Returns the schedule that a user bound to a learning rate.
+
+    Args:
+        owner: the name of the binding in errors.
+        rate: a schedule, "module:function" of one's own, or a number for a constant rate.
+
+    Raises:
+        UserError: if it is none of these, or cannot be traced.
+    """
+    if isinstance(rate, str) and ":" in rate:
+        rate = import_function(owner, rate)
+    if callable(rate):
+        return as_schedule(owner, rate)
+    if rate is None:
+        raise UserError(f"{owner} is required and not bound; bind a number or a schedule")
+    check_number(owner, rate, "at least 0", lambda x: x >= 0)
+    return ConstantSchedule(learning_rate=rate)
 
 
 def optax_schedules() -> dict[str, Callable[..., FunctionSchedule]]:

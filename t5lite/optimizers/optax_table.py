@@ -1,8 +1,4 @@
-"""The optimizers of optax and optax.contrib that gin can bind, and why others cannot be bound.
-
-NOTE: optimizers that use the norm of a whole parameter (lamb, lars, novograd, fromage and optax's
-adafactor) see the stacked layers of a kernel as one parameter. `Adafactor` and Muon do not.
-"""
+"""The optimizers of optax and optax.contrib that gin can bind, and why others cannot be bound."""
 
 import functools
 import inspect
@@ -13,6 +9,7 @@ import optax
 import optax.contrib
 
 from t5lite.optimizers.muon import muon
+from t5lite.optimizers.per_layer import per_layer
 
 _WRAPPER = (
     "it wraps another optimizer; write a function that builds both, and bind @module:function()"
@@ -44,7 +41,16 @@ REJECTED: Mapping[str, str] = {
 # Factories whose result has no annotation.
 _WITHOUT_ANNOTATION = ("optax.contrib.dog", "optax.contrib.dowg")
 # Factories that need the names of axes.
-_WITH_AXES = {"optax.contrib.muon": muon}
+_WITH_AXES: Mapping[str, Callable[..., Any]] = {
+    "optax.contrib.muon": muon,
+    # These use the norm, the rows or the columns of a whole parameter.
+    "optax.adafactor": per_layer(optax.adafactor),
+    "optax.fromage": per_layer(optax.fromage),
+    "optax.lamb": per_layer(optax.lamb),
+    "optax.lars": per_layer(optax.lars),
+    "optax.novograd": per_layer(optax.novograd),
+    "optax.sm3": per_layer(optax.sm3),
+}
 
 
 def is_optax_factory(target: Any) -> bool:

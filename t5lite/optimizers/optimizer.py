@@ -1,17 +1,16 @@
 """An optimizer as the step uses it: a schedule, numbers, and the optax factory that takes them."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import optax
 from jaxtyping import Array, Float
 
 from t5lite.core.errors import UserError
-from t5lite.core.named import import_function
 from t5lite.core.numbers import Number, check_number, numeric, static
-from t5lite.optimizers.function_schedule import as_schedule
-from t5lite.optimizers.schedules import ConstantSchedule, Schedule
+from t5lite.optimizers.function_schedule import schedule_from
+from t5lite.optimizers.schedules import Schedule, StepNumber
 
 
 @numeric
@@ -40,6 +39,16 @@ class Optimizer:
             arguments["param_axes"] = param_axes
         made = self.factory(learning_rate=learning_rate, **arguments)
         return optax.with_extra_args_support(made)
+
+    def check(self, trained: Iterable[str]) -> None:
+        """Checks the names of the parameters that train: any will do."""
+
+    def at(
+        self, step: StepNumber, param_axes: Any
+    ) -> tuple[Float[Array, ""], optax.GradientTransformationExtraArgs]:
+        """Returns the learning rate at a step, and the optax transformation with it."""
+        learning_rate = self.learning_rate(step)
+        return learning_rate, self.transformation(learning_rate, param_axes)
 
     def loss_argument(
         self, transformation: Any, mean_loss: Callable[[], Float[Array, ""]]
@@ -93,24 +102,13 @@ def make_optimizer(
         elif value is not default:
             choices.append((key, tuple(value) if isinstance(value, list) else value))
     return Optimizer(
-        learning_rate=_schedule(
+        learning_rate=schedule_from(
             f"{name}.learning_rate", default_rate if learning_rate is None else learning_rate
         ),
         numbers=numbers,
         factory=factory,
         choices=tuple(choices),
     )
-
-
-def _schedule(owner: str, rate: Any) -> Schedule:
-    if isinstance(rate, str) and ":" in rate:
-        rate = import_function(owner, rate)
-    if callable(rate):
-        return as_schedule(owner, rate)
-    if rate is None:
-        raise UserError(f"{owner} is required and not bound; bind a number or a schedule")
-    check_number(owner, rate, "at least 0", lambda x: x >= 0)
-    return ConstantSchedule(learning_rate=rate)
 
 
 def _is_numbers(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """Learning rates as functions of the step. All numbers of these classes are inputs of the program.
 
-Schedules of optax and functions of one's own are in `function_schedule`.
+Schedules of several stages are in `staged_schedules`, those of optax and functions of one's own in
+`function_schedule`.
 """
 
 from typing import Protocol, runtime_checkable
@@ -12,6 +13,13 @@ from t5lite.core.fields import check_fields
 from t5lite.core.numbers import Number, numeric
 
 StepNumber = int | Int[Array, ""]
+
+# From the fraction of the decay that is over to the fraction of the rate that is left.
+DECAYS = {
+    "linear": lambda x: 1.0 - x,
+    "cosine": lambda x: 0.5 * (1.0 + jnp.cos(jnp.pi * x)),
+    "square_root": lambda x: 1.0 - jnp.sqrt(x),
+}
 
 
 @runtime_checkable
@@ -43,7 +51,7 @@ class ConstantSchedule:
         check_fields(self, ("learning_rate", "warmup_steps"), "at least 0", lambda x: x >= 0)
 
     def __call__(self, step: StepNumber) -> Float[Array, ""]:
-        return self.learning_rate * _warmup(step, self.warmup_steps)
+        return self.learning_rate * warmup_fraction(step, self.warmup_steps)
 
 
 @numeric
@@ -104,9 +112,9 @@ class CosineSchedule:
         _check_decay(self)
 
     def __call__(self, step: StepNumber) -> Float[Array, ""]:
-        share = 0.5 * (1.0 + jnp.cos(jnp.pi * _decayed_fraction(step, self)))
+        share = DECAYS["cosine"](_decayed_fraction(step, self))
         rate = self.final_rate + (self.learning_rate - self.final_rate) * share
-        return rate * _warmup(step, self.warmup_steps)
+        return rate * warmup_fraction(step, self.warmup_steps)
 
 
 @numeric
@@ -135,12 +143,12 @@ class LinearSchedule:
         _check_decay(self)
 
     def __call__(self, step: StepNumber) -> Float[Array, ""]:
-        share = 1.0 - _decayed_fraction(step, self)
+        share = DECAYS["linear"](_decayed_fraction(step, self))
         rate = self.final_rate + (self.learning_rate - self.final_rate) * share
-        return rate * _warmup(step, self.warmup_steps)
+        return rate * warmup_fraction(step, self.warmup_steps)
 
 
-def _warmup(step: StepNumber, warmup_steps: Number) -> Float[Array, ""]:
+def warmup_fraction(step: StepNumber, warmup_steps: Number) -> Float[Array, ""]:
     """Rises linearly to 1 at step `warmup_steps` - 1, so that the first step has a rate over 0."""
     return jnp.minimum(1.0, (jnp.asarray(step, jnp.float32) + 1.0) / jnp.maximum(warmup_steps, 1))
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from t5lite.core.errors import Unavailable, UserError
+from t5lite.parallel.peers import lasting_address, watch_peers
 
 # Environment variables that set the process by hand. JAX itself reads the first.
 ADDRESS = "JAX_COORDINATOR_ADDRESS"
@@ -19,12 +20,16 @@ COUNT = "JAX_NUM_PROCESSES"
 PROCESS_ID = "JAX_PROCESS_ID"
 # How long processes wait for each other at the start.
 TIMEOUT = "T5LITE_START_TIMEOUT_SECONDS"
-# A process without a heartbeat for this long counts as dead, and all others end.
-HEARTBEAT_SECONDS = 30
+# JAX aborts the processes of a job in which one is silent for this long. `peers` ends them before.
+HEARTBEAT_SECONDS = 300
 # The time in which all processes end after one has failed.
 SHUTDOWN_SECONDS = 60
 # The time in which a process that connects must identify itself.
 IDENTIFY_SECONDS = 1.0
+# Of a text that all processes see.
+TEXT_BYTES = 400
+# An answer may list many processes.
+MAX_ANSWER_BYTES = 100_000
 
 
 def start_processes() -> None:
@@ -54,9 +59,10 @@ def start_processes() -> None:
         return
     if count == 1:
         return
-    roll_call(address, count, index, seconds)
+    links, hosts = roll_call(address, count, index, seconds)
+    watch_peers(links, {i: f"process {i} of {count} on {host}" for i, host in hosts.items()})
     jax.distributed.initialize(
-        address,
+        address if index == 0 else lasting_address(_host_and_port(address)),
         count,
         index,
         local_devices,
@@ -69,6 +75,32 @@ def start_processes() -> None:
 def everywhere(holds: bool) -> bool:
     """Whether `holds` is true in all processes; all of them must call it."""
     return bool(np.all(multihost_utils.process_allgather(np.bool_(holds))))
+
+
+def wait_for_all_processes() -> None:
+    """Returns once all processes have called it."""
+    everywhere(True)
+
+
+def texts_of_all(text: str) -> list[str]:
+    """Returns the text of each process, cut to `TEXT_BYTES`; all processes must call it."""
+    if jax.process_count() == 1:
+        return [text]
+    own = np.zeros(TEXT_BYTES, np.uint8)
+    encoded = text.encode()[:TEXT_BYTES]
+    own[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+    rows = multihost_utils.process_allgather(own)
+    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in rows]
+
+
+def from_first_process(numbers: Sequence[int]) -> list[int]:
+    """Returns the numbers of the first process, under 2**31; all processes must call it."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    own = np.array(numbers, np.int32)
+    length = multihost_utils.broadcast_one_to_all(np.int32(len(own)))
+    own = own if jax.process_index() == 0 else np.zeros(length, np.int32)
+    return [int(number) for number in multihost_utils.broadcast_one_to_all(own)]
 
 
 def _detected(seconds: int) -> Any:
@@ -122,11 +154,13 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def roll_call(address: str, count: int, index: int, seconds: float) -> None:
-    """Returns when all processes of a job have called it.
+def roll_call(
+    address: str, count: int, index: int, seconds: float
+) -> tuple[dict[int, socket.socket], dict[int, str]]:
+    """Returns when all processes of a job have called it, with connections between them.
 
-    Process 0 listens at the address that JAX uses afterwards. The other processes send their index,
-    and process 0 answers when all have connected, or at the deadline.
+    Process 0 listens at the address that JAX uses afterwards. The other processes send their index
+    and host, and process 0 answers when all have connected, or at the deadline.
 
     Args:
         address: HOST:PORT of process 0.
@@ -134,65 +168,94 @@ def roll_call(address: str, count: int, index: int, seconds: float) -> None:
         index: of this process.
         seconds: until the deadline.
 
+    Returns:
+        connections and names of hosts by index: of all others in process 0, of process 0 in them.
+
     Raises:
         Unavailable: in every process that called it, naming those that did not.
     """
     deadline = time.monotonic() + seconds
     host, port = _host_and_port(address)
-    answer = (
-        _call(port, count, deadline) if index == 0 else _present(host, port, count, index, deadline)
-    )
+    if index == 0:
+        answer, links, hosts = _call(port, count, deadline)
+    else:
+        answer, links = _present(host, port, count, index, deadline)
+        hosts = {0: host}
     if answer:
+        for link in links.values():
+            link.close()
         raise Unavailable(
             f"{answer} did not start within {seconds:g} seconds; read its log, or set {TIMEOUT} "
             "to wait longer"
         )
+    for link in links.values():
+        link.settimeout(None)
+    return links, hosts
 
 
-def _call(port: int, count: int, deadline: float) -> str:
+def _call(
+    port: int, count: int, deadline: float
+) -> tuple[str, dict[int, socket.socket], dict[int, str]]:
     """Waits for processes 1 to count - 1; returns which are missing, "" if none is."""
-    with contextlib.ExitStack() as stack:
-        try:
-            both = socket.has_dualstack_ipv6()
-            family = socket.AF_INET6 if both else socket.AF_INET
-            listener = stack.enter_context(
-                socket.create_server(("", port), family=family, dualstack_ipv6=both)
-            )
-        except OSError as error:
-            raise Unavailable(
-                f"process 0 cannot listen at port {port}: {error.strerror}; set another port in "
-                f"{ADDRESS}, or in JAX_COORDINATOR_PORT if the former is not set"
-            ) from error
-        present: dict[int, socket.socket] = {}
-        while len(present) < count - 1 and (left := deadline - time.monotonic()) > 0:
+    try:
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        listener = socket.create_server(("", port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        raise Unavailable(
+            f"process 0 cannot listen at port {port}: {error.strerror}; set another port in "
+            f"{ADDRESS}, or in JAX_COORDINATOR_PORT if the former is not set"
+        ) from error
+    links: dict[int, socket.socket] = {}
+    hosts: dict[int, str] = {}
+    with listener:
+        while len(links) < count - 1 and (left := deadline - time.monotonic()) > 0:
             listener.settimeout(left)
-            with _ignored_errors():
-                peer = stack.enter_context(listener.accept()[0])
+            with _ignored_errors(), contextlib.ExitStack() as stack:
+                peer, _ = listener.accept()
+                stack.enter_context(peer)
                 # A stranger that connects and sends nothing must not delay the job.
                 peer.settimeout(IDENTIFY_SECONDS)
-                words = peer.makefile("rb").readline(100).split()
-                if len(words) == 2 and words[0] == b"%d" % count and words[1].isdigit():
-                    present[int(words[1])] = peer
-        missing = [str(i) for i in range(1, count) if i not in present]
-        plural = "es" if len(missing) > 1 else ""
-        answer = f"process{plural} {', '.join(missing)} of {count}" if missing else ""
-        for peer in present.values():
-            with contextlib.suppress(OSError):
-                peer.sendall(f"{answer}\n".encode())
-        return answer
+                words = _line(peer).split()
+                if len(words) == 3 and words[0] == b"%d" % count and words[1].isdigit():
+                    links[int(words[1])] = peer
+                    hosts[int(words[1])] = words[2].decode(errors="replace")
+                    stack.pop_all()
+    missing = [str(i) for i in range(1, count) if i not in links]
+    plural = "es" if len(missing) > 1 else ""
+    answer = f"process{plural} {', '.join(missing)} of {count}" if missing else ""
+    for peer in links.values():
+        with contextlib.suppress(OSError):
+            peer.sendall(f"{answer}\n".encode())
+    return answer, links, hosts
 
 
-def _present(host: str, port: int, count: int, index: int, deadline: float) -> str:
+def _present(
+    host: str, port: int, count: int, index: int, deadline: float
+) -> tuple[str, dict[int, socket.socket]]:
     """Reports process `index` to process 0 and returns its answer."""
     while (left := deadline - time.monotonic()) > 0:
-        with _ignored_errors(), socket.create_connection((host, port), timeout=left) as peer:
-            peer.sendall(f"{count} {index}\n".encode())
+        with _ignored_errors(), contextlib.ExitStack() as stack:
+            peer = stack.enter_context(socket.create_connection((host, port), timeout=left))
+            peer.sendall(f"{count} {index} {socket.gethostname()}\n".encode())
             # Process 0 answers at its own deadline, which may be a little later.
             peer.settimeout(left + 10)
-            if answer := peer.makefile("rb").readline(100_000):
-                return answer.decode().strip()
+            if answer := _line(peer):
+                stack.pop_all()
+                return answer.decode().strip(), {0: peer}
         time.sleep(0.2)
-    return f"process 0 of {count} at {host}:{port}"
+    return f"process 0 of {count} at {host}:{port}", {}
+
+
+def _line(peer: socket.socket) -> bytes:
+    """Receives one line, and nothing after it; b"" if the connection closes before its end."""
+    line = b""
+    while not line.endswith(b"\n") and len(line) < MAX_ANSWER_BYTES:
+        byte = peer.recv(1)
+        if not byte:
+            return b""
+        line += byte
+    return line
 
 
 @contextlib.contextmanager

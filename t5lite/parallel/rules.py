@@ -34,6 +34,8 @@ RULES: Rules = {
     "kv": (),
     "relpos_buckets": (),
     "layers": (),
+    "positions": (),
+    "token_types": (),
     "classes": (),
     # Dimensions that adapters add, such as ranks.
     "adapter": (),

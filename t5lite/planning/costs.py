@@ -19,6 +19,7 @@ class Memory:
 
     Args:
         params, optimizer: parameters and optimizer state.
+        frozen: parameters of models that do not train.
         host_optimizer: optimizer state in the host's memory, for each device.
         inputs: the batch, the run's numbers, and padding of all arguments to tiles.
         temporary: gradients, activations and everything else that lives within a step.
@@ -33,12 +34,14 @@ class Memory:
     inputs: int
     temporary: int
     code: int
+    frozen: int = 0
     missing: int = 0
 
     @property
     def total(self) -> int:
         """Bytes on the device."""
-        return self.params + self.optimizer + self.inputs + self.temporary + self.code
+        kept = self.params + self.optimizer + self.frozen
+        return kept + self.inputs + self.temporary + self.code
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,25 +103,29 @@ def costs_of(
     *,
     model_flops: float,
     device: Device | None,
+    frozen: Any = None,
 ) -> Costs:
     """Compiles a step and returns its costs.
 
     Args:
-        params, opt_state: shapes and shardings.
+        params, opt_state: shapes and shardings; with the optimizer's state, what else is kept of
+            the parameters that train.
         mesh: sizes of the mesh axes, in the order of the devices.
         model_flops: of one step on one device, by the formula.
         device: rates and memory of each device; None if they are unknown.
+        frozen: shapes and shardings of the parameters of models that do not train.
 
     Raises:
         UserError: if the compiler fails for another reason than memory.
     """
     kept = {"params": bytes_per_device(params)[0]}
     kept["optimizer"], kept["host_optimizer"] = bytes_per_device(opt_state)
+    kept["frozen"] = bytes_per_device(frozen)[0]
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needed, available = _out_of_memory(error)
-        rest = max(needed - kept["params"] - kept["optimizer"], 0)
+        rest = max(needed - kept["params"] - kept["optimizer"] - kept["frozen"], 0)
         missing = max(needed - available, 1)
         memory = Memory(**kept, inputs=0, temporary=rest, code=0, missing=missing)
         return Costs(
@@ -127,7 +134,7 @@ def costs_of(
     sizes: Any = compiled.memory_analysis()
     # Simulated devices have no memory other than the host's.
     on_host = 0 if sizes.host_argument_size_in_bytes else kept["host_optimizer"]
-    known = kept["params"] + kept["optimizer"] + on_host
+    known = kept["params"] + kept["optimizer"] + kept["frozen"] + on_host
     memory = Memory(
         **kept,
         inputs=max(sizes.argument_size_in_bytes - known, 0),
@@ -141,7 +148,7 @@ def costs_of(
     return Costs(
         memory=memory,
         model_flops=model_flops,
-        program_flops=program.flops(),
+        program_flops=float(program.flops()),
         collectives=tuple(program.collectives(mesh)),
         program=program,
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from t5lite.core.lazy import by_name
+from t5lite.models.config import T5Config
 from t5lite.planning.program_text import COLLECTIVES, Program
 
 
@@ -15,7 +16,7 @@ def unsplit_arrays(
     *,
     rows: int,
     lengths: Mapping[str, int],
-    embed_dim: int,
+    config: T5Config,
 ) -> tuple[str, ...]:
     """Returns descriptions of arrays that the mesh splits but that every device holds whole.
 
@@ -28,7 +29,7 @@ def unsplit_arrays(
         params: shapes and shardings; parameters below "layers" are stacked.
         rows: rows that all devices together process at once, on more than one device.
         lengths: of rows, in tokens, by the name of the feature.
-        embed_dim: width of the model.
+        config: of the model.
     """
     gathered = {
         tuple(sorted(shape))
@@ -43,12 +44,18 @@ def unsplit_arrays(
         if "/layers/" in name and is_split and tuple(sorted(leaf.shape)) in gathered:
             found.append(f"all layers of {name}")
     for length in sorted(set(lengths.values())):
-        if any(_holds(shape, rows, length, embed_dim) for _, shape in program.shapes()):
+        stacks = [name.partition("_")[0] for name in lengths if lengths[name] == length]
+        width = min(_width(config, stack) for stack in stacks)
+        if any(_holds(shape, rows, length, width) for _, shape in program.shapes()):
             found.append(f"activations of all {rows} rows of {length} tokens")
     return tuple(found)
 
 
-def _holds(shape: tuple[int, ...], rows: int, length: int, embed_dim: int) -> bool:
+def _width(config: T5Config, stack: str) -> int:
+    return config.encoder_config().embed_dim if stack == "encoder" else config.embed_dim
+
+
+def _holds(shape: tuple[int, ...], rows: int, length: int, width: int) -> bool:
     """Whether an array has the whole width of all tokens of all rows."""
     has_all_tokens = (rows, length) in itertools.pairwise(shape) or rows * length in shape
-    return has_all_tokens and math.prod(shape) >= rows * length * embed_dim
+    return has_all_tokens and math.prod(shape) >= rows * length * width

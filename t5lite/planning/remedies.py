@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from t5lite.models.model import Model
 from t5lite.models.stack import REMAT_POLICIES
 from t5lite.planning.costs import Costs
+from t5lite.planning.suggest import split_sizes
 
 
 def remedies(
@@ -24,18 +25,18 @@ def remedies(
         loss_chunks: `CrossEntropy.chunks`; None for another loss.
     """
     config = model.config
+    sizes = split_sizes(config)
     memory = costs.memory
     state = memory.params + memory.optimizer
     for_state = []
     for_rest = []
     has_more = mesh["data"] % 2 == 0
-    if has_more and config.embed_dim % (2 * mesh["fsdp"]) == 0:
+    if has_more and all(size % (2 * mesh["fsdp"]) == 0 for size in sizes["fsdp"]):
         for_state.append(
             f"--gin.Mesh.fsdp={2 * mesh['fsdp']} --gin.Mesh.data=-1 halves parameters and "
             f"optimizer state ({state / 1e9:.1f} GB)"
         )
-    split = (config.num_heads, config.kv_heads, config.mlp_dim, config.vocab_size)
-    if has_more and all(size % (2 * mesh["tensor"]) == 0 for size in split):
+    if has_more and all(size % (2 * mesh["tensor"]) == 0 for size in sizes["tensor"]):
         for_state.append(
             f"--gin.Mesh.tensor={2 * mesh['tensor']} --gin.Mesh.data=-1 halves parameters and "
             "optimizer state, for more traffic"

@@ -6,9 +6,10 @@ Estimates only order the candidates; reported costs are those of compiled progra
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from t5lite.core.errors import UserError
+from t5lite.models.config import T5Config
 from t5lite.models.flops import train_flops
 from t5lite.models.model import Model
 from t5lite.parallel.hardware import Device
@@ -54,31 +55,35 @@ def candidates(
     model: Model,
     lengths: Mapping[str, int],
     *,
+    trained: Collection[str] | None = None,
     batch_size: int,
     mesh: Mapping[str, int],
     params_bytes: float,
     optimizer_bytes: float,
     device: Device,
+    frozen_bytes: float = 0.0,
+    frozen_flops: int = 0,
 ) -> list[Candidate]:
     """Returns candidates of powers of two that divide all sizes, the fastest by estimate first.
 
     Args:
+        trained: names of the parameters that train; None for all.
         mesh: sizes of the run's axes; `dcn`, `expert` and `sequence` are kept.
         params_bytes, optimizer_bytes: total sizes.
+        frozen_bytes, frozen_flops: of models that do not train: their parameters, and a row.
 
     Raises:
         UserError: if there is none.
     """
-    config = model.config
+    sizes = split_sizes(model.config)
     fixed = mesh["expert"] * mesh["sequence"]
     num_devices = math.prod(mesh.values())
     per_slice = num_devices // mesh["dcn"] // fixed
     found = []
     for tensor, fsdp in itertools.product(_powers_that_divide(per_slice), repeat=2):
-        shares = (config.num_heads, config.kv_heads, config.mlp_dim, config.vocab_size)
-        if per_slice % (tensor * fsdp) or config.embed_dim % fsdp:
+        if per_slice % (tensor * fsdp) or any(size % fsdp for size in sizes["fsdp"]):
             continue
-        if tensor > 16 or any(size % tensor for size in shares):
+        if tensor > 16 or any(size % tensor for size in sizes["tensor"]):
             continue
         rows = batch_size * tensor * mesh["sequence"] / num_devices
         for microbatches, remat in itertools.product(_powers_that_divide(batch_size), REMAT_COSTS):
@@ -87,6 +92,7 @@ def candidates(
             seconds, memory = _estimated(
                 model,
                 lengths,
+                train_flops(model, lengths, trained) + frozen_flops,
                 rows,
                 tensor,
                 fsdp,
@@ -96,11 +102,12 @@ def candidates(
                 optimizer_bytes=optimizer_bytes,
                 device=device,
             )
-            sizes = {"data": -1, "fsdp": fsdp, "tensor": tensor}
+            memory += frozen_bytes / (fsdp * tensor)
+            searched = {"data": -1, "fsdp": fsdp, "tensor": tensor}
             kept = {axis: mesh[axis] for axis in ("expert", "sequence")}
             found.append(
                 Candidate(
-                    mesh=sizes | kept,
+                    mesh=searched | kept,
                     remat=remat,
                     microbatches=microbatches,
                     seconds=seconds,
@@ -115,9 +122,24 @@ def candidates(
     return sorted(found, key=lambda candidate: (candidate.seconds, candidate.bytes))
 
 
+def split_sizes(config: T5Config) -> dict[str, set[int]]:
+    """Returns the sizes of parameters that each mesh axis splits, in both stacks."""
+    encoder = config.encoder_config()
+    stacks = (encoder, config) if config.num_encoder_layers else (config,)
+    return {
+        "fsdp": {stack.embed_dim for stack in stacks},
+        "tensor": {
+            size
+            for stack in stacks
+            for size in (stack.num_heads, stack.kv_heads, stack.mlp_dim, stack.vocab_size)
+        },
+    }
+
+
 def _estimated(
     model: Model,
     lengths: Mapping[str, int],
+    flops_per_row: int,
     rows: float,
     tensor: int,
     fsdp: int,
@@ -131,33 +153,36 @@ def _estimated(
     """Estimates the seconds of a step and the bytes on a device."""
     config = model.config
     recomputed, stored = REMAT_COSTS[remat]
-    inputs, targets = (lengths.get(f"{side}_input_tokens", 0) for side in ("encoder", "decoder"))
+    inputs = lengths.get("encoder_input_tokens", 0)
+    # The decoder of a classifier reads the inputs.
+    targets = lengths.get("decoder_input_tokens", inputs)
     at_once = rows / microbatches
-    widths = (
-        config.embed_dim,
-        config.num_heads * config.head_dim / tensor,
-        config.mlp_dim / tensor,
-    )
     numbers = 0.0
-    for layers, tokens in (
-        (config.num_encoder_layers, inputs),
-        (config.num_decoder_layers, targets),
+    passed = 0.0
+    for stack, layers, tokens, sublayers in (
+        (config.encoder_config(), config.num_encoder_layers, inputs, 1.0),
+        (config, config.num_decoder_layers, targets, 1.5 if config.has_cross_attention else 1.0),
     ):
+        widths = (
+            stack.embed_dim,
+            stack.num_heads * stack.head_dim / tensor,
+            stack.mlp_dim / tensor,
+        )
         of_token = sum(n * width for n, width in zip(stored, widths, strict=False))
-        of_token += stored[3] * 2 * config.num_heads / tensor * (tokens + 0.5 * inputs)
+        of_token += stored[3] * 2 * stack.num_heads / tensor * (tokens + 0.5 * inputs)
         numbers += layers * tokens * at_once * of_token
+        passed += layers * tokens * sublayers * stack.embed_dim
     logits = 3 * 4 * at_once * (targets or inputs) * config.vocab_size / tensor
     # Gradients are as large as the parameters.
     kept_bytes = (2 * params_bytes + optimizer_bytes) / (fsdp * tensor)
     memory = kept_bytes + 2 * numbers + logits
 
-    flops = rows * train_flops(model, lengths) * (1 + recomputed / 3) / tensor
+    flops = rows * flops_per_row * (1 + recomputed / 3) / tensor
     # A guess: small products use a device less well, which limits the number of microbatches.
     compute = flops / device.flops * (1 + 0.02 * math.log2(microbatches) + 1 / max(at_once, 1) / 8)
     gathered = (3 * params_bytes / 2 * microbatches if fsdp > 1 else 0) / tensor
     reduced = params_bytes / tensor * (2 if fsdp == 1 else 1)
-    passed = inputs * config.num_encoder_layers + 1.5 * targets * config.num_decoder_layers
-    across = 8 * 2 * rows * passed * config.embed_dim * (tensor - 1) / tensor
+    across = 8 * 2 * rows * passed * (tensor - 1) / tensor
     ici = device.ici_bytes_per_second or math.inf
     return max(compute, (gathered + reduced + across) / ici) + 0.1 * across / ici, memory
 

@@ -5,10 +5,17 @@ import html
 import io
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from t5lite.reporting.plots import report_figures
 from t5lite.reporting.report import Report
-from t5lite.reporting.tables import cell_text, csv_text, markdown_text, report_table
+from t5lite.reporting.tables import (
+    cell_text,
+    csv_text,
+    goodput_table,
+    markdown_text,
+    report_table,
+)
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; }
@@ -35,12 +42,9 @@ def write_report(report: Report, folder: pathlib.Path) -> None:
 
 
 def _page(report: Report, images: Sequence[tuple[str, str]]) -> str:
-    titles, rows = report_table(report)
-    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell_text(v))}</td>" for v in row) + "</tr>\n"
-        for row in rows
-    )
+    table = _html_table(*report_table(report))
+    titles, rows = goodput_table(report)
+    goodput = f"<h2>seconds of all attempts</h2>\n{_html_table(titles, rows)}" if rows else ""
     pictures = "".join(
         f"<h2>{html.escape(name.replace('_', ' '))}</h2>\n"
         f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">\n'
@@ -62,7 +66,14 @@ def _page(report: Report, images: Sequence[tuple[str, str]]) -> str:
 <style>{STYLE}</style>
 <h1>{title}</h1>
 {command}{pictures}{remark}<h2>all runs</h2>
-<div><table><tr>{head}</tr>
-{body}</table></div>
-</html>
+{table}{goodput}</html>
 """
+
+
+def _html_table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell_text(v))}</td>" for v in row) + "</tr>\n"
+        for row in rows
+    )
+    return f"<div><table><tr>{head}</tr>\n{body}</table></div>\n"

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.figure
 import matplotlib.ticker
 
+from t5lite.reporting.goodput import KINDS, LOST
 from t5lite.reporting.parallel import parallel_coordinates
 from t5lite.reporting.report import Report, ReportedRun
 from t5lite.reporting.style import PALETTE, empty_axes, objective_label, short_name, value_order
@@ -16,6 +17,10 @@ from t5lite.reporting.tables import cell_text
 MAX_NAMED_CURVES = len(PALETTE)
 # Values on an axis that each get a tick of their own.
 MAX_TICKS = 10
+# Runs beyond it, which are the worst, have no bar.
+MAX_BARS = 40
+# Of the kinds of goodput, in their order, steps that were lost last.
+GOODPUT_COLOURS = (*(PALETTE[i] for i in (2, 4, 3, 5, 0)), "0.4", "0.8", PALETTE[1])
 
 
 def report_figures(report: Report) -> dict[str, matplotlib.figure.Figure]:
@@ -28,6 +33,7 @@ def report_figures(report: Report) -> dict[str, matplotlib.figure.Figure]:
         drawn["parallel_coordinates"] = parallel_coordinates(report)
     if shares := report.importance.shares:
         drawn["importance"] = _importance(shares)
+    drawn["goodput"] = _goodput(report)
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
@@ -62,7 +68,9 @@ def _curves(report: Report) -> matplotlib.figure.Figure | None:
         title += "; bands from the lowest to the highest seed"
     rest = len(kinds) - MAX_NAMED_CURVES
     title += f"; grey: the other {rest}" if rest > 0 else ""
-    axes.legend(fontsize=8, frameon=False, title=title, title_fontsize=7)
+    legend = axes.legend(fontsize=8, title=title, title_fontsize=7, edgecolor="none")
+    # Above all curves, which would cross its text.
+    legend.set_zorder(len(kinds) + 1)
     return figure
 
 
@@ -130,4 +138,24 @@ def _importance(shares: Mapping[str, float]) -> matplotlib.figure.Figure:
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, 1.08)
     axes.set_xlabel("importance for being in the better half of the settings (PED-ANOVA)")
+    return figure
+
+
+def _goodput(report: Report) -> matplotlib.figure.Figure | None:
+    """Draws a bar for each run, divided into the kinds of its time."""
+    found = [(run.name, run.goodput) for run in report.ordered if run.goodput is not None]
+    found = found[:MAX_BARS]
+    if not found:
+        return None
+    figure, axes = empty_axes(7.2, 1.4 + 0.3 * len(found))
+    names = [name for name, _ in found]
+    left = [0.0] * len(found)
+    for kind, colour in zip([*KINDS, LOST], GOODPUT_COLOURS, strict=True):
+        widths = [goodput.seconds[kind] for _, goodput in found]
+        axes.barh(names, widths, left=left, color=colour, label=kind)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("seconds of all attempts")
+    axes.legend(fontsize=7, frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
     return figure

@@ -1,7 +1,6 @@
 """Runs and launches as a report compares them, read from their folders."""
 
 import dataclasses
-import datetime
 import math
 import pathlib
 import shlex
@@ -10,15 +9,15 @@ from typing import Any
 
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import (
-    ATTEMPTS,
+    ALL_STEPS,
     METRICS,
     RESULT,
     curve,
     is_locked,
-    open_attempt,
     outcomes,
+    read_attempts,
     read_metrics,
-    read_records,
+    read_result,
 )
 from t5lite.launching.launch import Launch
 from t5lite.launching.launch_files import SPEC, read_launch
@@ -26,6 +25,7 @@ from t5lite.launching.open_study import open_study
 from t5lite.launching.sweeps.importance import Importance, importance_of
 from t5lite.launching.sweeps.settings import is_seed, without_seeds
 from t5lite.launching.sweeps.space import Range, Scalar, parse_space
+from t5lite.reporting.goodput import Goodput, read_goodput
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,10 @@ class ReportedRun:
         attempts: number of attempts by outcome.
         tokens_per_second: median over the records of training.
         hours: time of all attempts.
-        goodput: share of that time spent in training steps; None if an attempt recorded no time.
+        goodput: for what that time was spent; None if no attempt recorded it.
         command: the command that trains the run again.
-        is_whole: whether all its steps are done.
+        is_whole: whether it has ended by itself.
+        ended: why it did; None if it has not.
     """
 
     name: str
@@ -52,9 +53,10 @@ class ReportedRun:
     attempts: Mapping[str, int]
     tokens_per_second: float | None
     hours: float
-    goodput: float | None
+    goodput: Goodput | None
     command: str
     is_whole: bool = True
+    ended: str | None = None
 
     @property
     def value(self) -> float | None:
@@ -154,7 +156,7 @@ def collect_runs(
             space = parse_space(launches[text].space).items()
             logarithmic |= {key for key, v in space if isinstance(v, Range) and v.log}
         elif (folder / METRICS).exists():
-            starts = [m for m in read_records(folder / ATTEMPTS) if "command" in m]
+            starts = [m for m in read_attempts(folder) if "command" in m]
             command = shlex.join(starts[-1]["command"]) if starts else ""
             runs.append(_run(str(folder), folder, {}, name, command))
         else:
@@ -203,19 +205,16 @@ def _run(
 ) -> ReportedRun:
     metrics = read_metrics(model_dir)
     trained = [m for m in metrics if m["split"] == "train"]
-    steps = [m["step"] for m in trained]
-    # A record covers all steps since the one before it.
-    counts = [b - a for a, b in zip([0, *steps], steps, strict=False)]
-    useful = math.fsum(n * m["step_seconds"] for n, m in zip(counts, trained, strict=True))
-    lines = read_records(model_dir / ATTEMPTS)
-    spent = math.fsum(m.get("seconds", 0.0) for m in lines if "outcome" in m)
+    lines = read_attempts(model_dir)
+    spent = sum(m.get("seconds", 0.0) for m in lines if "outcome" in m)
+    goodput = read_goodput(model_dir)
     ended = outcomes(model_dir)
-    if is_locked(model_dir) and open_attempt(model_dir) is not None:
+    if is_locked(model_dir) and lines and "began" in lines[-1]:
         # A running attempt has no outcome yet and counts as killed.
         ended["killed"] -= 1
-        began = datetime.datetime.fromisoformat(lines[-1]["began"])
-        spent += (datetime.datetime.now(datetime.UTC) - began).total_seconds()
-    speeds = sorted(m["tokens_per_second"] for m in trained)
+    is_whole = (model_dir / RESULT).exists()
+    recorded = (m.get("tokens_per_second") for m in trained)
+    speeds = sorted(speed for speed in recorded if speed is not None)
     return ReportedRun(
         name=name,
         params=params,
@@ -223,8 +222,10 @@ def _run(
         step=max((m["step"] for m in metrics), default=0),
         attempts=ended,
         tokens_per_second=speeds[len(speeds) // 2] if speeds else None,
-        hours=spent / 3600,
-        goodput=min(useful / spent, 1.0) if spent and not ended["killed"] else None,
+        hours=(spent if goodput is None else goodput.total) / 3600,
+        goodput=goodput,
         command=command,
-        is_whole=(model_dir / RESULT).exists(),
+        is_whole=is_whole,
+        # Earlier versions recorded no reason.
+        ended=read_result(model_dir).get("ended", ALL_STEPS) if is_whole else None,
     )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,11 +10,18 @@ from jax.experimental import multihost_utils
 
 from t5lite.core.errors import UserError
 from t5lite.data.batching.features import Features
-from t5lite.data.batching.row_stream import Cursor
+from t5lite.data.batching.row_stream import Cursor, first_cursor
 from t5lite.data.batching.stream import STREAM_VERSION, Batches
 from t5lite.parallel.sharding import batch_sharding, local_rows
 from t5lite.training.program import TrainProgram
 from t5lite.training.run import Run
+
+
+class UsedBatch(NamedTuple):
+    """The identity of a batch: its number, and the cursors of this process's rows before it."""
+
+    number: int
+    cursors: Sequence[Cursor]
 
 
 class Feed:
@@ -24,6 +31,7 @@ class Feed:
         rows: indices of the rows of the global batch that this process needs.
         saved: the result of `state` in the checkpoint that the run resumes from; None starts from
             the first batch.
+        skip: more pairs as those of `train.skip_batches`.
         log: prints a line if the data restarts or batches are skipped.
 
     Raises:
@@ -36,35 +44,35 @@ class Feed:
         rows: Sequence[int],
         saved: dict[str, Any] | None,
         *,
+        skip: Sequence[tuple[int, int]] = (),
         log: Callable[[str], None],
     ) -> None:
         seed = run.stream_seed
-        self._about: dict[str, Any] = {
-            "stream_version": STREAM_VERSION,
-            "data_seed": seed,
-            "batch_size": run.batch_size,
-            "packed": run.packed,
-            "layout": repr(run.layout),
-            **run.task.identity(run.train_split),
-        }
+        self._about = _identity(run)
         self._rows = rows
         self._log = log
-        self._skip = [tuple(pair) for pair in run.skip_batches]
-        if saved is not None and saved["about"]["data_seed"] != seed and run.data_seed is not None:
+        own_skip = [tuple(pair) for pair in run.skip_batches]
+        self._skip = [*own_skip, *skip]
+        self._reasons = {
+            **{last: "the run returned" for _, last in skip},
+            **{last: "train.skip_batches" for _, last in own_skip},
+        }
+        if saved is not None and _restarts(run, saved):
             log(f"the data restarts with train.data_seed {seed}")
             saved = None
-        cursors = None
+        cursors = [first_cursor(len(run.task.tasks))] * len(rows)
         if saved is not None:
-            _check_same(saved["about"], self._about, run.model_dir)
+            check_position(run, saved)
             cursors = [Cursor.from_json(saved["rows"][row]) for row in rows]
         self.number = 0 if saved is None else int(saved["batches"])
         known = [] if saved is None else [tuple(pair) for pair in saved["skip_batches"]]
-        if late := [p for p in self._skip if p[0] <= self.number and p not in known]:
+        if late := [p for p in own_skip if p[0] <= self.number and p not in known]:
             log(
                 f"batches up to {self.number} were used before {late} of train.skip_batches was "
                 "set; only later batches of it are skipped"
             )
-        self._cursors: Sequence[Cursor] | None = cursors
+        self._cursors: Sequence[Cursor] = cursors
+        self._used: list[UsedBatch] = []
         self._batches = Batches(
             run.task,
             run.train_split,
@@ -82,12 +90,20 @@ class Feed:
 
     def __next__(self) -> Features:
         while True:
+            before = self._cursors
             features, self._cursors = next(self._batches)
             self.number += 1
             if not any(first <= self.number <= last for first, last in self._skip):
+                self._used.append(UsedBatch(self.number, before))
                 return features
-            if any(self.number == last for _, last in self._skip):
-                self._log(f"skipped the batches up to {self.number}: train.skip_batches")
+            if reason := self._reasons.get(self.number):
+                self._log(f"skipped the batches up to {self.number}: {reason}")
+
+    def take_used(self) -> list[UsedBatch]:
+        """Returns the batches since the last call."""
+        used = self._used
+        self._used = []
+        return used
 
     def state(self) -> dict[str, Any]:
         """Returns the position after the latest batch as JSON data, the same in all processes.
@@ -95,17 +111,23 @@ class Feed:
         `about` describes the data, `batches` counts used and skipped batches, `rows` has the cursor
         of each row of the global batch. All processes must call it together.
         """
-        assert self._cursors is not None
-        cursors = {row: c.to_json() for row, c in zip(self._rows, self._cursors, strict=True)}
-        rows: dict[int, Any] = {}
-        for part in _of_all_processes(cursors):
-            rows |= {int(row): cursor for row, cursor in part.items()}
         return {
             "about": self._about,
             "batches": self.number,
             "skip_batches": self._skip,
-            "rows": [rows[row] for row in sorted(rows)],
+            "rows": self.rows_of(UsedBatch(self.number, self._cursors)),
         }
+
+    def rows_of(self, batch: UsedBatch) -> list[Any]:
+        """Returns the cursors of all rows of the global batch as JSON data.
+
+        All processes must call it together.
+        """
+        cursors = {row: c.to_json() for row, c in zip(self._rows, batch.cursors, strict=True)}
+        rows: dict[int, Any] = {}
+        for part in _of_all_processes(cursors):
+            rows |= {int(row): cursor for row, cursor in part.items()}
+        return [rows[row] for row in sorted(rows)]
 
     def close(self) -> None:
         """Stops the workers that prepare batches."""
@@ -113,12 +135,17 @@ class Feed:
 
 
 def open_feed(
-    program: TrainProgram, saved: dict[str, Any] | None, *, log: Callable[[str], None]
+    program: TrainProgram,
+    saved: dict[str, Any] | None,
+    *,
+    skip: Sequence[tuple[int, int]] = (),
+    log: Callable[[str], None],
 ) -> Feed:
     """Returns the batches of a run for this process, after those of a checkpoint.
 
     Args:
         saved: the position in the data that the checkpoint holds; None for the beginning.
+        skip: more pairs as those of `train.skip_batches`.
         log: prints one line.
 
     Raises:
@@ -126,7 +153,7 @@ def open_feed(
     """
     run = program.run
     rows = local_rows(batch_sharding(program.mesh, run.batch_size), run.batch_size)
-    return Feed(run, rows, saved, log=log)
+    return Feed(run, rows, saved, skip=skip, log=log)
 
 
 def _of_all_processes(value: dict[int, Any]) -> list[dict[str, Any]]:
@@ -141,11 +168,33 @@ def _of_all_processes(value: dict[int, Any]) -> list[dict[str, Any]]:
     return [json.loads(t[:n].tobytes()) for t, n in zip(texts, lengths, strict=True)]
 
 
-def _check_same(saved: dict[str, Any], mine: dict[str, Any], model_dir: str) -> None:
+def _identity(run: Run) -> dict[str, Any]:
+    """Returns what the batches of a run depend on."""
+    return {
+        "stream_version": STREAM_VERSION,
+        "data_seed": run.stream_seed,
+        "batch_size": run.batch_size,
+        "packed": run.packed,
+        "layout": repr(run.layout),
+        **run.task.identity(run.train_split),
+    }
+
+
+def _restarts(run: Run, position: dict[str, Any]) -> bool:
+    """Whether the data of a run begins again, although a position in it was saved."""
+    return run.data_seed is not None and position["about"]["data_seed"] != run.stream_seed
+
+
+def check_position(run: Run, position: dict[str, Any]) -> None:
+    """Raises a UserError if the data of a run differs from that of a saved position."""
+    if _restarts(run, position):
+        return
+    saved = position["about"]
+    mine = _identity(run)
     for name in [*mine, *(saved.keys() - mine.keys())]:
         if saved.get(name) != mine.get(name):
             raise UserError(
-                f"{model_dir} was trained with {name} {saved.get(name)}, got {mine.get(name)}: "
+                f"{run.model_dir} was trained with {name} {saved.get(name)}, got {mine.get(name)}: "
                 "the saved position in the data would be wrong; use the former, another MODEL_DIR, "
                 "or another train.data_seed, which restarts the data"
             )

@@ -16,12 +16,18 @@ OWN_FIELDS = (
     "optimizer",
     "loss",
     "max_gradient_norm",
+    "bad_steps",
+    "train_first",
+    "layer_rates",
+    "moving_average",
     "seed",
     "data_seed",
     "model_dir",
     "total_steps",
+    "early_stopping",
     "skip_batches",
     "initial_checkpoint",
+    "on_damage",
     "writers",
 )
 
@@ -57,8 +63,9 @@ def check_one_program(first: Run, run: Run, *, dropout: bool) -> None:
     trees = [str(jax.tree.structure(numbers_of(each, dropout=dropout))) for each in (first, run)]
     if trees[0] != trees[1]:
         raise UserError(
-            "runs of one program differ in numbers only, got other choices of optimizer, schedule "
-            "or loss; sweep without --vectorized"
+            "runs of one program differ in numbers only, got other choices of optimizer, schedule, "
+            "loss, bad steps, train_first, layer_rates or "
+            "moving_average; sweep without --vectorized"
         )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from t5lite.core.errors import UserError, check_choice, suggestion
 from t5lite.core.lazy import by_name
-from t5lite.training.checkpoints import Checkpoints
+from t5lite.training.state_reading import is_array
+from t5lite.training.stored_checkpoints import StoredCheckpoints
 
 _Shape = tuple[int, ...]
 
@@ -80,6 +81,7 @@ def plan_restore(
     source: Mapping[str, _Shape],
     wanted: Mapping[str, _Shape],
     owner: str,
+    added: Collection[str] = (),
 ) -> dict[str, Origin]:
     """Returns the source of each of the model's parameters.
 
@@ -90,6 +92,8 @@ def plan_restore(
         source: shapes of the checkpoint's parameters.
         wanted: shapes of the model's parameters.
         owner: the checkpoint, for messages.
+        added: the model's parameters that adapters add; they need no rule and keep their initial
+            values if the checkpoint contains none of them.
 
     Raises:
         UserError: if a rule matches nothing, a shape does not fit, or a parameter on either side
@@ -109,9 +113,11 @@ def plan_restore(
                 return rule, match
         return None
 
+    is_new = frozenset(added if not source.keys() & added else ())
     origins: dict[str, Origin] = {}
     for name, shape in wanted.items():
-        if first("fresh", name):
+        is_ruled = any(re.fullmatch(rule[1], name) for rule in rules if rule[0] != "skip")
+        if first("fresh", name) or (name in is_new and not is_ruled):
             origins[name] = Origin(None)
             continue
         mapped, layers, grown = (first(kind, name) for kind in ("map", "layers", "grow"))
@@ -180,20 +186,29 @@ def _check_fits(
 
 
 def restore_by_rules(
-    checkpoints: Checkpoints, step: int, fresh: Any, rules: Sequence[Any]
+    checkpoints: StoredCheckpoints,
+    step: int,
+    fresh: Any,
+    rules: Sequence[Any],
+    added: Collection[str] = (),
 ) -> tuple[Any, dict[str, Origin]]:
     """Returns the parameters according to `plan_restore`, with the shardings of `fresh`.
 
+    Those of a checkpoint with a moving average are the average.
+
     Args:
         fresh: the initial parameters of the model.
+        added: the names of those that adapters add.
     """
     new = by_name(fresh)
-    stored = by_name(checkpoints.metadata(step)["params"], is_leaf=lambda x: hasattr(x, "shape"))
+    stored = by_name(checkpoints.metadata(step)["params"], is_leaf=is_array)
+    paths = checkpoints.param_paths(step)
     origins = plan_restore(
         rules,
         {name: tuple(leaf.shape) for name, leaf in stored.items()},
         {name: leaf.shape for name, leaf in new.items()},
         checkpoints.path(step),
+        added,
     )
     whole = {
         name: origin.source
@@ -201,7 +216,7 @@ def restore_by_rules(
         if origin.source is not None and origin.layers is None and not origin.grown
     }
     wanted = {
-        f"params/{source}": jax.ShapeDtypeStruct(
+        paths[source]: jax.ShapeDtypeStruct(
             new[name].shape, new[name].dtype, sharding=new[name].sharding
         )
         for name, source in whole.items()
@@ -212,17 +227,24 @@ def restore_by_rules(
     made: dict[str, jax.Array] = {}
     for name, origin in origins.items():
         if name in whole:
-            made[name] = jax.device_put(read[f"params/{whole[name]}"], new[name].sharding)
+            made[name] = jax.device_put(read[paths[whole[name]]], new[name].sharding)
         elif origin.source is None:
             made[name] = new[name]
         else:
-            made[name] = _changed(checkpoints, step, new[name], origin)
+            made[name] = _changed(checkpoints, step, paths, new[name], origin)
     return flax.traverse_util.unflatten_dict(made, sep="/"), origins
 
 
-def _changed(checkpoints: Checkpoints, step: int, fresh: jax.Array, origin: Origin) -> jax.Array:
+def _changed(
+    checkpoints: StoredCheckpoints,
+    step: int,
+    paths: Mapping[str, str],
+    fresh: jax.Array,
+    origin: Origin,
+) -> jax.Array:
     """Returns a parameter with other layers or another size; every process reads all of it."""
-    theirs = checkpoints.restore_array(step, f"params/{origin.source}").astype(fresh.dtype)
+    assert origin.source is not None
+    theirs = checkpoints.restore_array(step, paths[origin.source]).astype(fresh.dtype)
     if origin.layers is not None:
         picked = theirs[list(origin.layers)]
         return jax.make_array_from_callback(fresh.shape, fresh.sharding, picked.__getitem__)

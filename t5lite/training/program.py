@@ -9,8 +9,10 @@ import jax.numpy as jnp
 
 from t5lite.core.lazy import by_name
 from t5lite.core.numbers import as_inputs
+from t5lite.models.flops import train_flops
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, check_lengths, on_mesh
+from t5lite.training.frozen import FrozenPart, open_frozen
 from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.run import Run
 from t5lite.training.state import TrainState, abstract_state, initial_state
@@ -25,6 +27,7 @@ class TrainProgram:
         hyper: the run's numbers, which are inputs of the step.
         state, batch: shapes, dtypes and shardings.
         param_axes: names of the axes of each parameter.
+        frozen: models that do not train, by name; their parameters are inputs of the step.
         init: from the run's numbers to its first state, compiled.
     """
 
@@ -34,12 +37,21 @@ class TrainProgram:
     state: TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
     param_axes: Any
+    frozen: dict[str, FrozenPart]
     init: Callable[[Hyperparameters], TrainState]
 
     @property
     def trainable(self) -> list[str]:
         """The names of the parameters that train."""
         return trainable_names("train.trainable", self.run.trainable, by_name(self.state.params))
+
+    @property
+    def flops_per_step(self) -> int:
+        """FLOPs of a step by the formula: those of training, and of other models forward."""
+        run = self.run
+        others = sum(part.flops_per_row for part in self.frozen.values())
+        per_row = train_flops(run.model, run.layout.lengths, self.trainable) + others
+        return run.batch_size * per_row
 
     def of(self, run: Run) -> "TrainProgram":
         """Returns the program of a run that differs in numbers only, without another trace."""
@@ -50,8 +62,8 @@ def train_program(run: Run, mesh: DeviceMesh) -> TrainProgram:
     """Returns the program of `run` on `mesh`.
 
     Raises:
-        UserError: if the mesh does not divide the batch, a microbatch, a row or a parameter, or a
-            pattern of `train.trainable` matches no parameter.
+        UserError: if the mesh does not divide the batch, a microbatch, a row or a parameter, a
+            pattern of `train.trainable` matches no parameter, or the teacher does not fit the run.
     """
     sharding = batch_sharding(mesh, run.batch_size)
     batch_sharding(
@@ -78,4 +90,5 @@ def train_program(run: Run, mesh: DeviceMesh) -> TrainProgram:
         out_shardings=jax.tree.map(lambda x: x.sharding, state),
         compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
     )
-    return TrainProgram(run, mesh, as_inputs(run.hyperparameters), state, batch, axes, init)
+    frozen = open_frozen(run, mesh)
+    return TrainProgram(run, mesh, as_inputs(run.hyperparameters), state, batch, axes, frozen, init)

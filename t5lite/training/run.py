@@ -7,27 +7,48 @@ from typing import Any
 
 import numpy as np
 
-from t5lite.core.errors import UserError, suggestion
-from t5lite.core.fields import check_field_choice, check_fields, field_error, field_name
+from t5lite.core.errors import UserError, choose, suggestion
+from t5lite.core.fields import (
+    MAX_COUNT,
+    MAX_STEPS,
+    check_field_choice,
+    check_fields,
+    field_error,
+    field_name,
+)
 from t5lite.core.files import local_folder
 from t5lite.core.numbers import Number
+from t5lite.core.patterns import check_patterns
 from t5lite.data.batching.features import Layout, make_layout
 from t5lite.data.mixture import Mixture
 from t5lite.data.task import Task
 from t5lite.losses.cross_entropy import CrossEntropy
-from t5lite.losses.loss import Loss, check_loss
+from t5lite.losses.loss import Loss, check_loss, evaluation_loss, needed_models
 from t5lite.models.config_fields import DTYPES
 from t5lite.models.model import Model, check_adapters
+from t5lite.models.positions import check_row_length
 from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.masked_lm import MaskedLM
+from t5lite.optimizers.by_pattern import OptimizersByPattern
 from t5lite.optimizers.optimizer import Optimizer
 from t5lite.parallel.mesh import Mesh
+from t5lite.training.bad_steps import BadSteps
+from t5lite.training.early_stopping import EarlyStopping
 from t5lite.training.hyperparameters import Hyperparameters
+from t5lite.training.layer_rates import LayerRates
+from t5lite.training.moving_average import MovingAverage
 from t5lite.training.partial_restore import check_rules
-from t5lite.training.trainable import EVERYTHING, check_patterns
+from t5lite.training.teacher import Teacher
+from t5lite.training.train_first import TrainFirst
+from t5lite.training.trainable import EVERYTHING
+from t5lite.training.watchdog import Watchdog
 from t5lite.training.writers.json_lines import JsonLines
 from t5lite.training.writers.tensorboard import TensorBoard
 from t5lite.training.writers.writer import Writer
+
+# What a run does whose latest checkpoint is damaged.
+PREVIOUS = "previous"
+STOP = "stop"
 
 # Fields that count something of which there is at least one.
 COUNT_FIELDS = (
@@ -40,6 +61,8 @@ COUNT_FIELDS = (
     "keep_every_steps",
     "eval_every_steps",
 )
+# Fields that count something that takes memory.
+MEMORY_FIELDS = ("batch_size", "length_multiple", "show_examples", "data_workers")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +71,7 @@ class Run:
 
     Args:
         model, optimizer, loss, mesh: see their own classes.
+        teacher: a trained model that the loss compares the model with; None if it needs none.
         task: a task, or a mixture of several.
         model_dir: a local directory for everything that the run writes.
         total_steps: number of steps, including those before a restart.
@@ -68,7 +92,14 @@ class Run:
         offload_optimizer: whether the optimizer state is in the hosts' memory between updates.
         trainable: regular expressions; the parameters whose whole name one of them matches train,
             the others are constants without gradients and optimizer state.
+        train_first: which of them train alone in the first steps; None: all train from the start.
+        layer_rates: factors of the learning rate by layer, and which layers train from which step;
+            None for equal rates.
+        moving_average: of the parameters that train, which is evaluated and saved beside them; None
+            for none.
         max_gradient_norm: gradients of a larger global norm are scaled down; None for no limit.
+        bad_steps: which steps leave the state as it was, and when the run returns to an earlier
+            checkpoint; None turns both off.
         train_split, eval_split: of the task's source.
         eval_every_steps: how often the whole `eval_split` is evaluated; None for only before and
             after training.
@@ -78,13 +109,19 @@ class Run:
         keep_every_steps: checkpoints at multiples of this are never deleted; None for none.
         keep_highest, keep_lowest: a score such as "exact_match_fraction"; the checkpoint with the
             best value is kept too, and one is saved with every evaluation. Set at most one of them.
+        early_stopping: ends the run once the score that ranks checkpoints no longer improves; None
+            trains all steps.
         initial_checkpoint: a `checkpoints/STEP` directory with the parameters that a new run starts
             from, a MODEL_DIR for its latest, or MODEL_DIR:best.
         restore_rules: the sources of parameters, if the model differs from the checkpoint's: a list
             of ('map', PATTERN, NAME), ('fresh', PATTERN), ('grow', PATTERN), ('layers',
             PATTERN, LAYERS) and ('skip', PATTERN); see `training.partial_restore`.
+        on_damage: what a run does whose latest checkpoint is damaged: "previous" resumes from the
+            latest one that is not, and moves the damaged ones to `damaged_checkpoints`; "stop"
+            fails.
         restore_optimizer: whether a new run also continues from the step and the optimizer state of
             the initial checkpoint; its data starts from the first batch.
+        watchdog: limits of the phases of training; None for none.
         writers: where metrics are written; `JsonLines` is the record and always among them.
         show_examples: number of examples of `eval_split` to fill in and print at the end.
 
@@ -96,7 +133,7 @@ class Run:
 
     model: Model
     task: Task | Mixture
-    optimizer: Optimizer
+    optimizer: Optimizer | OptimizersByPattern
     model_dir: str
     total_steps: int
     batch_size: int
@@ -106,13 +143,18 @@ class Run:
     packed: bool = False
     data_workers: int = 0
     loss: Loss = CrossEntropy()
+    teacher: Teacher | None = None
     mesh: Mesh = Mesh()
     microbatches: int = 1
     length_multiple: int = 1
     param_dtype: str = "float32"
     offload_optimizer: bool = False
     trainable: Sequence[Any] = EVERYTHING
+    train_first: TrainFirst | None = None
+    layer_rates: LayerRates | None = None
+    moving_average: MovingAverage | None = None
     max_gradient_norm: Number | None = None
+    bad_steps: BadSteps | None = BadSteps()
     train_split: str = "train"
     eval_split: str = "validation"
     eval_every_steps: int | None = None
@@ -122,9 +164,12 @@ class Run:
     keep_every_steps: int | None = None
     keep_highest: str | None = None
     keep_lowest: str | None = None
+    early_stopping: EarlyStopping | None = None
     initial_checkpoint: str | None = None
     restore_rules: Sequence[Any] = ()
     restore_optimizer: bool = False
+    on_damage: str = PREVIOUS
+    watchdog: Watchdog | None = Watchdog()
     writers: Sequence[Any] = (JsonLines(), TensorBoard())
     show_examples: int = 0
 
@@ -132,8 +177,10 @@ class Run:
         folder = local_folder(field_name(self, "model_dir"), self.model_dir)
         object.__setattr__(self, "model_dir", str(folder))
         from_zero = ("total_steps", "show_examples", "data_workers")
-        check_fields(self, from_zero, "at least 0", lambda n: n >= 0)
-        check_fields(self, COUNT_FIELDS, "at least 1", lambda n: n >= 1)
+        rule = f"and at most {MAX_STEPS:,}"
+        check_fields(self, from_zero, f"at least 0 {rule}", lambda n: 0 <= n <= MAX_STEPS)
+        check_fields(self, COUNT_FIELDS, f"at least 1 {rule}", lambda n: 1 <= n <= MAX_STEPS)
+        check_fields(self, MEMORY_FIELDS, f"at most {MAX_COUNT:,}", lambda n: n <= MAX_COUNT)
         check_fields(self, ("seed", "data_seed"), "in [0, 2**31)", lambda n: 0 <= n < 2**31)
         check_fields(self, ("max_gradient_norm",), "over 0", lambda norm: norm > 0)
         for pair in self.skip_batches:
@@ -149,8 +196,17 @@ class Run:
                 f"{field_name(self, 'keep_highest')} and {field_name(self, 'keep_lowest')} are "
                 f"mutually exclusive, got {self.keep_highest!r} and {self.keep_lowest!r}"
             )
+        if self.early_stopping is not None and not self.ranks_checkpoints:
+            raise UserError(
+                f"{field_name(self, 'early_stopping')} needs {field_name(self, 'keep_highest')} or "
+                f"{field_name(self, 'keep_lowest')}, the score that must improve, got neither"
+            )
+        if self.early_stopping is not None and self.eval_every_steps is None:
+            raise field_error(self, "eval_every_steps", "bound with train.early_stopping")
         check_field_choice(self, "param_dtype", DTYPES)
-        check_loss(self.loss)
+        check_field_choice(self, "on_damage", (PREVIOUS, STOP))
+        check_loss(self.loss, self.model.config.dropout_rate)
+        self._check_needs()
         check_patterns(field_name(self, "trainable"), self.trainable)
         self._check_writers()
         check_rules(self.restore_rules)
@@ -164,6 +220,23 @@ class Run:
                 f"{field_name(self, 'restore_rules')}"
             )
         self._check_fit()
+
+    def _check_needs(self) -> None:
+        """Checks that the run has the other models that its loss needs, and no more."""
+        kind = type(self.loss).__name__
+        given = {"teacher": self.teacher}
+        for name in needed_models(self.loss):
+            if choose(f"{kind}.needs", name, given) is None:
+                raise UserError(
+                    f"{field_name(self, 'loss')} {kind} needs {field_name(self, name)}, got none; "
+                    f"bind {field_name(self, name)} = @{name.title()}()"
+                )
+        for name in given.keys() - set(needed_models(self.loss)):
+            if given[name] is not None:
+                raise UserError(
+                    f"{field_name(self, name)} is used by no loss, got {field_name(self, 'loss')} "
+                    f"{kind}; bind {field_name(self, 'loss')} = @Distillation()"
+                )
 
     def _check_writers(self) -> None:
         for writer in self.writers:
@@ -196,6 +269,7 @@ class Run:
             model = type(self.model).__name__
             objective = type(task.objective).__name__
             _check_positions_have_targets(self.model, task.objective)
+            _check_document_start(self.model, task)
             if task.metrics and not self.model.has_decoder:
                 raise UserError(
                     f"Task.metrics of {task.name!r} need a model with a decoder to write, got "
@@ -210,11 +284,17 @@ class Run:
                     f"{model} cannot train on {objective}: it makes no inputs; use DecoderOnly or "
                     "another objective"
                 )
+        check_row_length(config, max(self.layout.lengths.values()))
 
     @property
     def ranks_checkpoints(self) -> bool:
         """Whether the checkpoint with the best score is kept."""
         return bool(self.keep_highest or self.keep_lowest)
+
+    @property
+    def ranking_score(self) -> str | None:
+        """The name of the score that ranks checkpoints; None if none does."""
+        return self.keep_highest or self.keep_lowest
 
     def rank(self, scores: Mapping[str, float]) -> float | None:
         """Returns the rank of a checkpoint with these scores; None if checkpoints have none.
@@ -222,7 +302,7 @@ class Run:
         Raises:
             UserError: if the score that `keep_highest` or `keep_lowest` names does not exist.
         """
-        name = self.keep_highest or self.keep_lowest
+        name = self.ranking_score
         if name is None:
             return None
         if name not in scores:
@@ -239,20 +319,31 @@ class Run:
     @property
     def layout(self) -> Layout:
         """The layout of rows, which are as long as the longest example."""
-        objectives = [task.objective for task in self.task.tasks]
-
-        def longest(name: str) -> int:
-            length = max(getattr(objective, name) for objective in objectives)
-            return length + -length % self.length_multiple
-
         return make_layout(
             self.model.layout,
-            inputs_length=longest("inputs_length"),
-            targets_length=longest("targets_length"),
-            total_length=longest("total_length"),
-            has_inputs=any(objective.inputs_length for objective in objectives),
+            inputs_length=self._longest("inputs_length"),
+            targets_length=self._longest("targets_length"),
+            total_length=self._longest("total_length"),
+            has_inputs=any(task.objective.inputs_length for task in self.task.tasks),
             start_token=self.model.config.start_token,
         )
+
+    @property
+    def joined_length(self) -> int:
+        """Tokens of a row that has the inputs and the targets of each of its examples."""
+        if self.packed:
+            return self._longest("inputs_length") + self._longest("targets_length")
+        return self._longest("total_length")
+
+    def _longest(self, name: str) -> int:
+        """Returns a length of the longest example, rounded up to that of a row, in tokens."""
+        length: int = max(getattr(task.objective, name) for task in self.task.tasks)
+        return length + -length % self.length_multiple
+
+    @property
+    def evaluation_loss(self) -> Loss:
+        """What evaluation scores: the loss, or without other models its part that needs none."""
+        return evaluation_loss(self.loss)
 
     @property
     def hyperparameters(self) -> Hyperparameters:
@@ -263,6 +354,23 @@ class Run:
             seed=np.int32(self.seed),
             dropout_rate=self.model.config.dropout_rate or None,
             max_gradient_norm=self.max_gradient_norm,
+            bad_steps=self.bad_steps,
+            train_first=self.train_first,
+            layer_rates=self.layer_rates,
+            moving_average=self.moving_average,
+        )
+
+
+def _check_document_start(model: Model, task: Task) -> None:
+    """Checks that documents whose every token is predicted start as decoding does."""
+    if task.join_documents or not getattr(task.objective, "lookahead", 0):
+        return
+    wanted = task.vocabulary.document_start
+    if model.config.start_token != wanted:
+        raise UserError(
+            f"T5Config.start_token must be {wanted}, the token before each document of "
+            f"{type(task.objective).__name__}, got {model.config.start_token}; bind one of "
+            "T5Config.start_token and SpecialTokens.bos_id of the vocabulary"
         )
 
 
@@ -279,11 +387,17 @@ def _check_positions_have_targets(model: Model, objective: Any) -> None:
     if needed is not None and not isinstance(objective, needed):
         raise UserError(f"{kind} cannot train on {name}; use {needed.__name__}")
     if needed is None and isinstance(objective, MaskedLM | Classification | Tagging):
-        raise UserError(f"{kind} cannot train on {name}, which is for EncoderOnly")
+        raise UserError(f"{kind} cannot train on {name}, which is for EncoderOnly and classifiers")
     if isinstance(objective, Classification | Tagging):
         count = model.classes.count if model.classes else 0
         if len(objective.classes) != count:
             raise UserError(
                 f"Classes.count must be the number of {name}.classes ({len(objective.classes)}), "
                 f"got {count}"
+            )
+        names = model.classes.names if model.classes else ()
+        if names and tuple(names) != tuple(objective.classes):
+            raise UserError(
+                f"{name}.classes must be the model's Classes.names {list(names)}, in this order, "
+                f"got {list(objective.classes)}"
             )

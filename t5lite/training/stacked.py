@@ -15,7 +15,7 @@ from t5lite.parallel.mesh import POPULATION
 from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.program import TrainProgram
 from t5lite.training.state import TrainState
-from t5lite.training.step import lower_train_step
+from t5lite.training.step import FrozenParams, lower_train_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,8 @@ class StackedProgram:
 
     Args:
         init: returns zeros for the states of all slots.
-        step: from (hyperparameters, states, batches) of all slots to the new states and sums.
+        step: from (hyperparameters, states, batches) of all slots, and the parameters of models
+            that do not train, to the new states and sums.
         read: from the states and the index of a slot to the state of that slot.
         write: from the states, one state and the index of a slot to the states with it in place.
         batch_shardings: of each array of the stacked batch.
@@ -32,7 +33,7 @@ class StackedProgram:
     """
 
     init: Callable[[], TrainState]
-    step: Callable[[Hyperparameters, TrainState, Any], tuple[TrainState, Any]]
+    step: Callable[[Hyperparameters, TrainState, Any, FrozenParams], tuple[TrainState, Any]]
     read: Callable[[TrainState, np.int32], TrainState]
     write: Callable[[TrainState, TrainState, np.int32], TrainState]
     batch_shardings: Mapping[str, NamedSharding]

@@ -11,11 +11,19 @@ import jax.numpy as jnp
 from t5lite.core.lazy import by_name
 from t5lite.core.numbers import as_inputs
 from t5lite.core.streams import stream
-from t5lite.models.model import Model, init
+from t5lite.models.initializers import Parameter
+from t5lite.models.model import Model, init, parameter_tree
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import logical_axes, state_axes, tree_shardings
+from t5lite.training.bad_steps import no_recent_steps
 from t5lite.training.hyperparameters import Hyperparameters
-from t5lite.training.trainable import EVERYTHING, split_params, trainable_names
+from t5lite.training.trainable import (
+    EVERYTHING,
+    join_params,
+    split_by_name,
+    split_params,
+    trainable_names,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -29,21 +37,27 @@ class TrainState:
         step: number of completed steps, int32 [].
         params: all parameters, float32 or bfloat16.
         opt_state: state of the optax transformation, for the parameters that train.
+        recent: a `RecentSteps`; None if no step counts as bad.
+        average: moving average of the parameters that train, float32; None if there is none.
     """
 
     step: Any
     params: Any
     opt_state: Any
+    recent: Any = None
+    average: Any = None
+
+    @property
+    def evaluated_params(self) -> Any:
+        """The parameters that a run evaluates: with their moving average, if there is one."""
+        return self.params if self.average is None else join_params(self.params, self.average)
 
 
 def params_and_axes(model: Model) -> tuple[Any, Any]:
     """Returns the shapes of the parameters, and the names of their axes, as two trees."""
 
-    def make() -> tuple[Any, Any]:
-        boxed = init(model, jax.random.key(0))
-        return nn.unbox(boxed), boxed
-
-    shapes, boxed = jax.eval_shape(make)
+    boxed = parameter_tree(model)
+    shapes = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda x: isinstance(x, Parameter))
     return shapes, logical_axes(boxed)
 
 
@@ -86,6 +100,8 @@ def _state_of(
         step=jnp.zeros([], jnp.int32),
         params=jax.tree.map(lambda p: p.astype(param_dtype), params),
         opt_state=initial_opt_state(hyper, params, axes, trainable),
+        recent=None if hyper.bad_steps is None else no_recent_steps(),
+        average=initial_average(hyper, params, trainable),
     )
 
 
@@ -93,11 +109,22 @@ def initial_opt_state(
     hyper: Hyperparameters, params: Any, axes: Any, trainable: Sequence[str] = EVERYTHING
 ) -> Any:
     """Returns the optimizer's state before the first step from `params`, for those that train."""
-    learning_rate = hyper.optimizer.learning_rate(0)
     params = jax.tree.map(lambda p: p.astype(jnp.float32), params)
     trained, _ = split_params(params, trainable)
     trained_axes, _ = split_params(axes, trainable)
-    return hyper.optimizer.transformation(learning_rate, trained_axes).init(trained)
+    _, transformation = hyper.optimizer.at(0, trained_axes)
+    return transformation.init(trained)
+
+
+def initial_average(
+    hyper: Hyperparameters, params: Any, trainable: Sequence[str] = EVERYTHING
+) -> Any:
+    """Returns the moving average before the first step from `params`; None if there is none."""
+    if hyper.moving_average is None:
+        return None
+    trained, _ = split_params(params, trainable)
+    # Copies: the parameters and their average are donated to the step together.
+    return jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), trained)
 
 
 def state_shardings(state: TrainState, axes: Any, mesh: DeviceMesh) -> TrainState:
@@ -106,10 +133,15 @@ def state_shardings(state: TrainState, axes: Any, mesh: DeviceMesh) -> TrainStat
     Raises:
         UserError: if the mesh does not divide an axis that it splits.
     """
+    average = None
+    if state.average is not None:
+        average, _ = split_by_name(axes, by_name(state.average))
     names = TrainState(
         step=(),
         params=axes,
         opt_state=state_axes(state.opt_state, state.params, axes),
+        recent=jax.tree.map(lambda _: (), state.recent),
+        average=average,
     )
     return tree_shardings(state, names, mesh)
 
@@ -127,7 +159,12 @@ def state_shapes(
     """
     # Not from `initial_state`: tracing the model again would take longer than all the rest.
     params, axes = params_and_axes(model)
-    trainable_names("train.trainable", trainable, by_name(params))
+    trained = trainable_names("train.trainable", trainable, by_name(params))
+    hyper.optimizer.check(trained)
+    if hyper.train_first is not None:
+        hyper.train_first.check(trained)
+    if hyper.layer_rates is not None:
+        hyper.layer_rates.check(split_params(axes, trainable)[0])
     inputs = as_inputs(hyper)
     shapes = jax.eval_shape(
         lambda p, h: _state_of(p, h, axes, param_dtype, trainable), params, inputs

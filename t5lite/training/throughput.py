@@ -9,12 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5lite.core.errors import Diverged
 from t5lite.losses.loss import mean_metrics
-from t5lite.models.flops import train_flops
 from t5lite.parallel.hardware import device_of
-from t5lite.training.checkpoints import Checkpoints
-from t5lite.training.run import Run
+from t5lite.training.program import TrainProgram
 
 
 class Throughput:
@@ -24,11 +21,11 @@ class Throughput:
         compile_seconds: reported once, with the first metrics.
     """
 
-    def __init__(self, run: Run, *, compile_seconds: float) -> None:
-        self._flops_per_step = run.batch_size * train_flops(run.model, run.layout.lengths)
+    def __init__(self, program: TrainProgram, *, compile_seconds: float) -> None:
+        self._flops_per_step = program.flops_per_step
         device = device_of(jax.devices()[0].device_kind)
         self._peak_flops = None if device is None else device.flops * jax.device_count()
-        self._loss = run.loss
+        self._loss = program.run.loss
         self._once = {"compile_seconds": compile_seconds}
         self.restart()
 
@@ -54,14 +51,20 @@ class Throughput:
     def metrics(self, sums: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Returns the metrics of the steps since the last call, and restarts the clock.
 
+        Bad steps are counted; the loss is NaN if there are no others.
+
         Args:
             sums: of each of these steps, on the host.
         """
         seconds = time.perf_counter() - self._started
         tokens = math.fsum(float(s["tokens"] + s["input_tokens"]) for s in sums)
         flops_per_second = self._flops_per_step * len(sums) / seconds
+        good = [s for s in sums if not s.get("bad_steps")]
+        none = {"loss_nats_per_token": math.nan, "target_tokens": 0.0}
+        counts = {"bad_steps": float(len(sums) - len(good))} if "bad_steps" in sums[0] else {}
         metrics = {
-            **mean_metrics(self._loss, sums),
+            **(mean_metrics(self._loss, good) if good else none),
+            **counts,
             "learning_rate": float(sums[-1]["learning_rate"]),
             "gradient_norm": float(sums[-1]["gradient_norm"]),
             "tokens_per_second": tokens / seconds,
@@ -75,19 +78,3 @@ class Throughput:
         self._once = {}
         self.restart()
         return metrics
-
-
-def check_finite(metrics: Mapping[str, float], step: int, checkpoints: Checkpoints) -> None:
-    """Checks that the loss and the gradient of the latest steps are finite.
-
-    The gradient is checked too because a gradient that is not finite makes the next loss so.
-
-    Raises:
-        Diverged: naming the step and the checkpoints to return to.
-    """
-    if not math.isfinite(metrics["loss_nats_per_token"] + metrics["gradient_norm"]):
-        raise Diverged(
-            f"training diverged: loss or gradient is not finite at step {step}; good checkpoints: "
-            f"{checkpoints.steps() or 'none'}; lower the learning rate or set "
-            "train.max_gradient_norm"
-        )

@@ -4,33 +4,15 @@ A pattern must match a whole name such as "encoder/layers/mlp/wi_0/kernel".
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import flax.traverse_util
 
 from t5lite.core.errors import UserError, suggestion
+from t5lite.core.patterns import matches
 
 EVERYTHING = (".*",)
-
-
-def check_patterns(owner: str, patterns: Sequence[Any]) -> None:
-    """Checks that there is at least one pattern and that each is a regular expression.
-
-    Raises:
-        UserError: naming the pattern that is not.
-    """
-    if not patterns:
-        raise UserError(f"{owner} must name at least one pattern, got none; all is ['.*']")
-    for pattern in patterns:
-        if not isinstance(pattern, str):
-            raise UserError(f"{owner} must be regular expressions, got {pattern!r}")
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise UserError(
-                f"{owner} must be regular expressions, got {pattern!r}: {error}"
-            ) from error
 
 
 def trainable_names(owner: str, patterns: Sequence[str], names: Iterable[str]) -> list[str]:
@@ -48,7 +30,7 @@ def trainable_names(owner: str, patterns: Sequence[str], names: Iterable[str]) -
             raise UserError(
                 f"{owner}: {pattern!r} matches no parameter; {suggestion(pattern, names)}"
             )
-    return [name for name in names if _trains(name, patterns)]
+    return [name for name in names if matches(name, patterns)]
 
 
 def split_params(params: Any, patterns: Sequence[str]) -> tuple[Any, Any]:
@@ -59,14 +41,21 @@ def split_params(params: Any, patterns: Sequence[str]) -> tuple[Any, Any]:
     >>> split_params({"a": {"x": 1}, "b": {"x": 2}}, ["b/.*"])
     ({'b': {'x': 2}}, {'a': {'x': 1}})
     """
-    trained: dict[str, Any] = {}
-    constant: dict[str, Any] = {}
-    for name, leaf in flax.traverse_util.flatten_dict(params, sep="/").items():
-        (trained if _trains(name, patterns) else constant)[name] = leaf
-    return (
-        flax.traverse_util.unflatten_dict(trained, sep="/"),
-        flax.traverse_util.unflatten_dict(constant, sep="/"),
-    )
+    names = flax.traverse_util.flatten_dict(params, sep="/")
+    return split_by_name(params, [name for name in names if matches(name, patterns)])
+
+
+def split_by_name(params: Any, names: Collection[str]) -> tuple[Any, Any]:
+    """Returns the parameters with these names, and the others.
+
+    >>> split_by_name({"a": {"x": 1, "y": 2}}, ["a/y"])
+    ({'a': {'y': 2}}, {'a': {'x': 1}})
+    """
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    chosen = frozenset(names)
+    parts = [{n: x for n, x in flat.items() if (n in chosen) is wanted} for wanted in (True, False)]
+    named, others = (flax.traverse_util.unflatten_dict(part, sep="/") for part in parts)
+    return named, others
 
 
 def join_params(trained: Any, constant: Any) -> Any:
@@ -77,7 +66,3 @@ def join_params(trained: Any, constant: Any) -> Any:
     """
     flat = [flax.traverse_util.flatten_dict(part, sep="/") for part in (trained, constant)]
     return flax.traverse_util.unflatten_dict({**flat[0], **flat[1]}, sep="/")
-
-
-def _trains(name: str, patterns: Sequence[str]) -> bool:
-    return any(re.fullmatch(pattern, name) for pattern in patterns)

@@ -1,8 +1,10 @@
 """`--checkpoint` has one form for every command."""
 
+import concurrent.futures
 import json
 import pathlib
 import shutil
+import threading
 
 import pytest
 
@@ -57,8 +59,8 @@ def run_dir(tmp_path_factory, text_file, data_dir):
     ],
 )
 def test_folders_name_their_checkpoints_without_a_run_file(name, steps, run_dir):
-    with selection.chosen_checkpoints(None, name.format(run=run_dir), 1) as chosen:
-        assert [one.step for one in chosen] == steps
+    chosen = selection.chosen_checkpoints(None, name.format(run=run_dir), 1)
+    assert [one.step for one in chosen] == steps
 
 
 @pytest.mark.parametrize(
@@ -74,11 +76,8 @@ def test_folders_name_their_checkpoints_without_a_run_file(name, steps, run_dir)
 )
 def test_a_name_without_a_checkpoint_is_an_error(name, message, run_dir):
     text = name.format(run=run_dir, parent=run_dir.parent)
-    with (
-        pytest.raises(UserError, match=message),
-        selection.chosen_checkpoints(None, text, 1),
-    ):
-        pass
+    with pytest.raises(UserError, match=message):
+        selection.chosen_checkpoints(None, text, 1)
 
 
 def test_inspect_prints_the_model_of_any_named_checkpoint(run_dir, command, tmp_path):
@@ -99,11 +98,8 @@ def test_a_large_hugging_face_folder_names_the_command_that_converts_it(tmp_path
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     monkeypatch.setattr(foreign_checkpoint, "MAX_BYTES", 1)
-    with (
-        pytest.raises(UserError, match=r"convert it once: t5lite convert --input=\S*hf_base --out"),
-        selection.chosen_checkpoints(None, str(folder), 1),
-    ):
-        pass
+    with pytest.raises(UserError, match=r"convert it once: t5lite convert --input=\S*hf_base"):
+        selection.chosen_checkpoints(None, str(folder), 1)
 
 
 def test_a_small_hugging_face_folder_is_converted_once_and_kept(tmp_path, monkeypatch, run_dir):
@@ -121,11 +117,38 @@ def test_a_small_hugging_face_folder_is_converted_once_and_kept(tmp_path, monkey
 
     monkeypatch.setattr("t5lite.cli.convert.convert_command", convert)
     for _ in range(2):
-        with selection.chosen_checkpoints(None, str(folder), 1) as (chosen,):
-            assert chosen.step == 4
+        (chosen,) = selection.chosen_checkpoints(None, str(folder), 1)
+        assert chosen.step == 4
     assert conversions == [str(folder)]
     # Other files are another checkpoint.
     (folder / "model.safetensors").write_text("new")
-    with selection.chosen_checkpoints(None, str(folder), 1):
-        pass
+    selection.chosen_checkpoints(None, str(folder), 1)
     assert len(conversions) == 2
+
+
+def test_processes_that_name_the_same_hugging_face_folder_convert_it_once(
+    tmp_path, monkeypatch, run_dir
+):
+    folder = tmp_path / "hf_base"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    conversions = []
+    has_begun = threading.Event()
+    may_end = threading.Event()
+
+    def convert(flags, bindings):
+        conversions.append(flags.input)
+        has_begun.set()
+        assert may_end.wait(small.PATIENCE)
+        shutil.copytree(run_dir, flags.output)
+
+    monkeypatch.setattr("t5lite.cli.convert.convert_command", convert)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(foreign_checkpoint.converted, folder)
+        assert has_begun.wait(small.PATIENCE)
+        second = pool.submit(foreign_checkpoint.converted, folder)
+        assert concurrent.futures.wait([second], timeout=0.2).not_done
+        may_end.set()
+        assert first.result() == second.result()
+    assert len(conversions) == 1

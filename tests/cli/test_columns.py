@@ -23,6 +23,20 @@ def test_each_block_begins_with_the_first_column():
     assert all(block.split()[0] == "trial" for block in blocks)
 
 
+def test_a_long_first_column_stands_above_the_others():
+    names = ["decoder/layers/encoder_decoder_attention/query/kernel", "token_embedder/embedding"]
+    rows = [[names[0], "1 layers, 16 embed, 2 heads, 8 kv", "256"], [names[1], "384 vocab", "9"]]
+    text = columns_text(["parameter", "shape", "count"], rows, width=80, left=["shape"])
+    assert text.splitlines() == [
+        "parameter",
+        "  shape                              count",
+        names[0],
+        "  1 layers, 16 embed, 2 heads, 8 kv    256",
+        names[1],
+        "  384 vocab                              9",
+    ]
+
+
 def test_gin_names_lose_their_owner_only_in_a_narrow_table():
     assert "Cosine.learning_rate" in columns_text(TITLES, ROWS, width=None, gin_names=NAMES)
     narrow = columns_text(TITLES, ROWS, width=75, gin_names=NAMES)

@@ -15,6 +15,7 @@ from t5lite.cli.main import COMMANDS
 from t5lite.core.run_directory import locked, outcomes
 from t5lite.data.text.vocabularies import SentencePieceVocabulary
 from tests import small
+from tests.faults import Fault, needs_preload, preloaded
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SMALL = [
@@ -138,6 +139,18 @@ def test_train_then_eval_by_the_config_of_the_run(t5lite, command, tmp_path):
 
 
 @pytest.mark.proof
+def test_determinism_is_verified_and_nothing_is_written(t5lite, tmp_path):
+    run = tmp_path / "run"
+    code, out, err = t5lite(
+        *("train", *SMALL, f"--gin.MODEL_DIR={run}", "--verify_determinism=2"),
+        environment={"JAX_NUM_CPU_DEVICES": "2"},
+    )
+    assert code == 0, err
+    assert "deterministic: 2 steps taken again, and once more across a save and restore" in out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.proof
 def test_a_packed_mixture_trains_alike_with_workers_and_resumes(t5lite, tmp_path):
     arguments = [
         *(*MULTITASK, *(a for a in SMALL[1:] if "SpanCorruption" not in a)),
@@ -170,8 +183,9 @@ def latest_step(model_dir):
     return max(int(name) for name in names if name.isdigit())
 
 
+@needs_preload
 @pytest.mark.proof
-def test_a_stopped_or_killed_run_resumes_bitwise(t5lite, tmp_path):
+def test_a_stopped_or_killed_run_resumes_bitwise(t5lite, faults_library, tmp_path):
     def losses(run):
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         return [(m["step"], m["split"], m["loss_nats_per_token"]) for m in lines]
@@ -180,16 +194,14 @@ def test_a_stopped_or_killed_run_resumes_bitwise(t5lite, tmp_path):
     code, _, err = t5lite("train", *arguments, f"--gin.MODEL_DIR={tmp_path / 'whole'}")
     assert code == 0, err
     killed = tmp_path / "killed"
-    for lines, number in ((4, signal.SIGKILL), (12, signal.SIGTERM), (22, signal.SIGKILL)):
-        process = t5lite.start("train", *arguments, f"--gin.MODEL_DIR={killed}")
-        metrics = killed / "metrics.jsonl"
-        while process.poll() is None:
-            if metrics.exists() and metrics.read_text().count("\n") >= lines:
-                process.send_signal(number)
-                break
-            time.sleep(0.005)
-        _, err = process.communicate()
-        assert process.returncode == (42 if number == signal.SIGTERM else -signal.SIGKILL)
+    metrics = killed / "metrics.jsonl"
+    for at, then in ((5, "SIGKILL"), (8, "SIGTERM"), (11, "SIGKILL")):
+        fault = Fault(under=metrics, calls=("write",), at=at, then=then, torn=True)
+        environment = preloaded(faults_library) | fault.environment(tmp_path / "log")
+        code, _, err = t5lite(
+            *("train", *arguments, f"--gin.MODEL_DIR={killed}"), environment=environment
+        )
+        assert code == (42 if then == "SIGTERM" else -signal.SIGKILL), err
     step = latest_step(killed)
     assert not (killed / "result.json").exists()
     code, out, err = t5lite("train", *arguments, f"--gin.MODEL_DIR={killed}")
@@ -200,6 +212,7 @@ def test_a_stopped_or_killed_run_resumes_bitwise(t5lite, tmp_path):
         "finished": 1,
         "preempted": 1,
         "unavailable": 0,
+        "stalled": 0,
         "rejected": 0,
         "failed": 0,
         "killed": 2,
@@ -239,6 +252,7 @@ def test_several_processes_stop_at_the_same_step_if_one_is_signalled(t5lite, tmp
         "finished": 0,
         "preempted": 1,
         "unavailable": 0,
+        "stalled": 0,
         "rejected": 0,
         "failed": 0,
         "killed": 0,

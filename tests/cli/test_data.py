@@ -70,7 +70,7 @@ def test_built_data_sets_are_listed_and_pruned(tmp_path, text_file, console):
     folders = [pathlib.Path(run.task.source.data_dir)]
     run.task.source.records("train")
     data.list_data_sets(folders, console)
-    assert "current, 1 records, " in console.file.getvalue()
+    assert "current, 1 record, " in console.file.getvalue()
     data.prune_data_sets(folders, console)
     assert "removed 0 data sets, 0 bytes" in console.file.getvalue()
     (tmp_path / "pairs.tsv").write_text("changed\tb\n")

@@ -40,7 +40,7 @@ def test_help_lists_every_flag_once_in_its_group_the_common_ones_first(name, com
 
 def test_help_states_the_choices_and_the_default_of_a_flag(command):
     assert (
-        "Format of the output: t5lite or huggingface; t5lite if not given."
+        "Format of the output: t5lite or huggingface or peft; t5lite if not given."
         in command("convert", "--help")[1]
     )
     assert (

@@ -7,7 +7,6 @@ import pathlib
 import shutil
 import signal
 import socket
-import time
 import types
 
 import jax
@@ -17,9 +16,10 @@ from t5lite.cli import checkpoint_scorer, score_tables, selection
 from t5lite.cli import eval as eval_module
 from t5lite.cli.work_progress import WorkProgress
 from t5lite.models.description import model_of
-from t5lite.training.checkpoints import open_checkpoint
+from t5lite.training.checkpoint_names import open_checkpoint
 from tests import small
 from tests.cli.test_commands import SMALL
+from tests.faults import Fault, needs_preload, preloaded
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,9 @@ def asked(folder):
     return path
 
 
+@needs_preload
 @pytest.mark.proof
-def test_results_are_in_order_despite_kills(t5lite, trained, asked, tmp_path):
+def test_results_are_in_order_despite_kills(t5lite, trained, asked, faults_library, tmp_path):
     def command(name):
         return [
             *("infer", f"--checkpoint={trained}", f"--input={asked}"),
@@ -53,16 +54,15 @@ def test_results_are_in_order_despite_kills(t5lite, trained, asked, tmp_path):
     assert code == 0, err
     assert "wrote 60 results to" in err
     assert "cut 33 of 60 objects: longer than 16 tokens of inputs or 12 of targets" in err
-    partial = tmp_path / "killed.jsonl.partial"
-    for lines in (8, 24, 48):
-        process = t5lite.start(*command("killed.jsonl"))
-        while process.poll() is None:
-            if partial.exists() and partial.read_text().count("\n") >= lines:
-                process.send_signal(signal.SIGKILL)
-                break
-            time.sleep(0.002)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+    for at, lines in ((3, 8), (4, 24), (5, 48)):
+        partial = tmp_path / "killed.jsonl.partial"
+        # The first write of each attempt drops the line that the previous kill cut short.
+        fault = Fault(under=partial, calls=("write",), at=at, torn=True)
+        environment = preloaded(faults_library) | fault.environment(tmp_path / "log")
+        code, _, err = t5lite(*command("killed.jsonl"), environment=environment)
+        assert code == -signal.SIGKILL, err
+        # And half of a chunk of eight.
+        assert lines <= partial.read_text().count("\n") < lines + 8
     code, _, err = t5lite(*command("killed.jsonl"))
     assert code == 0, err
     assert "resuming after" in err
@@ -140,6 +140,18 @@ def test_scores_of_infer_equal_those_of_eval(command, trained, tmp_path):
     ("arguments", "message"),
     [
         (["--output=x.jsonl"], "infer needs --input=FILE"),
+        (
+            ["--input=ASKED", "--output=OUT", "--mode=score", "--gin.Decoding.num_beams=4"],
+            "--gin.Decoding.num_beams has no effect with --mode=score; leave it out, or use",
+        ),
+        (
+            ["--input=ASKED", "--output=OUT", "--mode=score", "--gin.infer.num_best=2"],
+            "--gin.infer.num_best has no effect with --mode=score",
+        ),
+        (
+            ["--input=ASKED", "--output=OUT", "--gin.infer.targets={answer}"],
+            "--gin.infer.targets has no effect with --mode=predict",
+        ),
         (
             ["--input=ASKED", "--output=ASKED", "--checkpoint=RUN"],
             "exists; name another file",
@@ -241,12 +253,12 @@ def test_a_moved_run_is_scored_and_used_by_its_name_alone(command, trained, aske
     code, out, err = command(*infer, "--gin.infer.bad_objects=skip")
     assert code == 0, err
     assert [json.loads(line)["inputs"] for line in out.splitlines()] == ["a", "c"]
-    assert "skipped 1 objects, the first: " in err
+    assert "skipped 1 object, the first: " in err
 
 
 def test_averages_exist_for_checkpoints_with_enough_before_them(trained):
-    with selection.chosen_checkpoints(str(trained), "all", 2) as chosen:
-        assert [one.steps for one in chosen] == [(2, 4), (4, 6)]
+    chosen = selection.chosen_checkpoints(str(trained), "all", 2)
+    assert [one.steps for one in chosen] == [(2, 4), (4, 6)]
 
 
 def test_scores_of_one_checkpoint_only_are_printed(capsys):
@@ -305,7 +317,14 @@ def test_a_checkpoint_that_is_deleted_meanwhile_is_skipped(
     shutil.copytree(trained, run_dir)
     shutil.rmtree(run_dir / "eval", ignore_errors=True)
     run = small.run(text_file, data_dir, run_dir, total_steps=6)
-    flags = types.SimpleNamespace(checkpoint="latest", average=1, json=True, gin_file=["run.gin"])
+    flags = types.SimpleNamespace(
+        checkpoint="latest",
+        average=1,
+        parameters=None,
+        base=None,
+        json=True,
+        gin_file=["run.gin"],
+    )
 
     def evaluate(params):
         return {"loss_nats_per_token": 1.0, "f1": math.nan}
@@ -326,9 +345,9 @@ def test_a_checkpoint_that_is_deleted_meanwhile_is_skipped(
 
     monkeypatch.setattr(selection.ChosenCheckpoint, "params", read_late)
 
-    with open_checkpoint(str(run_dir / "checkpoints" / "2")) as (checkpoints, step):
-        shapes = as_arrays(checkpoints.metadata(step)["params"])
-        run = dataclasses.replace(run, model=model_of(checkpoints.about(step), "it"))
+    checkpoints, step = open_checkpoint(str(run_dir / "checkpoints" / "2"))
+    shapes = as_arrays(checkpoints.metadata(step)["params"])
+    run = dataclasses.replace(run, model=model_of(checkpoints.about(step), "it"))
     monkeypatch.setattr(checkpoint_scorer, "RETRY_SECONDS", 0.01)
     scorer = checkpoint_scorer.CheckpointScorer(
         run, evaluate, shapes, {"tasks": ["task"]}, WorkProgress()

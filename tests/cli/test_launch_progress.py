@@ -1,13 +1,15 @@
 """The steps of running trials."""
 
-import time
+import threading
 
 import pytest
+import rich.console
 
 from t5lite.cli import launch_progress
 from t5lite.cli.launch_progress import LaunchProgress, recorded_step
 from t5lite.core.run_directory import append_record
 from t5lite.launching.launch import Launch
+from tests import small
 
 
 @pytest.fixture
@@ -41,11 +43,19 @@ def test_the_step_is_that_of_the_last_whole_record(launch):
 def test_steps_of_running_trials_are_logged(launch, monkeypatch, capsys):
     monkeypatch.setattr(launch_progress, "REFRESH_SECONDS", 0.02)
     monkeypatch.setattr(launch_progress, "STEP_LINE_SECONDS", 0.02)
+    printed = threading.Event()
+    print_line = rich.console.Console.print
+
+    def print_and_notify(*arguments, **options):
+        print_line(*arguments, **options)
+        printed.set()
+
+    monkeypatch.setattr(rich.console.Console, "print", print_and_notify)
+    launch.model_dir(0).mkdir(parents=True)
+    append_record(launch.model_dir(0) / "metrics.jsonl", step=120, split="train")
     with LaunchProgress(launch) as progress:
         progress.on_state(0, "started")
-        launch.model_dir(0).mkdir(parents=True)
-        append_record(launch.model_dir(0) / "metrics.jsonl", step=120, split="train")
-        time.sleep(0.5)
+        assert printed.wait(small.PATIENCE)
         progress.on_state(0, "complete")
     captured = capsys.readouterr()
     assert "trial 0: step 120/400" in captured.err

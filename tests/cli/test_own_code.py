@@ -3,6 +3,8 @@
 import json
 import sys
 
+import pytest
+
 from tests import small
 
 OWN_LOSS = """
@@ -13,6 +15,7 @@ def gentle(z_loss: float) -> CrossEntropy:
 """
 
 
+@pytest.mark.proof
 def test_eval_imports_the_loss_of_ones_own_code_by_config_gin(
     command, tmp_path, monkeypatch, request
 ):

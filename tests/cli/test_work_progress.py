@@ -16,6 +16,15 @@ def test_lines_show_progress_if_there_is_no_terminal(monkeypatch, capsys):
     ]
 
 
+def test_work_that_needs_no_beginning_prints_nothing_until_it_takes_long(monkeypatch, capsys):
+    clock = iter([0.0, 5.0, 20.0])
+    monkeypatch.setattr(work_progress.time, "perf_counter", lambda: next(clock))
+    with WorkProgress(beginning=None) as progress:
+        for done in (0, 5, 20):
+            progress.report("arrays", done, 29)
+    assert capsys.readouterr().err == "arrays: 20/29  1.0 per second  0:00:09 left\n"
+
+
 def test_the_total_may_be_unknown(monkeypatch, capsys):
     clock = iter([0.0, 10.0])
     monkeypatch.setattr(work_progress.time, "perf_counter", lambda: next(clock))

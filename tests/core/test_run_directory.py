@@ -13,7 +13,8 @@ from t5lite.core.run_directory import (
     is_locked,
     locked,
     outcomes,
-    read_records,
+    read_attempts,
+    utc_now,
     write_result,
 )
 
@@ -30,6 +31,8 @@ def test_attempts_are_counted_by_outcome(tmp_path):
         Diverged("loss is nan"),
         UserError("no such vocabulary"),
         Unavailable("no room"),
+        OSError(28, "No space left on device"),
+        FileNotFoundError("nowhere"),
         KeyboardInterrupt(),
     )
     for error in errors:
@@ -37,25 +40,28 @@ def test_attempts_are_counted_by_outcome(tmp_path):
             raise error
     # One that was killed while it wrote its end.
     with (tmp_path / ATTEMPTS).open("a") as file:
-        file.write(json.dumps({"attempt": 7, "began": "now"}) + '\n{"attempt": 7, "outc')
+        file.write(json.dumps({"attempt": 9, "began": utc_now()}) + '\n{"attempt": 9, "outc')
     with attempt(tmp_path, ["train"]):
         pass
     assert outcomes(tmp_path) == {
         "finished": 2,
         "preempted": 1,
-        "unavailable": 1,
-        "rejected": 1,
+        "unavailable": 2,
+        "stalled": 0,
+        "rejected": 2,
         "failed": 1,
         "killed": 2,
     }
-    lines = read_records(tmp_path / ATTEMPTS)
+    lines = read_attempts(tmp_path)
     assert lines[0]["command"] == ["train", "--gin.STEPS=3"]
     assert [line["error"] for line in lines if "error" in line] == [
         "loss is nan",
         "no such vocabulary",
         "no room",
+        "[Errno 28] No space left on device",
+        "nowhere",
     ]
-    assert lines[-1]["attempt"] == 8
+    assert lines[-1]["attempt"] == 10
 
 
 def test_a_result_has_the_latest_scores(tmp_path):
@@ -65,5 +71,6 @@ def test_a_result_has_the_latest_scores(tmp_path):
     write_result(tmp_path, 4)
     assert json.loads((tmp_path / "result.json").read_text()) == {
         "step": 4,
+        "ended": "all steps",
         "scores": {"validation": {"step": 4, "loss": 2.0}},
     }

@@ -17,6 +17,7 @@ from t5lite.data.batching.stream import Batches
 from t5lite.data.mixture import Mixture
 from t5lite.data.sources.file_source import FileSource
 from t5lite.data.task import Task
+from t5lite.data.text.special_tokens import SpecialTokens
 from t5lite.data.text.vocabularies import ByteVocabulary
 from t5lite.objectives.causal import Causal
 from t5lite.objectives.span_corruption import SpanCorruption
@@ -74,11 +75,11 @@ def mixture(folder: str) -> Mixture:
     )
 
 
-def causal(folder: str) -> Task:
+def causal(folder: str, **special: int) -> Task:
     """Causal language modelling of separate documents."""
     return Task(
         source=mixture(folder).tasks[1].source,
-        vocabulary=ByteVocabulary(),
+        vocabulary=ByteVocabulary(special=SpecialTokens(**special)),
         objective=Causal(targets_length=40),
         join_documents=False,
     )

@@ -1,7 +1,9 @@
 """Data sets of files: one per split, listed and removed."""
 
 import json
+import os
 import pathlib
+import shutil
 
 import pytest
 
@@ -16,6 +18,7 @@ from t5lite.data.sources.built_data_sets import (
     prune,
 )
 from t5lite.data.sources.file_source import FileSource
+from t5lite.data.storage import building
 from t5lite.data.storage.building import BuildOptions, build_lock
 
 ROWS = [{"en": f"größer {n}", "refs": [f"ü{n}", str(n)], "o": {"a": n}} for n in range(20)]
@@ -99,3 +102,62 @@ def test_a_data_set_that_is_being_built_is_not_pruned(make, tmp_path):
     (folder,) = (tmp_path / "tfds" / "files").iterdir()
     with build_lock(folder / "1.0.0"):
         assert [each.state for each in found(tmp_path)] == ["building"]
+
+
+@pytest.fixture
+def unfinished(tmp_path):
+    folder = tmp_path / "tfds" / "files" / "0123456789abcdef"
+    (folder / "1.0.0.unfinished").mkdir(parents=True)
+    (folder / "1.0.0.lock").touch()
+    return folder
+
+
+def test_a_data_set_that_is_built_after_it_was_listed_is_not_pruned(unfinished, tmp_path):
+    (listed,) = found(tmp_path)
+    with build_lock(unfinished / "1.0.0"):
+        assert not prune(listed)
+    assert unfinished.exists()
+    assert prune(listed)
+    assert not prune(listed)
+
+
+def test_a_builder_that_waits_while_the_data_set_is_pruned_locks_the_new_folder(
+    unfinished, tmp_path, monkeypatch
+):
+    (listed,) = found(tmp_path)
+
+    def pruned_meanwhile(file):
+        shutil.rmtree(listed.path)
+        monkeypatch.undo()
+
+    monkeypatch.setattr(building, "try_lock", lambda file: False)
+    monkeypatch.setattr(building, "wait_for_lock", pruned_meanwhile)
+    with build_lock(unfinished / "1.0.0"):
+        assert [each.state for each in found(tmp_path)] == ["building"]
+
+
+def test_files_of_a_build_may_disappear_while_it_is_listed(unfinished, tmp_path, monkeypatch):
+    shard = unfinished / "1.0.0.unfinished" / "a.tmp"
+    shard.write_bytes(bytes(100))
+    (unfinished / "1.0.0.unfinished" / "b").write_bytes(bytes(10))
+    stat = os.stat
+
+    def removed_first(path, **options):
+        if str(path) == str(shard):
+            shard.unlink()
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", removed_first)
+    assert [each.file_bytes for each in found(tmp_path)] == [10]
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(make, tmp_path):
+    source = make({"train": ["a.jsonl", "b.jsonl"]})
+
+    def append(done, count, records):
+        with (tmp_path / "a.jsonl").open("a") as file:
+            file.write("\n" + json.dumps(ROWS[0]))
+
+    with pytest.raises(UserError, match="a.jsonl changed while it was read; run the command again"):
+        source.records("train", BuildOptions(workers=1, on_shard=append))
+    assert len(make({"train": ["a.jsonl", "b.jsonl"]}).records("train")) == 29

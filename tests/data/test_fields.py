@@ -1,14 +1,23 @@
 """Fields that are lists and objects: templates, preprocessors and storage."""
 
 import json
+import pathlib
 
+import numpy as np
 import pytest
+from sentencepiece import sentencepiece_model_pb2
 
 from t5lite.core.errors import UserError
+from t5lite.data.sources.file_source import FileSource
+from t5lite.data.task import Task
 from t5lite.data.text.fields import JsonText, as_field, from_stored, to_stored
 from t5lite.data.text.html_tags import without_tags
 from t5lite.data.text.preprocessors import changed
+from t5lite.data.text.special_tokens import SpecialTokens
 from t5lite.data.text.templates import check_template, fill
+from t5lite.data.text.vocabularies import ByteVocabulary, SentencePieceVocabulary
+from t5lite.inference.requests import Inference, read_requests
+from t5lite.objectives.supervised import Supervised
 
 RECORD = {
     "text": "plain",
@@ -117,6 +126,76 @@ def test_a_users_preprocessor_may_return_lists():
 )
 def test_strip_html_tags_removes_tags_alone(text, stripped):
     assert without_tags(text) == stripped
+
+
+STEPS = ("lowercase", "normalize_whitespace", "normalize_unicode", "strip_html_tags")
+SPECIAL = SpecialTokens(added_tokens={"<sep>": 384, "<CLS  \uff21>": 385, "<a>": 386})
+
+
+@pytest.mark.parametrize(
+    ("text", "stripped"),
+    [
+        ("<b>The</b> <extra_id_0> sat", " The  <extra_id_0> sat"),
+        ("one <sep> two<sep>", "one <sep> two<sep>"),
+        ("<a><p>x</p>", "<a> x "),
+        # A part of a tag goes with the tag.
+        ("<i title='<sep>'>x</i><extra_id_7>", " x <extra_id_7>"),
+        ("<<sep>> <other>", "<<sep>>  "),
+    ],
+)
+def test_special_pieces_are_no_tags(text, stripped):
+    kept = ByteVocabulary(special=SPECIAL).kept_texts
+    for field in (text, as_field([text])):
+        after = changed("owner", ["strip_html_tags"], {"a": field}, 0, kept=kept)
+        assert after == {"a": stripped if field == text else as_field([stripped])}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_preprocessors_leave_special_pieces_as_they_are(step):
+    pieces = ["<extra_id_0>", "<sep>", "<CLS  \uff21>"]
+    vocabulary = ByteVocabulary(special=SPECIAL)
+    after = changed("owner", [step], {"a": "B".join(pieces)}, 0, kept=vocabulary.kept_texts)
+    letter = "b" if step == "lowercase" else "B"
+    assert after == {"a": letter.join(pieces)}
+
+
+def test_sentinels_are_tags_where_they_are_literal_text():
+    kept = ByteVocabulary(parse_sentinels=False).kept_texts
+    assert changed("o", ["strip_html_tags"], {"a": "<extra_id_0>"}, 0, kept=kept) == {"a": " "}
+
+
+def test_user_defined_pieces_of_a_model_are_left_as_they_are(sentencepiece_model, tmp_path):
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(pathlib.Path(sentencepiece_model).read_bytes())
+    for piece in ("<SEP>", "[NLU]", "\u03a9", "\n"):
+        model.pieces.add(piece=piece, score=0.0, type=model.SentencePiece.USER_DEFINED)
+    path = tmp_path / "own.model"
+    path.write_bytes(model.SerializeToString())
+    kept = SentencePieceVocabulary(path=str(path)).kept_texts
+    record = {"a": "<SEP> A \u03a9 [NLU]\n<b>"}
+    after = changed("owner", STEPS, record, 0, kept=kept)
+    assert after == {"a": "<SEP> a \u03c9 [NLU]  "}
+
+
+def test_inference_and_tasks_leave_the_same_pieces(tmp_path):
+    steps = ["strip_html_tags"]
+    vocabulary = ByteVocabulary(special=SPECIAL)
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"inputs": "<b>a <sep> <extra_id_0>", "targets": "c"}\n')
+    task = Task(
+        source=FileSource(files={"train": str(path)}, fields=("inputs", "targets")),
+        vocabulary=vocabulary,
+        objective=Supervised(inputs_length=32, targets_length=8),
+        inputs="{inputs}",
+        targets="{targets}",
+        preprocessors=steps,
+    )
+    trained, _ = task.tokens("train")[0]
+    (request,) = read_requests(
+        str(path), Inference(preprocessors=steps), "predict", kept=vocabulary.kept_texts
+    )
+    assert request.inputs == " a <sep> <extra_id_0>"
+    np.testing.assert_array_equal(trained, vocabulary.encode(request.inputs))
 
 
 def test_json_of_a_field_keeps_utf8():

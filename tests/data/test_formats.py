@@ -3,15 +3,17 @@
 import datetime
 import gzip
 import json
+import os
+import pathlib
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.data.sources import files
+from t5lite.data.sources import files, formats
 from t5lite.data.sources.file_source import FileSource
-from t5lite.data.sources.files import Bad, Part, open_file, read_lines
+from t5lite.data.sources.files import Bad, Part, find_files, open_file, read_lines
 from t5lite.data.sources.formats import read_part
 from t5lite.data.storage.building import BuildOptions
 from t5lite.data.text.fields import JsonText
@@ -195,12 +197,47 @@ def test_a_long_line_is_a_bad_row_and_the_next_one_is_read(tmp_path, monkeypatch
     path.write_bytes(gzip.compress(b"first\n" + b"x" * 3_000_000 + b"\nlast\n"))
     first, bad, last = read(path, "lines", ("text",))
     assert (first, last) == ({"text": "first"}, {"text": "last"})
-    assert str(bad) == f"{path}:2: must have at most 1,000 bytes, got 3,000,001"
+    assert str(bad) == f"{path}:2: a line must have at most 1,000 bytes"
     with (
         open_file(str(path)) as file,
-        pytest.raises(UserError, match="a.txt.gz:2: must have at most 1,000 bytes, got 3,000,001"),
+        pytest.raises(UserError, match="a.txt.gz:2: a line must have at most 1,000 bytes"),
     ):
         list(read_lines(file, str(path)))
+
+
+class Endless:
+    """A compressed file of a few bytes that holds a line without end."""
+
+    length = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def seek(self, position):
+        pass
+
+    def readline(self, size):
+        self.length += size
+        return b"x" * size
+
+
+def test_a_line_without_end_is_rejected_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 1000)
+    endless = Endless()
+    monkeypatch.setattr(formats, "open_file", lambda path: endless)
+    part = Part(str(tmp_path / "a.txt.gz"), "lines", 0, None)
+    bad = next(read_part(part, ("text",), max_bytes=100))
+    assert str(bad) == f"{part.path}:1: a line must have at most 1,000 bytes"
+    assert endless.length == 1001
+
+
+def test_a_file_name_that_is_not_utf_8_is_rejected(tmp_path):
+    (pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.txt"))).write_text("x\n")
+    with pytest.raises(UserError, match=r"names of files must be UTF-8, got '.*a\\udcff.txt'"):
+        find_files(str(tmp_path), "*.txt")
 
 
 def test_a_document_that_is_too_long_is_a_bad_row(tmp_path, monkeypatch):

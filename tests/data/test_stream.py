@@ -152,8 +152,10 @@ def test_evaluation_corrupts_alike_at_every_call(folder):
     assert first == second
 
 
-def test_separate_documents_are_complete_and_framed(folder):
-    task = streams.causal(folder)
+@pytest.mark.parametrize("special", [{}, {"bos_id": 2}], ids=["t5", "bos"])
+def test_separate_documents_are_complete_and_framed(folder, special):
+    task = streams.causal(folder, **special)
+    start = special.get("bos_id", 0)
     records = task.source.records("train")
     texts = [records[i]["text"] for i in range(len(records))]
     found, text = [], ""
@@ -161,7 +163,7 @@ def test_separate_documents_are_complete_and_framed(folder):
         batch = batch_of(DecoderLayout(40), [[example]])
         weights = batch["decoder_loss_weights"][0] > 0
         targets, inputs = (batch[f"decoder_{n}_tokens"][0][weights] for n in ("target", "input"))
-        assert (inputs[0] == 0) == (text == ""), "a document begins with 0"
+        assert (inputs[0] == start) == (text == ""), f"a document begins with {start}"
         text += task.vocabulary.decode(targets)
         if targets[-1] == task.vocabulary.eos_id:
             found.append(text)

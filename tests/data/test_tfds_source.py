@@ -141,6 +141,21 @@ def test_processes_that_prepare_a_data_set_get_the_same_fingerprint(tmp_path):
     assert len({process.communicate(timeout=small.PATIENCE)[0] for process in processes}) == 1
 
 
+def test_a_data_set_may_be_prepared_elsewhere_once_its_builder_was_created(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    create = tfds.builder
+
+    def created_then_prepared(name, **options):
+        builder = create(name, **options)
+        monkeypatch.setattr(tfds, "builder", create)
+        TfdsSource(name="python_docs", data_dir=str(tmp_path)).records("train")
+        return builder
+
+    monkeypatch.setattr(tfds, "builder", created_then_prepared)
+    assert len(TfdsSource(name="python_docs", data_dir=str(tmp_path)).records("train")) > 50
+
+
 def test_processes_may_prepare_a_data_set_at_the_same_time(tmp_path):
     command = [sys.executable, "-c", PREPARE, str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -1,9 +1,12 @@
+import re
+
 import numpy as np
 import pytest
 import sentencepiece
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import Unavailable, UserError
 from t5lite.data.sources.file_source import FileSource
+from t5lite.data.text import vocabulary_training
 from t5lite.data.text.vocabularies import (
     CHUNK_CHARACTERS,
     ByteVocabulary,
@@ -142,5 +145,45 @@ def test_wrong_symbols_of_a_new_vocabulary_are_named(symbols, message, text_file
 def test_a_size_that_a_text_does_not_yield_is_explained(text_file, data_dir, tmp_path):
     source = FileSource(files={"train": str(text_file)}, data_dir=data_dir)
     training = VocabularyTraining(source=source, output=f"{tmp_path}/a.model", size=9000)
-    with pytest.raises(UserError, match="vocab.size 9000 is impossible for this text: [A-Za-z]"):
+    with pytest.raises(
+        UserError, match=r"9000 is impossible .*: it has \d+ pieces at most; lower vo"
+    ):
         train_vocabulary(training, on_line=lambda: None)
+    training = VocabularyTraining(source=source, output=f"{tmp_path}/a.model", size=5)
+    with pytest.raises(
+        UserError, match=r"its characters need \d+ pieces at least; raise vocab.size"
+    ):
+        train_vocabulary(training, on_line=lambda: None)
+
+
+def test_a_vocabulary_that_another_process_trains_is_not_overwritten(text_file, data_dir, tmp_path):
+    source = FileSource(files={"train": str(text_file)}, data_dir=data_dir)
+    training = VocabularyTraining(source=source, output=f"{tmp_path}/a.model", size=290)
+    errors = []
+
+    def train_again():
+        if not errors:
+            with pytest.raises(Unavailable) as error:
+                train_vocabulary(training, on_line=lambda: None)
+            errors.append(str(error.value))
+
+    assert train_vocabulary(training, on_line=train_again) == 290
+    assert re.fullmatch(
+        r"vocab.output .*/a.model is being trained by process .*; wait for it", *errors
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["a.model"]
+    with pytest.raises(UserError, match="a.model exists; choose another file name"):
+        train_vocabulary(training, on_line=lambda: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.model"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("x.cc(1) [a] --user_defined_symbols must be", "vocab.user_symbols must be"),
+        ("Internal: model_type is not set", "Internal: vocab.model_type is not set"),
+        ("", "SentencePiece failed"),
+    ],
+)
+def test_flags_of_sentencepiece_have_our_names_in_errors(theirs, ours):
+    assert vocabulary_training._in_own_names(theirs) == ours

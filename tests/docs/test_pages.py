@@ -11,8 +11,8 @@ from absl import flags
 
 from t5lite import configurables
 from t5lite.cli.flags import flags_of
-from t5lite.cli.main import ACTIONS, COMMANDS
-from t5lite.core.run_directory import OUTCOMES, RESTART_EXIT, UNAVAILABLE_EXIT
+from t5lite.cli.main import ACTIONS, COMMANDS, INTERRUPTED_EXIT
+from t5lite.core.run_directory import OUTCOMES, RESTART_EXIT, STALLED_EXIT, UNAVAILABLE_EXIT
 from t5lite.public_names import TABLE
 from tests.docs.pages import GIN_FILES, MANUAL, PAGES, ROOT, anchors, blocks, commands, links
 
@@ -189,6 +189,8 @@ def test_documented_exit_statuses_and_outcomes_are_those_of_a_run() -> None:
     text = (ROOT / "docs/quickstart.md").read_text()
     assert f"| {RESTART_EXIT} | preempted" in text
     assert f"| {UNAVAILABLE_EXIT} | a resource is unavailable" in text
+    assert f"| {STALLED_EXIT} | stalled" in text
+    assert f"| {INTERRUPTED_EXIT} | interrupted" in text
     assert not [outcome for outcome in OUTCOMES if f"`{outcome}`" not in text]
 
 

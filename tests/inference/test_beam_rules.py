@@ -15,8 +15,8 @@ from tests.inference.test_decoding import MODEL, batch, params
 
 VOCABULARY = range(6)
 # A likely token, so that targets end at every length and the rules of ending matter.
-EOS = 4
-SHARPNESS = 1.5
+EOS = 2
+SHARPNESS = 0.7
 LENGTH = 5
 BEAMS = 3
 

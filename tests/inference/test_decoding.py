@@ -5,12 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 import t5lite.inference.decoding as decoding_module
 import t5lite.inference.sampling as sampling
 from t5lite.core.errors import UserError
 from t5lite.inference.beam_search import beam_search
-from t5lite.inference.decoding import Decoding
+from t5lite.inference.decoding import OF_BEAMS, Decoding
 from t5lite.inference.filters import keep_top_k, keep_top_p
 from t5lite.inference.highest import top_k
 from t5lite.inference.sampling import sample
@@ -20,6 +21,7 @@ from t5lite.parallel.sharding import batch_sharding, by_rows, on_mesh
 from t5lite.planning.program_text import COLLECTIVES, Program
 from tests import small
 from tests.models import reference
+from tests.models.families import FAMILIES
 
 EOS = 1
 # Few enough tokens to enumerate all targets of four.
@@ -110,7 +112,8 @@ def test_a_wide_enough_beam_finds_the_best_of_all_targets(alpha):
 
 
 def test_one_beam_is_greedy():
-    one = beams(Decoding(num_beams=1, length_penalty=0.0))
+    # As an input of the program; a user cannot bind it for one beam.
+    one = beams(Decoding(num_beams=1, length_penalty=np.float32(0.0)))
     greedy = samples(Decoding())
     np.testing.assert_array_equal(one.tokens, greedy.tokens)
     np.testing.assert_allclose(one.log_probabilities, greedy.log_probabilities, rtol=1e-5)
@@ -146,6 +149,31 @@ def test_greedy_follows_the_float64_reference():
     expected = greedy_by_hand(model.config, wide, given, 7, stop_id=stop_id)
     np.testing.assert_array_equal(written, expected)
     assert (np.asarray(written)[0, 4:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["t5gemma", *(pytest.param(n, marks=pytest.mark.proof) for n in ("t5gemma_2", "redllm"))],
+)
+def test_beams_have_the_log_probabilities_of_the_float64_reference(name):
+    model = FAMILIES[name]
+    weights, given = dict(small.params(model, seed=4)), small.batch(4)
+    # Otherwise one token would have nearly all of the probability.
+    weights["token_embedder"] = jax.tree.map(lambda x: 0.2 * x, weights["token_embedder"])
+    given = {name: x for name, x in given.items() if name.startswith("encoder_")}
+    made = jax.jit(
+        lambda p, b: beam_search(model, p, b, Decoding(num_beams=3), length=6, stop_ids=(EOS,))
+    )(weights, given)
+    for beam in range(3):
+        tokens = np.asarray(made.tokens[:, beam])
+        inputs = np.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=model.config.start_token)
+        read = {"decoder_input_tokens": inputs, "decoder_segment_ids": np.ones_like(inputs)}
+        logs = log_softmax(reference.logits(weights, {**given, **read}, model.config), axis=-1)
+        picked = np.take_along_axis(logs, tokens[..., None], axis=-1)[..., 0]
+        ended = np.cumsum(np.pad(tokens[:, :-1], ((0, 0), (1, 0))) == EOS, axis=1) > 0
+        expected = (picked * ~ended).sum(axis=1)
+        # Logits of up to 10 that were rounded in each of four layers, and six sums of them.
+        np.testing.assert_allclose(made.log_probabilities[:, beam], expected, rtol=1e-5)
 
 
 def greedy_by_hand(config, weights, given, length, *, stop_id):
@@ -255,7 +283,10 @@ def test_a_decoder_only_model_continues_its_prompt():
 
 @pytest.mark.parametrize(
     ("search", "decoding"),
-    [(beam_search, Decoding(num_beams=3)), (sample, Decoding(temperature=1.0, num_samples=2))],
+    [
+        (beam_search, Decoding(num_beams=3)),
+        pytest.param(sample, Decoding(temperature=1.0, num_samples=2), marks=pytest.mark.proof),
+    ],
     ids=["beams", "samples"],
 )
 def test_a_growing_cache_changes_nothing(search, decoding, monkeypatch):
@@ -310,6 +341,7 @@ def test_filters_equal_sorting():
     ("choices", "message"),
     [
         ({"num_beams": 0}, "num_beams must be at least 1"),
+        ({"max_length": 10**10}, "max_length must be at most 1,048,576, got 10000000000"),
         ({"num_beams": 2, "temperature": 1.0}, "conflicts with Decoding.temperature and"),
         ({"num_samples": 2}, "num_samples over 1 needs Decoding.temperature"),
         ({"temperature": 0.0}, "temperature must be over 0"),
@@ -323,12 +355,28 @@ def test_filters_equal_sorting():
             {"num_beams": 4, "diversity_penalty": 1.0},
             "and vice versa, got 1 groups and a penalty",
         ),
+        (
+            {"length_penalty": 1.0},
+            "length_penalty must be 0.6 with one beam, which it has no effect on, got 1.0; leave",
+        ),
+        ({"length_normalization": "tokens"}, "length_normalization must be 'gnmt' with one beam"),
+        (
+            {"early_stopping": "full", "num_samples": 3, "temperature": 1.0},
+            "early_stopping must be 'never' with one beam.*, or raise Decoding.num_beams",
+        ),
+        ({"diversity_penalty": 1.0}, "over 1 needs a Decoding.diversity_penalty over 0 and vice"),
         ({"stop_ids": [-1]}, r"stop_ids must be token ids, got \(-1,\)"),
     ],
 )
 def test_invalid_decoding_is_an_error(choices, message):
     with pytest.raises(UserError, match=message):
         Decoding(**choices)
+
+
+def test_fields_of_beam_search_may_have_their_defaults_with_one_beam():
+    usual = Decoding()
+    values = {name: getattr(usual, name) for name in OF_BEAMS}
+    assert Decoding(**values, num_beams=1) == usual
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])

@@ -77,7 +77,9 @@ def scores(targets):
     [
         (MODEL, Decoding()),
         (MODEL, Decoding(num_beams=4, num_beam_groups=2, diversity_penalty=0.7)),
-        (MODEL, Decoding(temperature=1.2, top_k=5, num_samples=2)),
+        pytest.param(
+            MODEL, Decoding(temperature=1.2, top_k=5, num_samples=2), marks=pytest.mark.proof
+        ),
         pytest.param(PREFIX_LM, Decoding(num_beams=3), marks=pytest.mark.proof),
         pytest.param(EXPERTS, Decoding(num_beams=2), marks=pytest.mark.proof),
     ],

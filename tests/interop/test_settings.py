@@ -9,15 +9,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from t5lite.core.errors import UserError
-from t5lite.interop.generation_settings import read_special_ids
-from t5lite.interop.huggingface import is_huggingface, read_huggingface, write_huggingface
-from t5lite.interop.t5_fields import (
-    APPLIED_FIELDS,
-    GENERATION_FIELDS,
-    NEUTRAL_FIELDS,
-    REQUIRED_VALUES,
-    unknown_fields,
-)
+from t5lite.interop.field_groups import check_required, unknown_fields
+from t5lite.interop.generation_settings import T5_IDS, read_special_ids
+from t5lite.interop.huggingface import read_huggingface, write_huggingface
+from t5lite.interop.t5_fields import T5_FIELDS
 from t5lite.interop.t5_settings import t5_config
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
@@ -43,8 +38,8 @@ def change_tensors(folder, function):
 
 
 def test_every_field_of_transformers_is_in_a_group():
-    assert unknown_fields(dict.fromkeys(FIELDS["config"])) == []
-    groups = [APPLIED_FIELDS - NEUTRAL_FIELDS, NEUTRAL_FIELDS, GENERATION_FIELDS]
+    assert unknown_fields(dict.fromkeys(FIELDS["config"], 0), T5_FIELDS) == {}
+    groups = [T5_FIELDS.applied, T5_FIELDS.neutral, T5_FIELDS.generation, T5_FIELDS.required.keys()]
     assert sum(map(len, groups)) == len(frozenset().union(*groups))
 
 
@@ -85,13 +80,13 @@ def test_field_of_longt5_changes_the_model(field, value):
     assert t5_config({**settings, field: value}, "c") != t5_config(settings, "c")
 
 
-@pytest.mark.parametrize("field", REQUIRED_VALUES)
+@pytest.mark.parametrize("field", T5_FIELDS.required)
 def test_field_without_a_counterpart_is_rejected_by_name(field):
     with pytest.raises(UserError, match=f"config.json: {field} must be .*, got 'other'"):
-        t5_config({**SETTINGS, field: "other"}, "config.json")
+        check_required({**SETTINGS, field: "other"}, T5_FIELDS, "config.json")
 
 
-@pytest.mark.parametrize("field", sorted(NEUTRAL_FIELDS - APPLIED_FIELDS))
+@pytest.mark.parametrize("field", sorted(T5_FIELDS.neutral))
 def test_neutral_field_leaves_the_model_alone(field):
     assert t5_config({**SETTINGS, field: "x"}, "c") == t5_config(SETTINGS, "c")
 
@@ -128,11 +123,61 @@ def test_other_names_of_sizes_are_read_and_must_agree():
         t5_config({**SETTINGS, "hidden_size": 15}, "c")
 
 
-def test_unknown_field_is_named_in_a_remark(folder):
-    change(folder, flash_factor=3)
-    assert (
-        "config.json: unknown fields are ignored: flash_factor" in read_huggingface(folder).remarks
-    )
+# Fields of other families, of code of one's own, and misspelt ones.
+UNKNOWN = {
+    "attention_bias": True,
+    "softcap": 30.0,
+    "attn_logit_softcapping": 50.0,
+    "rope_scaling": {"factor": 8.0},
+    "sliding_window": 4096,
+    "num_key_value_heads": 1,
+    "num_experts": 8,
+    "adapters": {"a": {}},
+    "relative_attention_max_distances": 64,
+}
+
+
+@pytest.mark.parametrize("field", UNKNOWN)
+def test_unknown_field_is_rejected_by_name_unless_it_is_ignored_by_name(field, folder):
+    change(folder, **{field: UNKNOWN[field]})
+    with pytest.raises(UserError, match=f"config.json must hold only fields .*, got {field}=.*; n"):
+        read_huggingface(folder)
+    ignored = read_huggingface(folder, ignore_fields=[field])
+    assert ignored.model == read_huggingface(GOLDEN / "huggingface" / "t5_1_1").model
+
+
+def test_unknown_field_without_a_value_is_no_field(folder):
+    change(folder, rope_scaling=None)
+    read_huggingface(folder)
+
+
+def test_many_unknown_fields_are_counted(folder):
+    change(folder, **{f"field_{index}": index for index in range(9)})
+    with pytest.raises(UserError, match="got field_0=0, .*, field_4=4 and 4 more; name those"):
+        read_huggingface(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "why"), [("softcap", "which it does not have"), ("d_model", "which is known")]
+)
+def test_ignored_field_must_be_an_unknown_one(field, why, folder):
+    with pytest.raises(UserError, match=f"unknown fields of .*config.json, got '{field}', {why}"):
+        read_huggingface(folder, ignore_fields=[field])
+
+
+# Fields of published configurations beyond those of transformers' classes, with their values.
+PUBLISHED = {
+    "umt5": {"scalable_attention": True, "tokenizer_class": "T5Tokenizer", "output_past": True},
+    "t5": {"n_positions": 512, "task_specific_params": {"summarization": {"num_beams": 4}}},
+    "t5, with gradient checkpointing": {"gradient_checkpointing": False, "num_labels": 2},
+    "transformers 2": {"xla_device": None, "_num_labels": 2, "pruned_heads": {}},
+    "transformers.js": {"transformers.js_config": {"dtype": "q8"}},
+}
+
+
+@pytest.mark.parametrize("case", PUBLISHED)
+def test_fields_of_published_configurations_are_known(case):
+    assert unknown_fields(PUBLISHED[case], T5_FIELDS) == {}
 
 
 def test_special_ids_are_carried_through_import_and_export(folder, tmp_path):
@@ -161,6 +206,13 @@ def test_special_ids_are_carried_through_import_and_export(folder, tmp_path):
     assert again.vocabulary == foreign.vocabulary
 
 
+def test_an_end_that_generate_does_not_use_is_named(folder):
+    change(folder, eos_token_id=[1, 2])
+    change(folder, "generation_config.json", eos_token_id=1)
+    foreign = read_huggingface(folder)
+    assert any("eos_token_id 2 of config.json ends no text" in r for r in foreign.remarks)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
@@ -179,12 +231,12 @@ def test_special_ids_are_carried_through_import_and_export(folder, tmp_path):
 def test_special_ids_that_contradict_each_other_are_rejected(first, second, message, folder):
     change(folder, "generation_config.json", **second)
     with pytest.raises(UserError, match=message):
-        read_special_ids(folder, {**SETTINGS, **first})
+        read_special_ids(folder, {**SETTINGS, **first}, T5_IDS)
 
 
 def test_defaults_of_generate_are_named_in_a_remark(folder):
     change(folder, "generation_config.json", num_beams=4, top_k=50, min_p=0.1, use_cache=True)
-    _, remarks = read_special_ids(folder, {**SETTINGS, "length_penalty": 2.0})
+    _, remarks = read_special_ids(folder, {**SETTINGS, "length_penalty": 2.0}, T5_IDS)
     (remark,) = remarks
     assert "not converted: length_penalty=2.0, min_p=0.1, num_beams=4; bind" in remark
 
@@ -196,6 +248,10 @@ def test_defaults_of_generate_are_named_in_a_remark(folder):
         ("module.", "DistributedDataParallel"),
         ("base_model.model.", "PEFT"),
         ("module._orig_mod.", "torch.compile"),
+        ("model.", "'model.'"),
+        ("transformer.", "'transformer.'"),
+        ("0.auto_model.", "sentence-transformers"),
+        ("net.model.", "'net.model.'"),
     ],
 )
 def test_prefix_of_a_wrapper_is_removed_with_a_remark(prefix, wrapper, folder):
@@ -218,26 +274,36 @@ def test_compiled_part_of_a_model_is_read(folder):
     assert any("_orig_mod." in remark for remark in read_huggingface(folder).remarks)
 
 
+def test_prefix_of_all_but_the_head_is_removed(folder):
+    usual = read_huggingface(GOLDEN / "huggingface" / "t5_1_1").params
+    change_tensors(folder, lambda t: {("model." if "lm" not in n else "") + n: t[n] for n in t})
+    foreign = read_huggingface(folder)
+    assert "the prefix 'model.' is removed from tensor names" in foreign.remarks
+    for name, array in usual.items():
+        np.testing.assert_array_equal(foreign.params[name].load(), array.load())
+
+
 def test_tensors_with_and_without_a_prefix_are_rejected(folder):
     change_tensors(folder, lambda t: {**t, "module.shared.weight": t["shared.weight"]})
-    with pytest.raises(UserError, match="holds tensors with and without a wrapper's prefix"):
+    with pytest.raises(UserError, match=r"with and without a prefix \(module.\): save it again"):
         read_huggingface(folder)
 
 
-def test_adapter_weights_are_rejected_with_the_way_to_merge_them(folder, tmp_path):
+def test_tensors_of_two_models_are_rejected(folder):
+    change_tensors(folder, lambda t: {p + n: t[n] for n in t for p in ("student.", "teacher.")})
+    with pytest.raises(UserError, match="one model, got tensors under 'student.' and 'teacher.'"):
+        read_huggingface(folder)
+
+
+def test_adapter_weights_are_rejected_with_the_way_to_merge_them(folder):
     change_tensors(folder, lambda t: {**t, "x.lora_A.weight": t["shared.weight"]})
     with pytest.raises(UserError, match=r"x.lora_A.weight, .*merge_and_unload\(\)"):
         read_huggingface(folder)
-    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "flan"}')
-    with pytest.raises(
-        UserError, match="holds only an adapter of PEFT, whose base model is 'flan'"
-    ):
-        is_huggingface(tmp_path)
 
 
 def test_unsupported_class_is_named(folder):
-    change(folder, architectures=["T5ForSequenceClassification"])
-    with pytest.raises(UserError, match="holds a T5ForSequenceClassification, which is not supp"):
+    change(folder, architectures=["T5ForQuestionAnswering"])
+    with pytest.raises(UserError, match="holds a T5ForQuestionAnswering, which is not supported"):
         read_huggingface(folder)
 
 

@@ -12,6 +12,7 @@ from t5lite.core.errors import UserError
 from t5lite.data.text.special_tokens import SpecialTokens
 from t5lite.data.text.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5lite.interop.tokenizer_files import read_tokenizer, write_tokenizer
+from t5lite.interop.tokenizer_json_reader import GLUED
 from t5lite.interop.tokenizer_json_writer import tokenizer_json
 from tests.interop.multilingual import lines
 
@@ -131,6 +132,59 @@ def test_words_have_no_tokenizer_json(models, tmp_path):
         tokenizer_json(SentencePieceVocabulary(path=str(tmp_path / "word.model")))
 
 
+STRIPPING = {"added_tokens_decoder": {"1100": {"content": "<sep>", "rstrip": True}}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "remark"),
+    [
+        ({}, "begins a word in the tokenizer"),
+        ({"tokenizer_class": "T5Tokenizer", "legacy": True}, "begins a word in the tokenizer"),
+        ({"tokenizer_class": "MT5Tokenizer"}, "begins a word in the tokenizer"),
+        ({"tokenizer_class": "T5TokenizerFast", "legacy": False}, None),
+        ({"legacy": False, **STRIPPING}, "a space after <sep> is dropped by the tokenizer of th"),
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, None),
+    ],
+)
+def test_text_glued_to_special_tokens_is_mentioned(settings, remark, sentencepiece_model, tmp_path):
+    shutil.copyfile(sentencepiece_model, tmp_path / "spiece.model")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    vocabulary, remarks = read_tokenizer(tmp_path)
+    assert [remark in each for each in remarks] == ([] if remark is None else [True])
+    # What the remark says of t5lite.
+    glued, spaced = (vocabulary.encode(f"<extra_id_0>{text}") for text in ("the", " the"))
+    assert spaced[1:].tolist() == vocabulary.encode("the").tolist() != glued[1:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        (
+            "added_tokens.json",
+            {"<sep>": -5},
+            "the added token '<sep>' must have an id >= 0, got -5",
+        ),
+        ("added_tokens.json", {"<sep>": "x"}, "must be texts with their ids"),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "must be texts with their ids"),
+        ("tokenizer_config.json", {"extra_ids": True}, "extra_ids must be a whole number"),
+    ],
+)
+def test_ids_that_are_none_are_rejected(file, content, message, sentencepiece_model, tmp_path):
+    shutil.copyfile(sentencepiece_model, tmp_path / "spiece.model")
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        read_tokenizer(tmp_path)
+
+
+def test_sentinels_beyond_those_of_byt5_are_added_tokens(tmp_path):
+    listed = {"259": {"content": "<extra_id_0>"}, "400": {"content": "<extra_id_500>"}}
+    settings = {"tokenizer_class": "ByT5Tokenizer", "added_tokens_decoder": listed}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    vocabulary, _ = read_tokenizer(tmp_path)
+    assert vocabulary.special.pairs == (("<extra_id_500>", 400),)
+    assert vocabulary.encode("<extra_id_500>").tolist() == [400]
+
+
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "added_tokens.json"])
 def test_added_tokens_are_read_used_and_written(file, sentencepiece_model, tmp_path):
     (tmp_path / "a").mkdir()
@@ -143,7 +197,7 @@ def test_added_tokens_are_read_used_and_written(file, sentencepiece_model, tmp_p
     content = {"added_tokens_decoder": decoder} if "config" in file else listed
     (tmp_path / "a" / file).write_text(json.dumps(content))
     vocabulary, remarks = read_tokenizer(tmp_path / "a")
-    assert remarks == []
+    assert remarks == [GLUED]
     expected = [*plain.encode("the language").tolist(), number]
     assert vocabulary.encode("the language <sep>").tolist() == expected
     assert vocabulary.decode(np.array(expected)) == "the language<sep>"
@@ -168,7 +222,8 @@ def changed(content, **changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: changed(c, model={"type": "BPE"}), "must hold a Unigram model, got BPE"),
+        (lambda c: changed(c, model={"type": "BPE"}), "of the tokenizers library: Missing vocab"),
+        (lambda c: changed(c, model={"type": "WordLevel"}), "a Unigram model, got WordLevel"),
         (
             lambda c: changed(c, normalizer={"type": "Lowercase"}),
             "normalizer Lowercase has no counterpart in SentencePiece",

@@ -15,11 +15,18 @@ import transformers
 from safetensors.torch import save_file
 from transformers import (
     LongT5ForConditionalGeneration,
+    MT5EncoderModel,
     MT5ForConditionalGeneration,
+    MT5ForSequenceClassification,
+    MT5ForTokenClassification,
     T5EncoderModel,
     T5ForConditionalGeneration,
+    T5ForSequenceClassification,
     T5ForTokenClassification,
+    UMT5EncoderModel,
     UMT5ForConditionalGeneration,
+    UMT5ForSequenceClassification,
+    UMT5ForTokenClassification,
 )
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "huggingface"
@@ -39,6 +46,8 @@ SIZES = {
     "relative_attention_max_distance": 6,
 }
 GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+UNEQUAL = {**GATED, "num_layers": 3, "num_decoder_layers": 2}
+LABELS = {"id2label": {"0": "no", "1": "maybe", "2": "yes"}, "problem_type": None}
 LONG = {**GATED, "local_radius": 2, "global_block_size": 4}
 
 # name: class, settings, whether logits have a matrix of their own
@@ -62,7 +71,16 @@ CASES = {
     ),
     "encoder": (T5EncoderModel, GATED, False),
     "tagger": (T5ForTokenClassification, {**GATED, "num_labels": 4}, False),
+    "classifier": (T5ForSequenceClassification, {**UNEQUAL, **LABELS}, False),
+    "mt5_classifier": (MT5ForSequenceClassification, {**UNEQUAL, "num_labels": 2}, False),
+    "mt5_encoder": (MT5EncoderModel, GATED, False),
+    "mt5_tagger": (MT5ForTokenClassification, {**GATED, **LABELS}, False),
+    "umt5_classifier": (UMT5ForSequenceClassification, {**UNEQUAL, **LABELS}, False),
+    "umt5_encoder": (UMT5EncoderModel, GATED, False),
+    "umt5_tagger": (UMT5ForTokenClassification, {**GATED, "num_labels": 4}, False),
 }
+# The cases without a frozen copy, whose arithmetic is that of others.
+NOT_FROZEN = ("mt5_classifier", "mt5_encoder", "mt5_tagger", "umt5_encoder", "umt5_tagger")
 
 
 def make(case: str, folder: pathlib.Path, seed: int) -> None:
@@ -85,7 +103,12 @@ def make(case: str, folder: pathlib.Path, seed: int) -> None:
     model = load(kind, folder)
     # In double precision: what is compared with must not bring errors of its own.
     model = model.double()
-    batch = random_batch(rng, has_decoder=hasattr(model, "decoder"), labels=config.num_labels)
+    batch = random_batch(
+        rng,
+        has_decoder=hasattr(model, "decoder"),
+        labels=config.num_labels,
+        per_example=hasattr(model, "classification_head"),
+    )
     outputs, grads = compute(model, batch)
     np.savez_compressed(folder / "outputs.npz", **batch, **outputs)
     (folder / "gradients").mkdir()
@@ -106,7 +129,9 @@ def _random(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return scale * torch.randn(tensor.shape)
 
 
-def random_batch(rng, *, has_decoder: bool, labels: int) -> dict[str, np.ndarray]:
+def random_batch(
+    rng, *, has_decoder: bool, labels: int, per_example: bool = False
+) -> dict[str, np.ndarray]:
     """Three rows that end in padding, the first one excepted."""
     inputs, targets = 13, 7
     mask = (np.arange(inputs) < np.array([[inputs], [9], [3]])).astype(np.int32)
@@ -118,6 +143,10 @@ def random_batch(rng, *, has_decoder: bool, labels: int) -> dict[str, np.ndarray
         shown = (np.arange(targets) < np.array([[4], [targets], [5]])).astype(np.int32)
         wanted = rng.integers(2, SIZES["vocab_size"], shown.shape).astype(np.int32) * shown
         batch |= {"targets": wanted, "targets_mask": shown}
+    elif per_example:
+        # Rows end with one end of sequence each.
+        batch["inputs"][np.arange(3), mask.sum(1) - 1] = 1
+        batch["labels"] = rng.integers(0, labels, 3).astype(np.int32)
     else:
         batch |= {"targets": rng.integers(0, labels, mask.shape).astype(np.int32) * mask}
     return batch
@@ -138,6 +167,9 @@ def compute(model, batch) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor
             labels=labels,
         )
         loss, outputs["encoded"] = made.loss, made.encoder_last_hidden_state
+    elif "labels" in batch:
+        made = model(**arguments, labels=tensors["labels"])
+        loss, outputs["encoded"] = made.loss, made.encoder_last_hidden_state
     elif hasattr(model, "classifier"):
         labels = tensors["targets"].masked_fill(tensors["inputs_mask"] == 0, -100)
         made = model(**arguments, labels=labels)
@@ -147,7 +179,7 @@ def compute(model, batch) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor
         # Squares, since terms that cancel would leave nothing to be relative to.
         loss = (outputs["encoded"].sin().square() * tensors["inputs_mask"][..., None]).sum()
     outputs["loss"] = loss
-    if hasattr(model, "lm_head") or hasattr(model, "classifier"):
+    if any(hasattr(model, name) for name in ("lm_head", "classifier", "classification_head")):
         outputs["logits"] = made.logits
     loss.backward()
     named = model.named_parameters()
@@ -157,6 +189,6 @@ def compute(model, batch) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor
 
 if __name__ == "__main__":
     print(f"torch {torch.__version__}, transformers {transformers.__version__}")
-    for case in sys.argv[1:] or CASES:
+    for case in sys.argv[1:] or [case for case in CASES if case not in NOT_FROZEN]:
         make(case, GOLDEN / case, seed=sorted(CASES).index(case))
         print(case)

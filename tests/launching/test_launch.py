@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
+import socket
+import subprocess
 
 import pytest
 
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import append_record
+from t5lite.launching import launcher_lock
 from t5lite.launching.engines.shipping import check_wheel
 from t5lite.launching.engines.table import engine_of
 from t5lite.launching.launch import Launch
-from t5lite.launching.launch_files import read_launch, save_launch
-from t5lite.launching.launcher_lock import hold_launch
+from t5lite.launching.launch_files import LAUNCH_SCHEMA, read_launch, save_launch
+from t5lite.launching.launcher_lock import hold_launch, signal_launcher
 from t5lite.launching.plan import plan_lines
 
 
@@ -35,6 +38,16 @@ def test_a_held_launch_names_the_commands_that_find_it(tmp_path):
         hold_launch(folder),
     ):
         raise AssertionError("it is held once")
+
+
+def test_a_launcher_that_ends_before_it_is_asked_to_stop_is_none(tmp_path, monkeypatch):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    with hold_launch(tmp_path / "lr"):
+        # The process that held the lock has ended since its number was read.
+        holder = f"{process.pid} on {socket.gethostname()}"
+        monkeypatch.setattr(launcher_lock, "lock_holder", lambda path: holder)
+        assert not signal_launcher(tmp_path / "lr")
 
 
 def test_a_missing_wheel_is_an_error_before_anything_is_packed(launch):
@@ -69,7 +82,7 @@ def test_the_folder_of_another_launch_is_not_changed(launch, tmp_path):
         save_launch(dataclasses.replace(launch, folder=str(tmp_path / "mine")))
     # A launch that was killed as it started starts again.
     (tmp_path / "begun" / "trials").mkdir(parents=True)
-    (tmp_path / "begun" / "launch.json.17.tmp").touch()
+    (tmp_path / "begun" / "launch.json.tmp").touch()
     save_launch(dataclasses.replace(launch, folder=str(tmp_path / "begun")))
     with pytest.raises(UserError, match=r"no launch 'lrr' found in .*; did you mean 'lr'\?"):
         read_launch(tmp_path / "lrr")
@@ -126,7 +139,15 @@ def test_the_plan_counts_distinct_settings(launch):
     assert lines(method="random", trials=6, allow_repeats=True) == [
         "lr: 6 trials, 2 distinct settings",
     ]
+    assert lines(space={"AdamW.b1": "[0.9, 0.8, 0.9]"}, allow_repeats=True) == [
+        "lr: 3 trials, 2 distinct settings",
+    ]
     assert lines(space={}) == []
+
+
+def test_repeated_values_need_a_flag(launch):
+    with pytest.raises(UserError, match="AdamW.b1 must be different .*; use --allow_repeats"):
+        dataclasses.replace(launch, space={"AdamW.b1": "[0.9, 0.8, 0.9]"})
 
 
 def test_a_launch_of_an_earlier_release_is_read(launch, tmp_path):
@@ -142,6 +163,39 @@ def test_a_launch_of_an_earlier_release_is_read(launch, tmp_path):
     assert found.num_trials == 6
     assert "#SBATCH --nodes=2" in engine_of(found).render([0])
     assert "#SBATCH --account=me" in engine_of(found).render([0])
+
+
+def test_the_schema_of_a_launch_names_all_its_fields():
+    fields = {field.name for field in dataclasses.fields(Launch)} - {"folder"}
+    assert {*LAUNCH_SCHEMA.required, *LAUNCH_SCHEMA.optional} == fields
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"flags": "--gin_file=a.gin"}, "the field 'flags' must be a list in which each item is a"),
+        ({"parallel": 0}, "the field 'parallel' must be a 64-bit integer of at least 1 or null"),
+        (
+            {"listed": [{"a": [1]}]},
+            "the field 'listed' must be a list in which each item is an",
+        ),
+        ({"paralel": 2}, "has the unknown field 'paralel'; did you mean 'parallel'?"),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named(launch, tmp_path, change, message):
+    save_launch(launch)
+    path = tmp_path / "lr" / "launch.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(UserError) as error:
+        read_launch(tmp_path / "lr")
+    assert message in str(error.value)
+
+
+def test_numbers_without_bound_are_rejected(launch):
+    with pytest.raises(UserError, match="--trials must be from 1 to 100,000, got 1000000000"):
+        dataclasses.replace(launch, method="random", trials=10**9)
+    with pytest.raises(UserError, match="--seed must be at least 0, got -1"):
+        dataclasses.replace(launch, method="random", trials=2, seed=-1)
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "3", '{"command": "train"}', '{"foldr": 1}'])

@@ -6,7 +6,14 @@ import threading
 import pytest
 
 from t5lite.core.errors import Unavailable, UserError
-from t5lite.core.run_directory import append_record, attempt, locked, outcomes, write_result
+from t5lite.core.run_directory import (
+    append_record,
+    attempt,
+    locked,
+    outcomes,
+    utc_now,
+    write_result,
+)
 from t5lite.launching import trial
 from t5lite.launching.launch import Launch
 from t5lite.launching.launch_files import save_launch
@@ -53,7 +60,7 @@ def fails(code):
 
 
 def is_killed(model_dir):
-    append_record(model_dir / "attempts.jsonl", attempt=len(outcomes(model_dir)), began="")
+    append_record(model_dir / "attempts.jsonl", attempt=len(outcomes(model_dir)), began=utc_now())
     return -signal.SIGKILL
 
 

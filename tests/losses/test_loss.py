@@ -137,4 +137,4 @@ def test_a_loss_whose_numbers_cannot_be_inputs_is_rejected():
             return {}
 
     with pytest.raises(UserError, match="train.loss must be a class decorated with .*numeric"):
-        check_loss(Plain())
+        check_loss(Plain(), 0.1)

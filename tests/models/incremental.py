@@ -1,5 +1,7 @@
 """Batches of several examples a row, and logits from a cache."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,21 +29,37 @@ def prefixed(seed):
     return {**batch, "decoder_causal_attention": prefix}
 
 
+@functools.cache
+def _programs(model):
+    """Compiles once for each shape, whichever test asks."""
+
+    def start(variables, batch, capacity):
+        return model.apply(variables, batch, capacity=capacity, method="start")
+
+    def extend(variables, batch, cache):
+        x, cache = model.apply(variables, batch, cache, method="extend")
+        return model.apply(variables, x, method="logits"), cache
+
+    return jax.jit(start, static_argnums=2), jax.jit(extend)
+
+
+def started(model, variables, batch, capacity):
+    """The cache before the first token of a decoder."""
+    return _programs(model)[0](variables, jax.tree.map(jnp.asarray, batch), capacity)
+
+
 def extended(model, variables, batch, cache):
     """Logits of the tokens of a batch, and the cache with them."""
-    x, cache = model.apply(variables, batch, cache, method="extend")
-    return model.apply(variables, x, method="logits"), cache
+    return _programs(model)[1](variables, batch, cache)
 
 
 def logits_by_pieces(model, params, batch, sizes):
     """Logits of the decoder's tokens, processed in pieces of these sizes."""
     variables = {"params": params}
-    start = jax.jit(lambda v, b: model.apply(v, b, capacity=sum(sizes), method="start"))
-    extend = jax.jit(lambda v, b, cache: extended(model, v, b, cache))
-    cache, at, logits = start(variables, jax.tree.map(jnp.asarray, batch)), 0, []
+    cache, at, logits = started(model, variables, batch, sum(sizes)), 0, []
     for size in sizes:
         part = {k: v[:, at : at + size] for k, v in batch.items() if k.startswith("decoder")}
-        made, cache = extend(variables, part, cache)
+        made, cache = extended(model, variables, part, cache)
         logits.append(made)
         at += size
     assert int(cache.length) == at

@@ -11,6 +11,8 @@ from t5lite.core.errors import UserError
 from t5lite.core.lazy import by_name
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from t5lite.models.description import check_same, describe, from_description
+from t5lite.models.ia3 import IA3
+from t5lite.models.lora import LoRA
 from t5lite.models.model import check_adapters, parameters
 from t5lite.parallel.rules import RULES
 from tests import small
@@ -20,6 +22,7 @@ from tests.models.low_rank import LowRank, Rescaled, Thawed
 # float32, the same sums in another order.
 TOLERANCE = 2e-5
 ADAPTERS = (LowRank(), Rescaled())
+DORA = LoRA(rank=2, decomposed=True, initialization="pissa")
 
 MODELS = {
     "t5": EncoderDecoder(small.config(adapters=ADAPTERS)),
@@ -87,9 +90,11 @@ def test_parameters_of_adapters_are_stacked_and_have_logical_axes(name):
         assert box.value.shape == (num_layers, 2, 2, 6)
 
 
-@pytest.mark.parametrize("name", ["t5", "patterned"])
-def test_cached_decoding_applies_adapters(name):
-    model, batch = MODELS[name], packed(2)
+@pytest.mark.parametrize("adapters", [ADAPTERS, (DORA, IA3())], ids=["own", "dora_and_ia3"])
+def test_cached_decoding_applies_adapters(adapters):
+    config = base_of(MODELS["patterned"]).config
+    model = EncoderDecoder(dataclasses.replace(config, adapters=adapters))
+    batch = packed(2)
     params = trained(small.params(model))
     expected = np.asarray(small.logits(model, params, batch))
     real = batch["decoder_segment_ids"] > 0
@@ -136,7 +141,7 @@ def test_a_checkpoint_describes_its_adapters():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere.at_all:LowRank", "'nowhere.at_all:LowRank', which cannot be imported: No module"),
+        ("nowhere.at_all:LowRank", "'nowhere.at_all:LowRank' cannot be imported: No module"),
         ("os:abort", "the checkpoint names 'os:abort' as an adapter, which is none"),
     ],
 )

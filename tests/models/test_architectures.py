@@ -10,8 +10,10 @@ import pytest
 from t5lite.core.errors import UserError
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
 from t5lite.models.classifier import Classes
+from t5lite.models.encoder_decoder_classifier import EncoderDecoderClassifier
 from tests import small
-from tests.models import reference
+from tests.models import encoders, reference
+from tests.models.families import FAMILIES
 
 # float32 against float64 over four layers: errors of 1e-7 each, and sums of up to 24 numbers.
 TOLERANCE = 2e-5
@@ -34,6 +36,11 @@ VARIANTS = {
             num_decoder_layers=3,
         ),
     ),
+    "post_norm": (
+        EncoderDecoder,
+        small.config(norm="layer", norm_placement="post", linear_bias=True),
+    ),
+    **{name: (type(model), model.config) for name, model in FAMILIES.items()},
 }
 # Models whose parameters differ; frozen models of transformers compare their logits.
 TREES = {
@@ -48,6 +55,15 @@ TREES = {
         functools.partial(EncoderOnly, classes=Classes(count=3, per_token=True)),
         small.config(num_decoder_layers=0),
     ),
+    "classifier": (
+        functools.partial(
+            EncoderDecoderClassifier,
+            classes=Classes(count=3, per_token=False, pooling="last", has_dense=True),
+        ),
+        small.config(),
+    ),
+    "bert": (EncoderOnly, encoders.ENCODERS["bert"].config),
+    "modernbert": (EncoderOnly, encoders.ENCODERS["modernbert"].config),
 }
 
 
@@ -62,7 +78,8 @@ def test_logits_equal_an_independent_float64_t5(name):
     np.testing.assert_allclose(logits[real], expected[real], rtol=TOLERANCE, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+# The gradients of the others are compared with those of transformers, tests/interop.
+@pytest.mark.parametrize("name", [n for n in VARIANTS if n not in FAMILIES or n == "redllm"])
 def test_gradient_equals_finite_differences_of_the_float64_t5(name):
     kind, config = VARIANTS[name]
     model, batch = kind(config), small.batch(2)
@@ -129,7 +146,7 @@ def test_logits_ignore_the_tokens_of_padding():
     np.testing.assert_array_equal(before[real], after[real])
 
 
-@pytest.mark.parametrize("name", ["t5_1_1", "gemma_style"])
+@pytest.mark.parametrize("name", ["t5_1_1", "gemma_style", "t5gemma", "t5gemma_2", "redllm"])
 def test_packed_rows_equal_separate_ones(name):
     model = EncoderDecoder(VARIANTS[name][1])
     params = small.params(model)
@@ -279,6 +296,13 @@ def test_shared_key_heads_equal_repeated_ones():
         ({"norm_placement": "sandwhich"}, "did you mean 'sandwich'"),
         ({"max_distance": 16}, "max_distance must be over 16, .* of their own, got 16"),
         ({"num_buckets": 3}, "T5Config.num_buckets must be at least 4, got 3"),
+        ({"num_heads": 10**10}, "T5Config.num_heads must be at most 16,777,216, got 10000000000"),
+        ({"num_decoder_layers": 10**12}, "num_decoder_layers must be at most 16,777,216, got"),
+        ({"encoder_mlp_dim": 1 << 25}, "T5Config.encoder_mlp_dim must be at most 16,777,216, got"),
+        (
+            {"decoder_windows": (3, 10**10)},
+            "decoder_windows must be a list .* at most 16,777,216",
+        ),
         ({"start_token": -1}, "T5Config.start_token must be a whole number >= 0, got -1"),
     ],
 )

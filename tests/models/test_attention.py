@@ -22,7 +22,8 @@ MODELS = {
     "shared_bias_windows": EncoderDecoder(
         small.config(
             encoder_windows=(2, None),
-            decoder_windows=(1, None),
+            num_decoder_layers=1,
+            decoder_windows=(1,),
             attention_soft_cap=2.0,
             attention_scale=0.5,
         )
@@ -42,6 +43,11 @@ MODELS = {
             num_decoder_layers=1, num_kv_heads=1, positions="rotary", prefix_attention=True
         )
     ),
+    "merged": EncoderDecoder(
+        small.config(
+            positions="rotary", merged_attention=True, decoder_windows=((1, 0),), **ONE_LAYER
+        )
+    ),
 }
 
 
@@ -53,7 +59,10 @@ def batch_for(model):
     return prefixed(4) if model.config.prefix_attention else packed(2)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.proof) if n == "shared_bias_windows" else n for n in MODELS],
+)
 def test_attention_from_outside_gives_the_logits_and_gradients_of_the_reference(name):
     model, batch = MODELS[name], jax.tree.map(jnp.asarray, batch_for(MODELS[name]))
     params = small.params(model)
@@ -78,7 +87,7 @@ def test_attention_from_outside_gives_the_logits_and_gradients_of_the_reference(
     )
 
 
-@pytest.mark.parametrize("name", ["shared_bias_windows", "grouped_rotary_prefix"])
+@pytest.mark.parametrize("name", ["shared_bias_windows", "grouped_rotary_prefix", "merged"])
 def test_attention_from_outside_reads_a_cache(name):
     model = MODELS[name]
     batch = batch_for(model)

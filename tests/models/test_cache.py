@@ -5,7 +5,8 @@ import pytest
 
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from tests import small
-from tests.models.incremental import extended, logits_by_pieces, packed, prefixed
+from tests.models.families import FAMILIES
+from tests.models.incremental import extended, logits_by_pieces, packed, prefixed, started
 
 # float32, the same sums in another order.
 TOLERANCE = 1e-5
@@ -26,6 +27,9 @@ MODELS = {
             num_decoder_layers=3,
         )
     ),
+    "post_norm": EncoderDecoder(
+        small.config(norm="layer", norm_placement="post", linear_bias=True)
+    ),
     "llama_like": DecoderOnly(
         small.decoder_config(
             positions="rotary",
@@ -34,6 +38,7 @@ MODELS = {
             mlp_activations=("silu", "linear"),
         )
     ),
+    **FAMILIES,
 }
 
 
@@ -86,10 +91,11 @@ def test_a_prefix_changes_what_its_tokens_see():
     assert np.abs(causal[0, 0] - whole[0, 0]).max() > 1e-3
 
 
-def test_encoder_keys_and_values_are_computed_once():
-    model, batch = MODELS["t5_1_1"], jax.tree.map(jnp.asarray, small.batch(6))
+@pytest.mark.parametrize("name", ["t5_1_1", "t5gemma_2"])
+def test_encoder_keys_and_values_are_computed_once(name):
+    model, batch = MODELS[name], jax.tree.map(jnp.asarray, small.batch(6))
     params = small.params(model)
-    cache = model.apply({"params": params}, batch, capacity=6, method="start")
+    cache = started(model, {"params": params}, batch, capacity=6)
 
     def without(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -107,7 +113,7 @@ def test_encoder_keys_and_values_are_computed_once():
 def test_tokens_beyond_the_capacity_give_no_logits():
     model, batch = MODELS["t5_1_1"], jax.tree.map(jnp.asarray, small.batch(7))
     variables = {"params": small.params(model)}
-    cache = model.apply(variables, batch, capacity=5, method="start")
+    cache = started(model, variables, batch, capacity=5)
     decoder = {k: v for k, v in batch.items() if k.startswith("decoder")}
     four, two = ({k: v[:, part] for k, v in decoder.items()} for part in (slice(4), slice(4, 6)))
     logits, cache = extended(model, variables, four, cache)

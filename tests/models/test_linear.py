@@ -34,6 +34,7 @@ def test_linear_sums_the_gradient_of_a_float32_kernel_in_float32():
     assert float(grad(jnp.ones((1, 1)))[0, 0]) == 4097.0
 
 
+@pytest.mark.proof
 def test_a_whole_model_is_differentiable_in_forward_mode():
     config = small.config(remat="minimal", num_encoder_layers=1, num_decoder_layers=1)
     model = EncoderDecoder(config)

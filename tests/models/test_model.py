@@ -11,6 +11,7 @@ from t5lite.inference.decoding import Decoding
 from t5lite.inference.sampling import sample
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
 from t5lite.models.classifier import Classes
+from t5lite.models.encoder_decoder_classifier import EncoderDecoderClassifier
 from t5lite.models.flops import forward_flops
 from t5lite.models.model import GenerativeModel, Model, generative
 from tests import small
@@ -21,6 +22,7 @@ MODELS = [
     DecoderOnly(small.decoder_config()),
     EncoderOnly(ENCODER_CONFIG),
     EncoderOnly(ENCODER_CONFIG, Classes(count=3, per_token=True)),
+    EncoderDecoderClassifier(small.config(), Classes(count=3, per_token=False, pooling="last")),
 ]
 
 

@@ -165,7 +165,10 @@ def test_a_denoiser_of_rate_zero_needs_no_sentinels():
             lambda: UL2(inputs_length=512, targets_length=512).check(ByteVocabulary()),
             "removes .* spans .* has 125 sentinels; raise its num_sentinels",
         ),
-        (lambda: MaskedLM(inputs_length=9).check(ByteVocabulary(num_sentinels=0)), "got 0"),
+        (
+            lambda: MaskedLM(inputs_length=9).check(ByteVocabulary(num_sentinels=0)),
+            "SpecialTokens.mask_id, got neither",
+        ),
         *(
             (make, "_length must be at least [0-9] tokens? and at most 1,048,576, got 10000000000")
             for make in (

@@ -20,10 +20,18 @@ def address():
         return f"localhost:{free.getsockname()[1]}"
 
 
+def present(*arguments):
+    """Takes part in a roll call and closes the connections of it; returns the names of hosts."""
+    links, hosts = roll_call(*arguments)
+    for link in links.values():
+        link.close()
+    return hosts
+
+
 def call(address, count, indices, seconds):
     """The error of each of the processes `indices`, or None."""
     with concurrent.futures.ThreadPoolExecutor(len(indices)) as pool:
-        made = [pool.submit(roll_call, address, count, index, seconds) for index in indices]
+        made = [pool.submit(present, address, count, index, seconds) for index in indices]
         return [future.exception() for future in made]
 
 
@@ -46,7 +54,7 @@ def test_a_missing_first_process_is_named(address):
 
 def test_a_stranger_is_not_counted(address):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        first = pool.submit(roll_call, address, 2, 0, 3.0)
+        first = pool.submit(present, address, 2, 0, 3.0)
         host, port = address.split(":")
         deadline = time.monotonic() + 2
         while time.monotonic() < deadline:
@@ -61,7 +69,7 @@ def test_a_stranger_is_not_counted(address):
 
 def test_a_silent_stranger_does_not_delay_the_job(address):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        first = pool.submit(roll_call, address, 2, 0, 80.0)
+        first = pool.submit(present, address, 2, 0, 80.0)
         host, port = address.split(":")
         while True:
             try:
@@ -69,7 +77,7 @@ def test_a_silent_stranger_does_not_delay_the_job(address):
                 break
             except ConnectionRefusedError:
                 time.sleep(0.05)
-        second = pool.submit(roll_call, address, 2, 1, 80.0)
+        second = pool.submit(present, address, 2, 1, 80.0)
         assert (first.exception(), second.exception()) == (None, None)
         silent.close()
 

@@ -115,11 +115,35 @@ def test_remedies_exclude_what_is_set_or_does_not_divide():
     assert found == []
 
 
-def found(**changes):
-    model = EncoderDecoder(small.config(num_heads=4, embed_dim=64, mlp_dim=128))
+def test_remedies_divide_the_sizes_of_both_stacks():
+    sizes = {"embed_dim": 16, "encoder_embed_dim": 24, "separate_embeddings": True}
+    model = EncoderDecoder(small.config(num_heads=4, encoder_num_heads=2, **sizes))
+    asked = {"rows": 4, "microbatches": 1, "loss_chunks": 8, "param_dtype": "bfloat16"}
+
+    def found(**axes):
+        mesh = {"data": 8, "fsdp": 1, "tensor": 1, **axes}
+        return " ".join(remedies(costs(params=10**9), model, mesh, **asked))
+
+    assert "Mesh.fsdp=8 " in found(fsdp=4)
+    # It divides 16, but not 24.
+    assert "Mesh.fsdp" not in found(fsdp=8)
+    assert "Mesh.tensor=2 " in found()
+    # It divides 4 heads, but not 2.
+    assert "Mesh.tensor" not in found(tensor=2)
+
+
+def test_candidates_divide_the_sizes_of_both_stacks():
+    narrow = {"encoder_embed_dim": 24, "encoder_num_heads": 2, "separate_embeddings": True}
+    meshes = [choice.mesh for choice in found(narrow)]
+    assert {mesh["fsdp"] for mesh in meshes} == {1, 2, 4, 8}
+    assert {mesh["tensor"] for mesh in meshes} == {1, 2}
+
+
+def found(sizes=None, **changes):
+    model = EncoderDecoder(small.config(num_heads=4, embed_dim=64, mlp_dim=128, **(sizes or {})))
     mesh = dict.fromkeys(("dcn", "fsdp", "expert", "sequence", "tensor"), 1) | {"data": 16}
-    sizes = {"params_bytes": 1e6, "optimizer_bytes": 2e6}
-    arguments = {"batch_size": 64, "mesh": mesh, **sizes, **changes}
+    of_state = {"params_bytes": 1e6, "optimizer_bytes": 2e6}
+    arguments = {"batch_size": 64, "mesh": mesh, **of_state, **changes}
     return candidates(model, LENGTHS, device=DEVICE, **arguments)
 
 

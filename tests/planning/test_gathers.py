@@ -5,6 +5,7 @@ from jax.sharding import PartitionSpec as P
 from t5lite.parallel.mesh import Mesh
 from t5lite.planning.gathers import unsplit_arrays
 from t5lite.planning.program_text import Program
+from tests import small
 
 
 def params_of(mesh):
@@ -26,7 +27,7 @@ def found(function):
         params,
         rows=40,
         lengths={"encoder_input_tokens": 5},
-        embed_dim=16,
+        config=small.config(),
     )
 
 

@@ -4,12 +4,14 @@ import csv
 import dataclasses
 import html.parser
 import io
+import itertools
 import json
 
 import pytest
 
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import (
+    GOODPUT,
     OUTCOMES,
     append_record,
     locked,
@@ -19,6 +21,7 @@ from t5lite.core.run_directory import (
 from t5lite.launching.launch import Launch
 from t5lite.launching.launch_files import read_launch, save_launch
 from t5lite.launching.open_study import open_study
+from t5lite.reporting.goodput import KINDS
 from t5lite.reporting.page import write_report
 from t5lite.reporting.plots import report_figures
 from t5lite.reporting.report import Report, ReportedRun, collect_runs
@@ -45,10 +48,18 @@ def launch(tmp_path):
         folder.mkdir()
         value = {1e-4: 3.0, 1e-3: 2.0, 1e-2: 1.0, 1e-1: 4.0}[row["AdamW.learning_rate"]]
         value += 0.1 * row["train.seed"]
-        append_record(folder / "attempts.jsonl", attempt=1, began="", command=["t5lite", "train"])
+        append_record(
+            folder / "attempts.jsonl",
+            attempt=1,
+            began=utc_now(),
+            command=["t5lite", "train"],
+        )
         if number:
             append_record(folder / "attempts.jsonl", attempt=1, outcome="finished", seconds=36.0)
-            write_result(folder, 20)
+            seconds = dict.fromkeys(itertools.chain(*KINDS.values()), 0.0)
+            seconds |= {"step": 10.0, "wait": 8.0, "save": 18.0}
+            append_record(folder / GOODPUT, attempt=1, step=20, seconds=seconds)
+            write_result(folder, 20, "early: loss has not improved" if number == 4 else None)
         for step in (10, 20):
             append_record(
                 folder / "metrics.jsonl",
@@ -70,17 +81,26 @@ def test_the_best_run_is_first_in_the_table(launch):
     assert [row[0] for row in rows] == ["4", "5", "2", "3", "1", "6", "0", "7"]
     assert rows[0][1:5] == ["0.01", "0", "1.5", "20"]
     best = dict(zip(titles, rows[0], strict=True))
-    # 20 steps of 0.9 seconds in 36.
     assert float(best["goodput_fraction"]) == 0.5
     assert float(best["hours"]) == 0.01
     assert best["tokens_per_second"] == "2000.0"
     killed = dict(zip(titles, rows[6], strict=True))
     assert (killed["failed"], killed["goodput_fraction"]) == ("1", "")
+    assert best["ended"] == "early: loss has not improved"
+    assert [dict(zip(titles, row, strict=True))["ended"] for row in (rows[1], rows[6])] == [
+        "all steps",
+        "",
+    ]
     assert rows[-1][3] == ""
     assert found.best.command.endswith(
         f"--gin.train.seed=0 --gin.MODEL_DIR={launch.folder}/trials/0004"
     )
-    assert markdown_text(found).count("\n") == 10
+    table, goodput = markdown_text(found).split("\n\n")
+    assert table.count("\n") == 9
+    # The header and the six finished runs.
+    first = goodput.splitlines()[2]
+    assert goodput.count("\n") == 2 + 6
+    assert first == "| 4 | 18 | 0 | 0 | 0 | 18 | 0 | 0 | 0 |"
     highest = collect_runs([launch.folder], objective="dev/loss", maximize=True)
     assert highest.best.name == "6"
 
@@ -118,7 +138,7 @@ def test_runs_outside_launches_are_compared(launch):
     found = collect_runs(folders, objective="loss")
     assert [run.name for run in found.runs] == folders
     assert found.best.command == "t5lite train"
-    assert report_figures(found).keys() == {"curves"}
+    assert report_figures(found).keys() == {"curves", "goodput"}
 
 
 def test_launches_that_rank_by_different_metrics_need_a_metric(launch, tmp_path):
@@ -144,11 +164,11 @@ def test_a_page_holds_all_plots(launch, tmp_path):
     found = collect_runs([launch.folder])
     # Seeds are noise: no plot over them, and no parallel coordinates of one parameter.
     drawn = report_figures(found)
-    assert list(drawn) == ["curves", "by_AdamW.learning_rate"]
+    assert list(drawn) == ["curves", "by_AdamW.learning_rate", "goodput"]
     write_report(found, tmp_path)
     page = Images()
     page.feed((tmp_path / "report.html").read_text())
-    assert len(page.sources) == 2
+    assert len(page.sources) == 3
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "too few settings: importance needs 10" in (tmp_path / "report.html").read_text()
@@ -162,6 +182,14 @@ def test_curves_are_means_over_seeds_in_a_band(launch):
     assert best.get_label() == "learning_rate 0.01"
     assert best.get_ydata().tolist() == pytest.approx([2.05, 1.55])
     assert "lower is better" in curves.get_ylabel()
+
+
+def test_bars_of_goodput_add_up_to_the_time_of_a_run(launch):
+    axes = report_figures(collect_runs([launch.folder]))["goodput"].axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["4", "5", "2", "3", "1", "6"]
+    ends = [bar.get_x() + bar.get_width() for bar in axes.containers[-1]]
+    assert ends == [36.0] * 6
+    assert [bars.get_label() for bars in axes.containers][::7] == ["stepping", "lost"]
 
 
 def test_the_best_run_is_a_ring_that_no_data_point_looks_like(launch):
@@ -185,7 +213,7 @@ def varied(count, **params):
                 attempts=dict.fromkeys(OUTCOMES, 0),
                 tokens_per_second=1.0,
                 hours=1.0,
-                goodput=1.0,
+                goodput=None,
                 command="t5lite train",
             )
             for i in range(count)

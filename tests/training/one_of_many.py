@@ -1,20 +1,28 @@
 """One process of several: trains a small run or restores it, and prints what its state is."""
 
+import dataclasses
+import errno
 import hashlib
+import os
 import pathlib
 import sys
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
+import pytest
 from jax.experimental import multihost_utils
 
 from t5lite.core.lazy import by_name
 from t5lite.parallel.mesh import Mesh
 from t5lite.parallel.processes import start_processes
-from t5lite.training.checkpoints import FOLDER, Checkpoints
+from t5lite.training.bad_steps import BadSteps
+from t5lite.training.checkpoint_folders import FOLDER
 from t5lite.training.loop import train
 from t5lite.training.program import train_program
+from t5lite.training.stored_checkpoints import StoredCheckpoints
 from tests import small
+from tests.training.faults import NOT_A_NUMBER, MarkedLoss, mark_batches
 
 
 def digest(state):
@@ -36,14 +44,26 @@ def main(action, text, data_dir, model_dir):
         total_steps=4,
         packed=True,
     )
+    if action == "train_with_bad_batches":
+        mark_batches(pytest.MonkeyPatch(), {4: NOT_A_NUMBER, 5: NOT_A_NUMBER})
+        rules = BadSteps(max_in_a_row=2)
+        run = dataclasses.replace(run, loss=MarkedLoss(), bad_steps=rules, total_steps=6)
     mesh = run.mesh.make()
-    if action == "train":
+    if action == "train_with_a_stale_mount" and jax.process_index() == 1:
+        read = ocp.PyTreeCheckpointHandler.restore
+
+        def fail_at_4(self, folder, **arguments):
+            if folder.parent.name == "4":
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return read(self, folder, **arguments)
+
+        pytest.MonkeyPatch().setattr(ocp.PyTreeCheckpointHandler, "restore", fail_at_4)
+    if action.startswith("train"):
         program = train_program(run, mesh)
         state = train(program, evaluate=lambda params: small.NO_SCORES, config_text="")
     else:
-        checkpoints = Checkpoints(pathlib.Path(model_dir) / FOLDER, read_only=True)
+        checkpoints = StoredCheckpoints(pathlib.Path(model_dir) / FOLDER)
         state = checkpoints.restore(4, train_program(run, mesh).state)
-        checkpoints.close()
     made = digest(state)
     if jax.process_index() == 0:
         print("state", made)

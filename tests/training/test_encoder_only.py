@@ -13,10 +13,12 @@ from t5lite.data.task import Task
 from t5lite.data.text.vocabularies import ByteVocabulary
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly
 from t5lite.models.classifier import Classes
+from t5lite.models.encoder_decoder_classifier import EncoderDecoderClassifier
 from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.optimizers.optimizer import make_optimizer
 from tests import small
+from tests.models.encoders import BERT_PARTS
 
 WORDS = ["red", "blue", "cat", "dog", "seven", "nine"]
 KINDS = {"red": "color", "blue": "color", "cat": "animal", "dog": "animal"}
@@ -91,11 +93,47 @@ def test_examples_are_classified(packed, make_run, tmp_path):
     assert accuracy(run) > 0.9
 
 
+@pytest.mark.proof
+@pytest.mark.parametrize("packed", [False, True])
+def test_examples_are_classified_by_a_decoder(packed, make_run, tmp_path):
+    classes = Classes(count=3, per_token=False, pooling="last", has_dense=True, names=NAMES)
+    config = small.config(embed_dim=32, num_heads=4, head_dim=8, num_decoder_layers=1)
+    run = make_run(
+        tmp_path,
+        CLASSIFY,
+        "{kind}",
+        None,
+        model=EncoderDecoderClassifier(config, classes),
+        packed=packed,
+        total_steps=240,
+    )
+    # Two in five would be right by chance.
+    assert accuracy(run) > 0.8
+
+
+@pytest.mark.proof
 def test_hidden_tokens_are_restored(make_run, tmp_path):
     run = make_run(tmp_path, MaskedLM(inputs_length=24), None, None, total_steps=120)
     small.train(run)
     first, *_, last = (m for m in read_metrics(tmp_path) if m["split"] == "validation")
     assert last["cross_entropy_nats_per_token"] < 0.6 * first["cross_entropy_nats_per_token"]
+
+
+def test_hidden_tokens_are_restored_by_a_bert(make_run, tmp_path):
+    parts = {"embed_dim": 32, "num_heads": 4, "head_dim": 8, "attention_scale": 8**-0.5}
+    model = EncoderOnly(small.config(**{**BERT_PARTS, **parts}))
+    choices = {"model": model, "packed": True, "total_steps": 120}
+    run = make_run(tmp_path, MaskedLM(inputs_length=24), None, None, **choices)
+    small.train(run)
+    first, *_, last = (m for m in read_metrics(tmp_path) if m["split"] == "validation")
+    assert last["cross_entropy_nats_per_token"] < 0.6 * first["cross_entropy_nats_per_token"]
+
+
+def test_rows_with_more_tokens_than_learned_positions_are_rejected_at_once(make_run, tmp_path):
+    model = EncoderOnly(small.config(**BERT_PARTS))
+    message = r"T5Config.max_positions must be at least the tokens of a row \(32\), got 24"
+    with pytest.raises(UserError, match=message):
+        make_run(tmp_path, MaskedLM(inputs_length=32), None, None, model=model)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +143,13 @@ def test_hidden_tokens_are_restored(make_run, tmp_path):
         (CLASSIFY, "{kind}", Classes(count=3, per_token=True), "use Tagging"),
         (CLASSIFY, "{kind}", None, "EncoderOnly cannot train on Classification; use MaskedLM"),
         (TAG, "{tags}", Classes(count=4, per_token=True), r"must be the number of .* \(3\), got 4"),
-        (TAG, "{tags}", "encoder_decoder", "Tagging, which is for EncoderOnly"),
+        (TAG, "{tags}", "encoder_decoder", "Tagging, which is for EncoderOnly and classifiers"),
+        (
+            CLASSIFY,
+            "{kind}",
+            Classes(count=3, per_token=False, names=NAMES[::-1]),
+            r"classes must be the model's Classes.names \['animal', .*, got \['number', 'color', '",
+        ),
     ],
 )
 def test_conflicting_models_and_objectives_are_rejected(

@@ -16,7 +16,7 @@ from t5lite.models.architectures import EncoderDecoder
 from t5lite.objectives.span_corruption import SpanCorruption
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.parallel.mesh import Mesh
-from t5lite.training.checkpoints import Checkpoints
+from t5lite.training.stored_checkpoints import StoredCheckpoints
 from tests import small
 
 
@@ -107,7 +107,7 @@ def test_the_latest_and_the_multiples_are_kept(make_run, tmp_path):
     small.train(
         make_run(tmp_path, checkpoint_every_steps=1, keep_checkpoints=2, keep_every_steps=3)
     )
-    checkpoints = Checkpoints(tmp_path / "checkpoints", read_only=True)
+    checkpoints = StoredCheckpoints(tmp_path / "checkpoints")
     assert checkpoints.steps() == [3, 5, 6]
 
 
@@ -119,7 +119,7 @@ def test_a_checkpoint_is_restored_on_any_mesh(trained, make_run, tmp_path):
 def test_a_new_run_starts_from_the_parameters_of_another(trained, make_run, tmp_path, capsys):
     source = str(tmp_path / "checkpoints" / "3")
     start = make_run(tmp_path / "second", total_steps=0, initial_checkpoint=source)
-    second = small.train(start)
+    second = small.train(start, shared=False)
     assert_same(trained.params, second.params)
     assert int(second.step) == 0
     out = capsys.readouterr().out
@@ -213,10 +213,11 @@ def test_a_missing_initial_checkpoint_is_rejected(make_run, tmp_path):
 def test_a_run_that_diverges_stops_before_it_saves(make_run, tmp_path):
     sgd = make_optimizer(optax.sgd, name="optax.sgd", learning_rate=1e30)
     with pytest.raises(
-        UserError, match="training diverged: loss or gradient is not finite at step"
+        UserError,
+        match="training diverged: every step is bad at step 3; returned 2 times to step 0; lower",
     ):
         small.train(make_run(tmp_path, optimizer=sgd, total_steps=3))
-    assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps() == []
+    assert StoredCheckpoints(tmp_path / "checkpoints").steps() == []
 
 
 @pytest.mark.parametrize(
@@ -225,6 +226,11 @@ def test_a_run_that_diverges_stops_before_it_saves(make_run, tmp_path):
         ({"batch_size": 8, "microbatches": 3}, "must be divisible by train.microbatches"),
         ({"total_steps": -1}, "train.total_steps must be at least 0"),
         ({"log_every_steps": 0}, "train.log_every_steps must be at least 1"),
+        # Sizes that no memory has, before anything is allocated for them.
+        ({"batch_size": 10**10}, "train.batch_size must be at least 1 and at most 2,147,483,647"),
+        ({"batch_size": 2**21}, "train.batch_size must be at most 1,048,576, got 2097152"),
+        ({"data_workers": 10**9}, "train.data_workers must be at most 1,048,576"),
+        ({"total_steps": 2**31}, "train.total_steps must be at least 0 and at most 2,147,483,647"),
         ({"causal": True, "model": EncoderDecoder(small.config())}, "cannot train on Causal"),
         (
             {"model": EncoderDecoder(small.config(vocab_size=300))},
@@ -239,9 +245,8 @@ def test_conflicting_choices_are_rejected(changes, message, make_run, tmp_path):
 
 def test_a_run_compiles_its_step_once(make_run, tmp_path, caplog):
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        small.train(
-            make_run(tmp_path, total_steps=20, checkpoint_every_steps=5, eval_every_steps=5)
-        )
+        run = make_run(tmp_path, total_steps=20, checkpoint_every_steps=5, eval_every_steps=5)
+        small.train(run, shared=False)
     finished = [m for m in caplog.messages if m.startswith("Finished XLA compilation of jit(")]
     steps = [m for m in finished if "jit(train_step)" in m]
     assert len(steps) == 1, finished

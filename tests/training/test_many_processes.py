@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from t5lite.core.run_directory import read_metrics
+from t5lite.training.good_checkpoints import read_history
 from tests import small
 from tests.conftest import COMPILE_FAST
 
@@ -21,7 +23,8 @@ ROUNDING = 1e-5
 
 @pytest.fixture(scope="module")
 def in_processes(text_file, data_dir):
-    """Runs `one_of_many` in so many processes, eight devices in all; returns the state's digest."""
+    """Runs `one_of_many` in so many processes, eight devices in all; returns the state's digest,
+    and what the first process printed as errors."""
 
     def start(count, action, model_dir):
         with socket.socket() as free:
@@ -50,7 +53,8 @@ def in_processes(text_file, data_dir):
             )
         outputs = [process.communicate(timeout=small.PATIENCE) for process in processes]
         assert all(process.returncode == 0 for process in processes), outputs
-        return next(line for line in outputs[0][0].splitlines() if line.startswith("state "))
+        out, err = outputs[0]
+        return next(line for line in out.splitlines() if line.startswith("state ")), err
 
     return start
 
@@ -67,7 +71,7 @@ def of_one(in_processes, tmp_path_factory):
 def of_many(request, in_processes, tmp_path_factory):
     """Where several have, and the state that they ended with."""
     model_dir = tmp_path_factory.mktemp("many")
-    return model_dir, in_processes(request.param, "train", model_dir)
+    return model_dir, in_processes(request.param, "train", model_dir)[0]
 
 
 def assert_same_losses(model_dir, other_dir):
@@ -84,7 +88,29 @@ def test_many_processes_train_as_one(of_many, of_one):
     assert_same_losses(of_many[0], of_one)
 
 
+def test_all_processes_return_to_the_same_good_checkpoint(in_processes, tmp_path):
+    for count in (1, 2):
+        (tmp_path / str(count)).mkdir()
+        in_processes(count, "train_with_bad_batches", tmp_path / str(count))
+    assert_same_losses(tmp_path / "2", tmp_path / "1")
+    histories = [read_history(tmp_path / count / "checkpoints") for count in ("1", "2")]
+    assert histories[0] == histories[1]
+    assert histories[0].skipped(0) == [(1, 5)]
+
+
+def test_all_processes_fall_back_if_one_cannot_read_a_checkpoint(in_processes, of_many, tmp_path):
+    model_dir, state = of_many
+    run = tmp_path / "run"
+    shutil.copytree(model_dir, run)
+    again, err = in_processes(2, "train_with_a_stale_mount", run)
+    assert again == state
+    assert (run / "damaged_checkpoints" / "4").is_dir()
+    # The first process, which can read its part, names the other and the reason.
+    problem = f"process 1 on {socket.gethostname()} cannot read it: [Errno 116] Stale file handle"
+    assert f"WARNING: checkpoint {run}/checkpoints/4 is damaged: {problem}; moved to" in err
+
+
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_a_checkpoint_of_many_processes_is_restored_by_any_number(count, in_processes, of_many):
     model_dir, state = of_many
-    assert in_processes(count, "restore", model_dir) == state
+    assert in_processes(count, "restore", model_dir)[0] == state

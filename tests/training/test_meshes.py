@@ -1,5 +1,6 @@
 """Every mesh, and every way to save memory, trains as one device does."""
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -9,7 +10,10 @@ import optax
 import pytest
 
 from t5lite.losses.cross_entropy import CrossEntropy
-from t5lite.models.architectures import EncoderDecoder
+from t5lite.models.architectures import EncoderDecoder, EncoderOnly
+from t5lite.models.ia3 import IA3
+from t5lite.models.lora import LoRA
+from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.parallel.mesh import Mesh
 from t5lite.parallel.rules import MESH_AXES
@@ -20,6 +24,8 @@ from t5lite.training.program import train_program
 from t5lite.training.state import initial_state
 from t5lite.training.step import lower_train_step
 from tests import small
+from tests.models.encoders import BERT_PARTS, MODERNBERT_PARTS
+from tests.models.families import T5GEMMA, T5GEMMA_2
 from tests.models.low_rank import LowRank
 
 # Sums in another order, in float32: some units in the last place of each of some hundred terms.
@@ -29,6 +35,10 @@ OF_LARGEST = 1e-4
 
 DENSE = {"num_heads": 4}
 EXPERTS = {**DENSE, "num_experts": 4, "experts_per_token": 2, "capacity_factor": 1.0}
+ADAPTERS = (LoRA(rank=4, decomposed=True, initialization="pissa"), IA3())
+# Not AdamW: it divides by the size of a gradient, and an expert, or a parameter before several
+# norms, may have next to none.
+SGD = make_optimizer(optax.sgd, name="sgd", learning_rate=0.1, momentum=0.9)
 
 _beginnings: dict[str, Any] = {}
 _of_one: dict[str, Any] = {}
@@ -38,10 +48,10 @@ _of_one: dict[str, Any] = {}
 def trained(make_run, tmp_path):
     """From choices of a run to its program, and what 5 steps of it give."""
 
-    def go(sizes, *, config=DENSE, devices=4, **choices):
+    def go(sizes, *, config=DENSE, kind=EncoderDecoder, devices=4, **choices):
         run = make_run(
             tmp_path,
-            model=EncoderDecoder(small.config(**config)),
+            model=kind(small.config(**config)),
             **{"length_multiple": 8, "mesh": Mesh(**sizes), **choices},
         )
         mesh = run.mesh.make(jax.devices()[:devices])
@@ -63,7 +73,7 @@ def trained(make_run, tmp_path):
         place = make_global(batch_sharding(mesh, run.batch_size), run.batch_size)
         metrics = []
         for _, batch in zip(range(5), feed, strict=False):
-            state, sums = step(program.hyper, state, place(batch))
+            state, sums = step(program.hyper, state, place(batch), {})
             metrics.append([float(sums["loss"] / sums["tokens"]), float(sums["gradient_norm"])])
         feed.close()
         return np.array(metrics), state
@@ -124,7 +134,7 @@ NONE = {"config": DENSE, "loss": CrossEntropy(), "offload_optimizer": False}
 @pytest.mark.parametrize(
     ("choices", "of_one"),
     [
-        (ALL_AT_ONCE, NONE),
+        proof(ALL_AT_ONCE, NONE),
         proof({"microbatches": 4}, {"microbatches": 1}),
         proof({"config": {**DENSE, "scan_unroll": 2}}, {"config": DENSE}),
         proof({"config": {**DENSE, "remat": "attention"}}, {"config": DENSE}),
@@ -147,6 +157,33 @@ def test_every_way_to_save_memory_trains_as_one_device_without_it(
     assert_trains_as_one(sizes, devices=8, of_one=of_one, **choices, **rows)
 
 
+@pytest.mark.proof
+@pytest.mark.parametrize(
+    "config",
+    [T5GEMMA, T5GEMMA_2, {**DENSE, "adapters": ADAPTERS}],
+    ids=["t5gemma", "t5gemma_2", "adapters"],
+)
+def test_unequal_stacks_and_adapters_train_as_on_one_device(config, assert_trains_as_one):
+    assert_trains_as_one(SPLIT, devices=8, config=config, packed=True, optimizer=SGD)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize(
+    "config",
+    [
+        # Without rotations, the gradient of the biases of keys is 0 but for rounding.
+        {**BERT_PARTS, "linear_bias": False},
+        {**MODERNBERT_PARTS, "linear_bias": True},
+    ],
+    ids=["bert", "modernbert"],
+)
+def test_encoders_train_as_on_one_device(config, assert_trains_as_one, text_file, data_dir):
+    task = small.task(text_file, data_dir)
+    task = dataclasses.replace(task, objective=MaskedLM(inputs_length=24))
+    choices = {"kind": EncoderOnly, "task": task, "packed": True, "optimizer": SGD}
+    assert_trains_as_one(SPLIT, devices=8, config=config, **choices)
+
+
 @pytest.mark.parametrize(
     ("sizes", "choices", "of_one"),
     [
@@ -158,9 +195,7 @@ def test_every_way_to_save_memory_trains_as_one_device_without_it(
     ids=str,
 )
 def test_experts_train_as_on_one_device(sizes, choices, of_one, assert_trains_as_one):
-    # Not AdamW: it divides by the size of a gradient, and an expert may have next to none.
-    sgd = make_optimizer(optax.sgd, name="sgd", learning_rate=0.1, momentum=0.9)
-    choices = {"config": EXPERTS, "optimizer": sgd, **choices}
+    choices = {"config": EXPERTS, "optimizer": SGD, **choices}
     assert_trains_as_one({"data": 1, **sizes}, of_one={"config": EXPERTS, **of_one}, **choices)
 
 
@@ -179,6 +214,7 @@ def test_parameters_in_bfloat16_are_rounded_equally_on_every_mesh(trained):
     assert np.mean(same) > 0.99
 
 
+@pytest.mark.proof
 def test_a_device_has_its_share_of_parameters_and_moments(trained):
     _, state = trained({"data": 2, "fsdp": 2, "tensor": 2}, devices=8)
 
@@ -217,6 +253,7 @@ def program_text(make_run, tmp_path, sizes, **choices):
     return program, Program(lower_train_step(program).compile().as_text())
 
 
+@pytest.mark.proof
 def test_chunked_logits_are_never_in_memory_for_all_rows(make_run, tmp_path):
     # Vocabulary 384, 8 places of a target, 4 of 8 rows on one of them.
     for chunks, is_there in ((1, True), (4, False)):

@@ -12,8 +12,8 @@ import pytest
 
 from t5lite.core.numbers import as_inputs
 from t5lite.core.run_directory import read_metrics
-from t5lite.training.checkpoints import Checkpoints
 from t5lite.training.slot import VectorizedTrial
+from t5lite.training.stored_checkpoints import StoredCheckpoints
 from t5lite.training.vectorized_loop import train_vectorized
 from tests import small
 from tests.conftest import COMPILE_FAST
@@ -115,7 +115,7 @@ def test_trials_differ_in_the_number_of_a_loss_of_ones_own(make_run, tmp_path):
     )
     assert second["loss_nats_per_token"] < second["cross_entropy_nats_per_token"]
     assert len(as_inputs(runs[0].loss).gamma.shape) == 0
-    checkpoints = Checkpoints(tmp_path / "0.0" / "checkpoints", read_only=True)
+    checkpoints = StoredCheckpoints(tmp_path / "0.0" / "checkpoints")
     trained = checkpoints.about(2)["trainable"]
     assert trained
     assert all(name.startswith("decoder/") for name in trained)

@@ -11,9 +11,9 @@ from t5lite.core.run_directory import read_metrics
 from t5lite.optimizers.adafactor import adafactor
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.parallel.mesh import Mesh
-from t5lite.training.checkpoints import Checkpoints
 from t5lite.training.program import train_program
 from t5lite.training.step import lower_train_step
+from t5lite.training.stored_checkpoints import StoredCheckpoints
 from t5lite.training.trainable import join_params, split_params
 from tests import small
 
@@ -80,10 +80,11 @@ def test_other_patterns_than_the_checkpoints_are_rejected(frozen, make_run, tmp_
 
 
 def test_a_checkpoint_of_a_run_that_trains_everything_does_not_name_it(of_three_steps):
-    checkpoints = Checkpoints(of_three_steps[1] / "checkpoints", read_only=True)
+    checkpoints = StoredCheckpoints(of_three_steps[1] / "checkpoints")
     assert "trainable" not in checkpoints.about(3)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(
     "choices",
     [

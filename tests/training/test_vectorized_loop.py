@@ -12,14 +12,21 @@ from t5lite.core.errors import UserError
 from t5lite.core.lazy import by_name
 from t5lite.core.run_directory import outcomes, read_metrics
 from t5lite.models.architectures import EncoderDecoder
+from t5lite.models.ia3 import IA3
+from t5lite.models.lora import LoRA
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.optimizers.schedules import CosineSchedule
 from t5lite.parallel.mesh import Mesh
-from t5lite.training.checkpoints import FOLDER, Checkpoints
+from t5lite.training.bad_steps import BadSteps
+from t5lite.training.checkpoint_folders import FOLDER
+from t5lite.training.good_checkpoints import read_history
+from t5lite.training.one_program import check_one_program
 from t5lite.training.program import train_program
 from t5lite.training.slot import VectorizedTrial
+from t5lite.training.stored_checkpoints import StoredCheckpoints
 from t5lite.training.vectorized_loop import train_vectorized
 from tests import small
+from tests.training.faults import NOT_A_NUMBER, MarkedLoss, mark_batches
 
 # Sums of a batched product are added up in another order; AdamW's first steps make of gradients
 # near 0 what their signs are.
@@ -66,19 +73,15 @@ def alone(run, name):
 
 def saved_params(run, step):
     mesh = small.mesh(run)
-    checkpoints = Checkpoints(pathlib.Path(run.model_dir) / FOLDER, read_only=True)
+    checkpoints = StoredCheckpoints(pathlib.Path(run.model_dir) / FOLDER)
     state = checkpoints.restore(step, train_program(run, mesh).state)
-    checkpoints.close()
     return by_name(state.params)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(
     "mesh",
-    [
-        pytest.param(Mesh(data=8), marks=pytest.mark.proof),
-        pytest.param(Mesh(fsdp=2, tensor=2), marks=pytest.mark.proof),
-        Mesh(population=2, data=1, fsdp=2),
-    ],
+    [Mesh(data=8), Mesh(fsdp=2, tensor=2), Mesh(population=2, data=1, fsdp=2)],
     ids=["data", "split", "population"],
 )
 def test_each_trial_equals_the_same_run_alone(make_run, mesh):
@@ -117,6 +120,7 @@ def test_each_trial_equals_the_same_run_alone(make_run, mesh):
         assert (pathlib.Path(run.model_dir) / "config.gin").read_text().startswith("# ")
 
 
+@pytest.mark.proof
 def test_a_diverged_or_pruned_trial_does_not_affect_others(make_run):
     runs = [make_run("good"), make_run("bad", rate=1e30), make_run("slow", rate=1e-6)]
     runs += [make_run("next", rate=1e-3)]
@@ -170,4 +174,55 @@ def test_a_trial_resumes_alone_and_in_a_sweep(make_run):
 )
 def test_runs_of_other_programs_are_rejected(make_run, changes, message):
     with pytest.raises(UserError, match=message):
-        together([make_run("a"), make_run("b", **changes)], 2)
+        check_one_program(make_run("a"), make_run("b", **changes), dropout=False)
+
+
+@pytest.mark.proof
+def test_a_trial_of_another_program_ends_the_sweep(make_run):
+    with pytest.raises(UserError, match=r"train\.batch_size must be the same"):
+        together([make_run("a"), make_run("b", batch_size=16)], 2)
+
+
+@pytest.mark.proof
+def test_a_trial_returns_to_its_own_good_checkpoint(make_run, monkeypatch):
+    mark_batches(monkeypatch, {5: NOT_A_NUMBER, 6: NOT_A_NUMBER}, of=("lost", "lost_alone"))
+    rules = BadSteps(max_in_a_row=2)
+    choices = {"loss": MarkedLoss(), "bad_steps": rules, "total_steps": 7}
+    runs = [make_run("lost", **choices), make_run("good", rate=3e-3, **choices)]
+    assert together(runs, 2) == dict.fromkeys(("lost", "good"), "finished")
+    for run in runs:
+        model_dir = pathlib.Path(run.model_dir)
+        _, own = alone(run, f"{model_dir.name}_alone")
+        metrics, wanted = (read_metrics(pathlib.Path(r.model_dir)) for r in (run, own))
+        names = ("step", "split", "bad_steps")
+        assert [[m.get(n) for n in names] for m in metrics] == [
+            [m.get(n) for n in names] for m in wanted
+        ]
+        np.testing.assert_allclose(
+            [m["loss_nats_per_token"] for m in metrics],
+            [m["loss_nats_per_token"] for m in wanted],
+            rtol=ROUNDING,
+        )
+        histories = [read_history(pathlib.Path(r.model_dir) / FOLDER) for r in (run, own)]
+        assert histories[0] == histories[1]
+        assert len(histories[0].returns) == (model_dir.name == "lost")
+        assert outcomes(model_dir)["finished"] == 1
+        assert sum(outcomes(model_dir).values()) == 1
+
+
+@pytest.mark.proof
+def test_trials_with_adapters_over_one_base_equal_the_same_runs_alone(make_run, of_three_steps):
+    choices = {
+        "model": EncoderDecoder(small.config(adapters=(LoRA(rank=2, decomposed=True), IA3()))),
+        "initial_checkpoint": str(of_three_steps[1] / "checkpoints" / "3"),
+        "trainable": [".*/(lora|ia3)_.*"],
+    }
+    runs = [make_run("a", rate=1e-2, **choices), make_run("b", rate=3e-3, seed=1, **choices)]
+    assert together(runs, 2) == dict.fromkeys("ab", "finished")
+    for run in runs:
+        _, own = alone(run, pathlib.Path(run.model_dir).name + "_alone")
+        wanted = saved_params(own, 6)
+        for name, value in saved_params(run, 6).items():
+            np.testing.assert_allclose(value, wanted[name], rtol=1e-3, atol=ROUNDING, err_msg=name)
+        about = StoredCheckpoints(pathlib.Path(run.model_dir) / FOLDER).about(6)
+        assert about["base"]["checkpoint"] == choices["initial_checkpoint"]

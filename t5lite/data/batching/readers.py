@@ -125,8 +125,8 @@ class ExampleReader:
     def _framed(self, document: int, lookahead: int) -> Tokens | None:
         """Returns the text of a record, empty if a preprocessor dropped the record.
 
-        If every token is predicted from the one before it, the text starts with a 0 and ends with
-        an end of sequence.
+        If every token is predicted from the one before it, the text starts with the vocabulary's
+        `document_start` and ends with an end of sequence.
         """
         texts = self._texts(document)
         if texts is None:
@@ -134,7 +134,9 @@ class ExampleReader:
         text = texts[0] if texts else _NO_TOKENS
         if not lookahead or not len(text):
             return text
-        return np.concatenate([[0], text, [self._task.vocabulary.eos_id]]).astype(np.int32)
+        vocabulary = self._task.vocabulary
+        framed = [[vocabulary.document_start], text, [vocabulary.eos_id]]
+        return np.concatenate(framed).astype(np.int32)
 
     def _documents(self, first: int) -> Iterator[int]:
         """Counts documents from `first`; fails if no record holds text."""

@@ -10,6 +10,8 @@ far others read ahead.
 import dataclasses
 import functools
 import itertools
+import multiprocessing
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +19,9 @@ import grain
 import numpy as np
 from absl import flags
 
+from t5lite.core.errors import Unavailable
 from t5lite.core.examples import Example
+from t5lite.core.import_path import safe_children
 from t5lite.data.batching.features import Features, Layout, batch_of
 from t5lite.data.batching.readers import ExampleReader, TextPosition
 from t5lite.data.batching.row_stream import Cursor, MakeExample, RowStream, first_cursor
@@ -27,6 +31,9 @@ from t5lite.data.unknown_pieces import warn_of_unknown_pieces
 
 # Batches made ahead of the step.
 PREFETCH_BATCHES = 2
+
+# What Grain calls the processes that it starts.
+_WORKER_NAME = "grain-process-prefetch"
 
 # The version of the batches of a seed; cursors of another version are useless.
 STREAM_VERSION = 1
@@ -173,6 +180,7 @@ class Batches:
 
     Raises:
         UserError: if a source is missing or empty.
+        Unavailable: while iterating, if a worker's process dies.
     """
 
     def __init__(
@@ -205,7 +213,7 @@ class Batches:
         return self
 
     def __next__(self) -> tuple[Features, list[Cursor]]:
-        parts = [dict(next(iterator)) for iterator in self._iterators]
+        parts = [_next_part(iterator) for iterator in self._iterators]
         cursors = [part.pop("cursors").rows for part in parts]
         features = {name: _interleave([part[name] for part in parts]) for name in parts[0]}
         return features, [c for c in itertools.chain(*itertools.zip_longest(*cursors)) if c]
@@ -237,9 +245,41 @@ def _in_processes(plan: _Plan, workers: int) -> list[grain.DatasetIterator]:
     ]
     options = grain.MultiprocessingOptions(1, PREFETCH_BATCHES)
     iterators = [iter(_Rows(part).mp_prefetch(options)) for part in parts]
-    for iterator in iterators:
-        iterator.start_prefetch()
+    with safe_children():
+        for iterator in iterators:
+            iterator.start_prefetch()
     return iterators
+
+
+def _next_part(iterator: grain.DatasetIterator) -> dict[str, Any]:
+    """Returns the rows of a worker.
+
+    Raises:
+        Unavailable: if its process died.
+    """
+    try:
+        return dict(next(iterator))
+    except RuntimeError as error:
+        # How Grain reports it; errors of the worker itself keep their own types.
+        died = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
+        if died is None:
+            raise
+        raise lost_worker(int(died[1])) from error
+
+
+def lost_worker(status: int) -> Unavailable:
+    """Returns the error of a data worker that died with an exit status."""
+    reason = "was killed, perhaps for memory" if status == -9 else "died"
+    return Unavailable(
+        f"a data worker {reason} (exit status {status}); restart to resume from the latest "
+        "checkpoint, with fewer train.data_workers if memory is short"
+    )
+
+
+def running_workers() -> list[Any]:
+    """Returns the processes of this process that make rows."""
+    children = multiprocessing.active_children()
+    return [child for child in children if child.name.startswith(_WORKER_NAME)]
 
 
 def _interleave(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,17 +1,19 @@
 """The data sets that `FileSource` has built in a folder: listing and removing them."""
 
+import contextlib
 import dataclasses
-import json
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from t5lite.core.locks import try_lock
+from t5lite.core.locks import is_file_of, lock_holder, try_lock
+from t5lite.core.records import read_document
 from t5lite.data.sources.files import stamp
-from t5lite.data.sources.split_builds import BUILD_VERSION, SOURCE
-from t5lite.data.storage.building import SUMMARY
-from t5lite.data.storage.shards import read_summary
+from t5lite.data.sources.split_builds import BUILD_VERSION, SOURCE, SOURCE_SCHEMA, VERSION
+from t5lite.data.storage.building import lock_file
+from t5lite.data.storage.shards import SUMMARY, read_summary
 
 CURRENT = "current"
 CHANGED = "files changed"
@@ -53,24 +55,41 @@ def built_data_sets(data_dir: pathlib.Path) -> Iterator[BuiltDataSet]:
             yield _data_set(folder)
 
 
-def prune(data_set: BuiltDataSet) -> None:
-    """Removes a data set from the disk."""
-    assert data_set.state in PRUNABLE, data_set
-    shutil.rmtree(data_set.path)
+def prune(data_set: BuiltDataSet) -> bool:
+    """Removes a data set from the disk, unless it is no longer prunable, and returns whether."""
+    folder = pathlib.Path(data_set.path)
+    path = lock_file(folder / VERSION)
+    try:
+        file = path.open("a")
+    except FileNotFoundError:
+        # Another process has removed it.
+        return False
+    with file:
+        # Another process may have begun to build it, or finished.
+        if not (try_lock(file) and is_file_of(path, file)):
+            return False
+        if _unlocked_data_set(folder).state not in PRUNABLE:
+            return False
+        shutil.rmtree(folder)
+    return True
 
 
 def _data_set(folder: pathlib.Path) -> BuiltDataSet:
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    found = BuiltDataSet(path=str(folder), state=UNFINISHED, file_bytes=size)
-    if _is_locked(folder / "1.0.0.lock"):
-        return dataclasses.replace(found, state=BUILDING)
-    version = folder / "1.0.0"
-    if not (version / SUMMARY).is_file():
+    if lock_holder(lock_file(folder / VERSION)) is not None:
+        return BuiltDataSet(path=str(folder), state=BUILDING, file_bytes=_size(folder))
+    return _unlocked_data_set(folder)
+
+
+def _unlocked_data_set(folder: pathlib.Path) -> BuiltDataSet:
+    found = BuiltDataSet(path=str(folder), state=UNFINISHED, file_bytes=_size(folder))
+    version = folder / VERSION
+    try:
+        records = read_summary(version / SUMMARY).records
+    except FileNotFoundError:
         return found
-    records = read_summary(version / SUMMARY).records
     found = dataclasses.replace(found, records=records, state=EARLIER)
     try:
-        source: dict[str, Any] = json.loads((version / SOURCE).read_text())
+        source = read_document(version / SOURCE, SOURCE_SCHEMA, f"delete {folder}")
     except FileNotFoundError:
         return found
     if source["version"] != BUILD_VERSION:
@@ -96,8 +115,11 @@ def _state(stamps: list[list[Any]]) -> str:
     return CURRENT
 
 
-def _is_locked(path: pathlib.Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("r+") as file:
-        return not try_lock(file)
+def _size(folder: pathlib.Path) -> int:
+    """Returns the bytes of the files in a folder, which another process may be writing."""
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size += os.stat(os.path.join(parent, name)).st_size
+    return size

@@ -13,8 +13,7 @@ from t5lite.core.fields import check_field_choice, field_error, field_name
 from t5lite.data.sources.files import find_files
 from t5lite.data.sources.formats import FORMATS
 from t5lite.data.sources.records import Records, TfdsRecords, instructions_of
-from t5lite.data.sources.split_builds import SplitBuild
-from t5lite.data.sources.tfds_source import quiet
+from t5lite.data.sources.split_builds import SplitBuild, splits_of, text_features
 from t5lite.data.storage.building import DEFAULT_OPTIONS, BuildOptions, build_shards
 from t5lite.data.storage.shards import add, check_bad, summaries_of, summary_text
 
@@ -90,8 +89,6 @@ class FileSource:
         Raises:
             UserError: if the split is unknown, or its files are missing or cannot be read.
         """
-        import tensorflow_datasets as tfds
-
         instructions: list[Any] = []
         digests: dict[str, str] = {}
         for name, part in self._parts_of_split(split):
@@ -105,13 +102,12 @@ class FileSource:
             check_bad(whole, self.max_errors)
             if whole.bad:
                 _warn_of_bad_rows(recipe.name, summary_text(whole))
-            with quiet():
-                builder = tfds.builder_from_directory(folder)
-            instructions += instructions_of(builder, part)
+            splits = splits_of(folder, name, summaries)
+            instructions += instructions_of(field_name(self, "files"), splits, part)
             digests |= {name: summary.digest for name, summary in summaries.items()}
         return TfdsRecords(
             f"files {split}",
-            builder.info.features,
+            text_features(self.fields),
             instructions,
             digests=digests,
             has_stored_fields=True,

@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 
 from t5lite.core.errors import UserError, choose
+from t5lite.core.files import is_utf8
 
 # The size of a part of an uncompressed file.
 PART_BYTES = 64 << 20
@@ -61,6 +62,9 @@ def find_files(folder: str, pattern: str) -> list[str]:
         found = [path] if fs.isfile(path) else sorted(p for p in fs.glob(path) if fs.isfile(p))
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise UserError(f"cannot read files {url!r}: {str(error).splitlines()[0]}") from error
+    for each in found:
+        if not is_utf8(each):
+            raise UserError(f"names of files must be UTF-8, got {each!r}; rename it")
     if not found:
         remedy = "; it is a folder, name its files as in FOLDER/*" if fs.isdir(path) else ""
         raise UserError(f"no file matches {url!r}{remedy}")
@@ -133,18 +137,20 @@ def open_file(path: str) -> Any:
         ) from error
 
 
-def read_line(file: Any) -> tuple[bytes, int]:
-    """Returns the next line and its length in bytes, 0 at the end of the file.
+def read_line(file: Any) -> bytes:
+    """Returns the next line; of one of more than `MAX_LINE_BYTES` one byte more than that."""
+    line: bytes = file.readline(MAX_LINE_BYTES + 1)
+    return line
 
-    A line of more than `MAX_LINE_BYTES` is read to its end, and returned truncated.
-    """
-    line = file.readline(MAX_LINE_BYTES + 1)
-    length = len(line)
+
+def skip_rest(file: Any, line: bytes) -> int:
+    """Reads the rest of a line of which `read_line` returned the beginning; returns its length."""
+    length = 0
     block = line
-    while length > MAX_LINE_BYTES and block and not block.endswith(b"\n"):
+    while len(line) > MAX_LINE_BYTES and block and not block.endswith(b"\n"):
         block = file.readline(1 << 20)
         length += len(block)
-    return line, length
+    return length
 
 
 def read_lines(file: Any, path: str) -> Iterator[bytes]:
@@ -154,14 +160,14 @@ def read_lines(file: Any, path: str) -> Iterator[bytes]:
         UserError: for a line of more than `MAX_LINE_BYTES`, naming `path`.
     """
     for number in itertools.count(1):
-        line, length = read_line(file)
-        if not length:
+        line = read_line(file)
+        if not line:
             return
-        if length > MAX_LINE_BYTES:
-            raise UserError(f"{path}:{number}: {too_long(length, MAX_LINE_BYTES)}")
+        if len(line) > MAX_LINE_BYTES:
+            raise UserError(f"{path}:{number}: {too_long(MAX_LINE_BYTES)}")
         yield line
 
 
-def too_long(length: int, most: int) -> str:
-    """Returns what is wrong with a line or a document of so many bytes."""
-    return f"must have at most {most:,} bytes, got {length:,}"
+def too_long(most: int) -> str:
+    """Returns what is wrong with a line of more than `most` bytes."""
+    return f"a line must have at most {most:,} bytes"

@@ -12,6 +12,7 @@ from typing import Any
 
 import fsspec
 
+from t5lite.core.json_values import decode_json, plain_value
 from t5lite.data.sources import files
 from t5lite.data.sources.files import (
     Bad,
@@ -20,11 +21,11 @@ from t5lite.data.sources.files import (
     open_file,
     read_errors,
     read_line,
+    skip_rest,
     too_long,
 )
 from t5lite.data.sources.parquet import num_row_groups, read_rows, row_location
 from t5lite.data.text.fields import Record, as_field
-from t5lite.data.text.json_values import decode_json, plain_value
 
 
 def parts_of(path: str, format: str) -> list[Part]:
@@ -83,18 +84,22 @@ def _character_start(text: bytes, at: int) -> int:
     return at
 
 
-def _lines(part: Part) -> Iterator[tuple[bytes, int]]:
-    """Yields the lines that begin in the part, without line ends, and their lengths in bytes."""
+def _lines(part: Part) -> Iterator[bytes | None]:
+    """Yields the lines that begin in the part, without line ends; None for one that is too long.
+
+    A line that is too long is yielded before the rest of it is read: a compressed file may hold any
+    length.
+    """
     with open_file(part.path) as file:
         at = _first_line(file, part.start)
         while part.stop is None or at < part.stop:
-            line, length = read_line(file)
-            if not length:
+            line = read_line(file)
+            if not line:
                 return
             # Some editors write a byte-order mark.
             plain = line.removeprefix(codecs.BOM_UTF8) if at == 0 else line
-            at += length
-            yield plain.rstrip(b"\r\n"), length
+            yield plain.rstrip(b"\r\n") if len(line) <= files.MAX_LINE_BYTES else None
+            at += len(line) + skip_rest(file, line)
 
 
 def _first_line(file: Any, start: int) -> int:
@@ -102,8 +107,8 @@ def _first_line(file: Any, start: int) -> int:
     if start == 0:
         return 0
     file.seek(start - 1)
-    _, length = read_line(file)
-    return start - 1 + length
+    line = read_line(file)
+    return start - 1 + len(line) + skip_rest(file, line)
 
 
 @functools.lru_cache(maxsize=16)
@@ -127,9 +132,9 @@ def _bad(part: Part, number: int, reason: str) -> Bad:
 
 
 def _texts(part: Part) -> Iterator[tuple[int, str] | Bad]:
-    for number, (line, length) in enumerate(_lines(part)):
-        if length > files.MAX_LINE_BYTES:
-            yield _bad(part, number, too_long(length, files.MAX_LINE_BYTES))
+    for number, line in enumerate(_lines(part)):
+        if line is None:
+            yield _bad(part, number, too_long(files.MAX_LINE_BYTES))
             continue
         try:
             yield number, line.decode()
@@ -145,7 +150,10 @@ def _read_lines(part: Part, fields: tuple[str, ...]) -> Iterator[Record | Bad]:
 def _read_document(part: Part, fields: tuple[str, ...]) -> Iterator[Record | Bad]:
     most = files.MAX_DOCUMENT_BYTES
     with open_file(part.path) as file:
-        raw = file.read(most + 1)
+        # NOTE: `read(n)` takes n bytes of memory whatever the size of the file.
+        raw = bytearray()
+        while len(raw) <= most and (block := file.read(min(1 << 20, most + 1 - len(raw)))):
+            raw += block
     if len(raw) > most:
         yield Bad(part.path, f"a document must have at most {most:,} bytes; read it as lines")
         return

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import UserError, shown
 from t5lite.data.sources.files import Bad, Part, open_file
 
 
@@ -33,7 +33,8 @@ def read_rows(part: Part, fields: tuple[str, ...]) -> Iterator[dict[str, Any] | 
     import pyarrow
 
     file = _open(part.path)
-    names = file.schema_arrow.names
+    with _errors(part.path):
+        names = file.schema_arrow.names
     for name in fields:
         if names.count(name) != 1:
             raise UserError(
@@ -144,5 +145,7 @@ def _errors(path: str) -> Iterator[None]:
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError, EOFError) as error:
-        raise UserError(f"{path} must be Parquet: {str(error).splitlines()[0]}") from error
+    # UnicodeDecodeError: for the name of a column.
+    except (pyarrow.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} must be Parquet: {shown(reason)}") from error

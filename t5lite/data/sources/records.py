@@ -28,17 +28,21 @@ class Records(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
 
-def instructions_of(builder: Any, split: str) -> list[Any]:
+def instructions_of(owner: str, splits: Any, split: str) -> list[Any]:
     """Returns the parts of files that hold a split, or a slice or sum of splits.
+
+    Args:
+        owner: the data set, for errors.
+        splits: of the data set.
 
     Raises:
         UserError: if the data set has no such split.
     """
     try:
-        return list(builder.info.splits[split].file_instructions)
+        return list(splits[split].file_instructions)
     except (ValueError, KeyError) as error:
-        splits = suggestion(split, builder.info.splits)
-        raise UserError(f"{builder.info.full_name} has no split {split!r}; {splits}") from error
+        near = suggestion(split, splits)
+        raise UserError(f"{owner} has no split {split!r}; {near}") from error
 
 
 class TfdsRecords:

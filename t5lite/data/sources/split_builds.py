@@ -11,6 +11,7 @@ from typing import Any
 
 from t5lite.core.errors import UserError
 from t5lite.core.files import write_atomically
+from t5lite.core.records import TEXT, Kind, Schema, integer, list_of
 from t5lite.data.sources.files import Bad, Part, format_of, stamp
 from t5lite.data.sources.formats import parts_of, read_part
 from t5lite.data.sources.tfds_source import data_folder, quiet
@@ -23,9 +24,18 @@ log = logging.getLogger(__name__)
 
 # The version of how files become records. Data sets of another version are built again.
 BUILD_VERSION = 2
+# The version of a data set in the sense of TFDS, which names its folder.
+VERSION = "1.0.0"
 
-# A file beside the shards that says what they were built from.
+# A file beside the shards that says what they were built from: `SplitBuild.source`.
 SOURCE = "source.json"
+_STAMP = Kind(
+    "a path, a size and a time or tag",
+    lambda value: isinstance(value, list) and list(map(type, value)) == [str, int, str],
+)
+SOURCE_SCHEMA = Schema(
+    required={"version": integer(0), "split": TEXT, "files": list_of(_STAMP)},
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +75,7 @@ class SplitBuild:
 
     def folder(self, data_dir: str | None) -> pathlib.Path:
         """Returns the folder of the data set."""
-        return data_folder(data_dir) / "files" / self.digest / "1.0.0"
+        return data_folder(data_dir) / "files" / self.digest / VERSION
 
     def recipe(self, max_errors: int) -> Recipe:
         """Returns how to write the shards and the metadata."""
@@ -116,7 +126,7 @@ class _FilePart:
 def _write_part(part: _FilePart, writer: ShardWriter) -> None:
     from tensorflow_datasets.core import example_serializer
 
-    features = _text_features(part.fields)
+    features = text_features(part.fields)
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
     for made in read_part(part.part, part.fields, max_bytes=part.max_bytes):
         if made is None:
@@ -139,10 +149,29 @@ def _identity(record: Mapping[str, str]) -> bytes:
     return json.dumps(fields, sort_keys=True).encode()
 
 
-def _text_features(fields: Sequence[str]) -> Any:
+def text_features(fields: Sequence[str]) -> Any:
+    """Returns the features of a data set of `FileSource`."""
     import tensorflow_datasets as tfds
 
     return tfds.features.FeaturesDict({name: tfds.features.Text() for name in fields})
+
+
+def splits_of(folder: pathlib.Path, split: str, summaries: Mapping[str, Summary]) -> Any:
+    """Returns the splits of a data set of `FileSource`, as TFDS slices them.
+
+    NOTE: not read from TFDS's own `dataset_info.json`, which nothing checks.
+    """
+    import tensorflow_datasets as tfds
+
+    info = tfds.core.SplitInfo(
+        name=split,
+        shard_lengths=[summary.records for summary in summaries.values()],
+        num_bytes=add(summaries.values()).bytes,
+        filename_template=tfds.core.ShardedFileTemplate(
+            data_dir=folder, dataset_name="files", split=split, filetype_suffix="array_record"
+        ),
+    )
+    return tfds.core.splits.SplitDict([info])
 
 
 def _finish(
@@ -152,26 +181,22 @@ def _finish(
     import tensorflow_datasets as tfds
 
     split = source["split"]
+    # The name of the data set promises the files as they were when they were looked up.
+    for path, *rest in source["files"]:
+        if list(stamp(path)) != [path, *rest]:
+            raise UserError(f"{path} changed while it was read; run the command again")
     whole = add(summaries.values())
     if whole.records == 0:
         raise UserError(
             f"split {split!r} of FileSource must hold text, but it has no record; "
             f"{summary_text(whole)}"
         )
-    info = tfds.core.SplitInfo(
-        name=split,
-        shard_lengths=[summary.records for summary in summaries.values()],
-        num_bytes=whole.bytes,
-        filename_template=tfds.core.ShardedFileTemplate(
-            data_dir=folder, dataset_name="files", split=split, filetype_suffix="array_record"
-        ),
-    )
     with quiet():
         tfds.folder_dataset.write_metadata(
             data_dir=folder,
-            features=_text_features(source["fields"]),
-            split_infos=[info],
-            version="1.0.0",
+            features=text_features(source["fields"]),
+            split_infos=list(splits_of(folder, split, summaries).values()),
+            version=VERSION,
             description="Records of files.",
             check_data=False,
         )

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
-from t5lite.core.errors import UserError, suggestion
+from t5lite.core.errors import UserError, shown, suggestion
 from t5lite.core.fields import field_name
 from t5lite.core.files import local_folder
 from t5lite.data.sources.records import Records, TfdsRecords, instructions_of
@@ -50,7 +50,8 @@ class TfdsSource:
         Raises:
             UserError: if the data set or the split is unknown, or cannot be prepared.
         """
-        if not self._builder.is_prepared():
+        # A builder knows of a data set only what was there when it was created.
+        if not self._builder.info.initialized:
             try:
                 self._prepare()
             except UserError:
@@ -60,8 +61,14 @@ class TfdsSource:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise UserError(f"{self._owner} cannot be prepared: {reason}") from error
         builder = self._builder
-        instructions = instructions_of(builder, split)
-        return TfdsRecords(f"{builder.info.full_name} {split}", builder.info.features, instructions)
+        name = builder.info.full_name
+        try:
+            instructions = instructions_of(name, builder.info.splits, split)
+        except UserError:
+            raise
+        except Exception as error:
+            raise self._damaged(error) from error
+        return TfdsRecords(f"{name} {split}", builder.info.features, instructions)
 
     @property
     def _owner(self) -> str:
@@ -69,12 +76,11 @@ class TfdsSource:
 
     def _prepare(self) -> None:
         folder = pathlib.Path(self._builder.data_dir)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         with build_lock(folder):
             # Only a new builder sees what another process has prepared meanwhile.
             self.__dict__.pop("_builder")
             builder = self._builder
-            if not builder.is_prepared():
+            if not builder.info.initialized:
                 log.info("building data set %s in %s", builder.info.full_name, builder.data_dir)
                 with quiet():
                     builder.download_and_prepare(file_format="array_record")
@@ -112,6 +118,15 @@ class TfdsSource:
             reason = " ".join(str(error).rpartition('}": ')[2].split())
             remedy = "; name another TfdsSource.data_dir" if "File format" in reason else ""
             raise UserError(f"{self._owner} cannot be loaded: {reason}{remedy}") from error
+        except Exception as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> UserError:
+        """Returns the error for damaged metadata, for which TFDS may raise anything."""
+        return UserError(
+            f"{self._owner} cannot be loaded: {type(error).__name__}: {shown(str(error))}; delete "
+            "its folder in TfdsSource.data_dir to prepare it again"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_builder"}

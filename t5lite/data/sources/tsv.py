@@ -28,7 +28,7 @@ def header_of(path: str, fields: Sequence[str], header: bool | None) -> tuple[st
     if header is False:
         return None
     with read_errors(path), open_file(path) as file:
-        line, _ = read_line(file)
+        line = read_line(file)
     try:
         text = line.removeprefix(codecs.BOM_UTF8).decode().rstrip("\r\n")
     except UnicodeDecodeError:

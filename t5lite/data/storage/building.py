@@ -20,8 +20,10 @@ from typing import Any
 
 from t5lite.core.errors import UserError
 from t5lite.core.files import write_atomically
-from t5lite.core.locks import try_lock, wait_for_lock
+from t5lite.core.import_path import safe_children
+from t5lite.core.locks import is_file_of, try_lock, wait_for_lock
 from t5lite.data.storage.shards import (
+    SUMMARY,
     ShardWriter,
     Summary,
     add,
@@ -32,9 +34,6 @@ from t5lite.data.storage.shards import (
 )
 
 log = logging.getLogger(__name__)
-
-# The summary of a folder; only complete folders have one.
-SUMMARY = "summary.json"
 
 # Called with the finished shards, all shards, and the records so far.
 OnShard = Callable[[int, int, int], None]
@@ -99,8 +98,7 @@ def build_shards(
             raise UserError(
                 "a script that builds data must do so under `if __name__ == '__main__':`"
             )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with build_lock(folder), _errors(folder):
+        with _errors(folder), build_lock(folder):
             if not (folder / SUMMARY).exists():
                 log.info("building %s in %s", recipe.name, folder)
                 unfinished = folder.with_name(f"{folder.name}.unfinished")
@@ -148,10 +146,12 @@ def _write_all(
         with concurrent.futures.ProcessPoolExecutor(
             count, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
         ) as pool:
-            futures = {
-                pool.submit(_write_shard, recipe, parts[shard], folder / shard): shard
-                for shard in missing
-            }
+            # The first call starts the processes.
+            with safe_children():
+                futures = {
+                    pool.submit(_write_shard, recipe, parts[shard], folder / shard): shard
+                    for shard in missing
+                }
             try:
                 for future in concurrent.futures.as_completed(futures):
                     account(futures[future], future.result())
@@ -193,12 +193,23 @@ class _ShardLog:
 
 @contextlib.contextmanager
 def build_lock(folder: pathlib.Path) -> Iterator[None]:
-    """Waits until no other process builds the folder, whose parent must exist."""
-    with folder.with_name(f"{folder.name}.lock").open("w") as file:
-        if not try_lock(file):
-            log.info("waiting for another process that builds %s", folder)
-            wait_for_lock(file)
-        yield
+    """Waits until no other process builds or removes the folder; creates its parent."""
+    path = lock_file(folder)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            if not try_lock(file):
+                log.info("waiting for another process that builds %s", folder)
+                wait_for_lock(file)
+            # What removes the folder removes its lock file, too: others lock a new one.
+            if is_file_of(path, file):
+                yield
+                return
+
+
+def lock_file(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the lock file of a folder, beside it."""
+    return folder.with_name(f"{folder.name}.lock")
 
 
 @contextlib.contextmanager

@@ -8,14 +8,32 @@ import os
 import pathlib
 from collections.abc import Iterable, Iterator
 
+from t5lite.core.counts import counted
 from t5lite.core.errors import UserError
 from t5lite.core.files import write_atomically
+from t5lite.core.records import TEXT, Schema, integer, list_of, read_document
 
 # Messages show this many bad rows.
 SHOWN_ERRORS = 3
 
 # The suffix of the note of a finished shard.
 _NOTE = ".note"
+
+# The summary of a folder; only complete folders have one.
+SUMMARY = "summary.json"
+
+SUMMARY_SCHEMA = Schema(
+    required={
+        "records": integer(0),
+        "bytes": integer(0),
+        "empty": integer(0),
+        "bad": integer(0),
+        "errors": list_of(TEXT),
+        "digest": TEXT,
+        "file_bytes": integer(0),
+    },
+    others=None,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +143,8 @@ def summaries_of(folder: pathlib.Path) -> dict[str, Summary]:
     """Returns the summaries of the shards in a folder of `build_shards`, by file name.
 
     Raises:
-        UserError: if a shard is missing or has another size.
+        UserError: if a note is damaged, a shard is missing or has another size, or the notes do not
+            add up to the summary of the folder.
     """
     summaries = {}
     for note in sorted(folder.glob(f"*{_NOTE}")):
@@ -134,16 +153,22 @@ def summaries_of(folder: pathlib.Path) -> dict[str, Summary]:
         if not shard.exists() or shard.stat().st_size != summary.file_bytes:
             raise UserError(f"{shard} is damaged; delete {folder} to build it again")
         summaries[shard.name] = summary
+    if (folder / SUMMARY).exists() and read_summary(folder / SUMMARY) != add(summaries.values()):
+        raise UserError(
+            f"{folder / SUMMARY} and the notes of the shards differ; delete {folder} to build it "
+            "again"
+        )
     return summaries
 
 
 def summary_text(summary: Summary) -> str:
     """Returns a summary as text for messages."""
-    text = f"{summary.records:,} records, {summary.bytes:,} bytes"
+    text = f"{counted(summary.records, 'record')}, {counted(summary.bytes, 'byte')}"
     if summary.empty:
-        text += f"; left out {summary.empty:,} empty rows"
+        text += f"; left out {counted(summary.empty, 'empty row')}"
     if summary.bad:
-        text += f"; left out {summary.bad:,} rows that cannot be read: {'; '.join(summary.errors)}"
+        bad = counted(summary.bad, "row")
+        text += f"; left out {bad} that cannot be read: {'; '.join(summary.errors)}"
     return text
 
 
@@ -177,6 +202,11 @@ def _note(path: pathlib.Path) -> pathlib.Path:
 
 
 def read_summary(path: pathlib.Path) -> Summary:
-    """Reads the note of a shard, or the summary of a folder."""
-    fields = json.loads(path.read_text())
+    """Reads the note of a shard, or the summary of a folder.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    remedy = f"delete {path.parent} to build it again"
+    fields = read_document(path, SUMMARY_SCHEMA, remedy)
     return Summary(**{**fields, "errors": tuple(fields["errors"])})

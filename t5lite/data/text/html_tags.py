@@ -2,6 +2,8 @@
 
 import html.parser
 
+from t5lite.data.text.kept_texts import unused_character
+
 
 def without_tags(text: str) -> str:
     """Returns the text with a space for each tag, comment and declaration.
@@ -14,7 +16,7 @@ def without_tags(text: str) -> str:
     if "<" not in text:
         return text
     # The parser reports character references without saying how they were written.
-    stand_in = next(mark for mark in map(chr, range(0xFDD0, 0xFDF0)) if mark not in text)
+    stand_in = unused_character(text)
     parser = _TextParser()
     parser.feed(text.replace("&", stand_in))
     # NOTE: not `close`, which drops or keeps an unfinished tag depending on the version of Python.

@@ -3,16 +3,22 @@
 A preprocessor takes the fields of a record, as strings, and returns the changed record, or None to
 drop it. Name your own as "module:function". A field that is a list or an object arrives as a
 `JsonText`, a string with its JSON; a preprocessor may return lists and objects.
+
+Those of this module leave the special pieces of the vocabulary in a text as they are: sentinels
+such as `<extra_id_0>`, added tokens and user-defined symbols.
 """
 
+import functools
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 from t5lite.core.errors import UserError
+from t5lite.core.json_values import decode_json, plain_value
 from t5lite.core.named import named, versioned
 from t5lite.data.text.fields import JsonText, Record, as_field, map_texts
 from t5lite.data.text.html_tags import without_tags
-from t5lite.data.text.json_values import decode_json, plain_value
+from t5lite.data.text.kept_texts import changed_between
 
 Preprocessor = Callable[[Record], Record | None]
 
@@ -32,10 +38,11 @@ def normalize_whitespace(record: Record) -> Record:
     >>> normalize_whitespace({"text": " a\n b "})
     {'text': 'a b'}
     """
-    return {
-        name: map_texts(field, lambda text: " ".join(text.split()))
-        for name, field in record.items()
-    }
+    return {name: map_texts(field, _one_space) for name, field in record.items()}
+
+
+def _one_space(text: str) -> str:
+    return " ".join(text.split())
 
 
 def normalize_unicode(record: Record) -> Record:
@@ -44,14 +51,15 @@ def normalize_unicode(record: Record) -> Record:
     >>> normalize_unicode({"text": "\uff21"})
     {'text': 'A'}
     """
-    return {
-        name: map_texts(field, lambda text: unicodedata.normalize("NFKC", text))
-        for name, field in record.items()
-    }
+    return {name: map_texts(field, _nfkc) for name, field in record.items()}
+
+
+def _nfkc(text: str) -> str:
+    return unicodedata.normalize("NFKC", text)
 
 
 def strip_html_tags(record: Record) -> Record:
-    """Replaces each HTML tag by a space; a lone `<` is text.
+    """Replaces each HTML tag by a space; a lone `<` is text, and so are special pieces.
 
     >>> strip_html_tags({"text": "a<br />b < c"})
     {'text': 'a b < c'}
@@ -97,13 +105,21 @@ PREPROCESSORS: Mapping[str, Preprocessor] = {
     )
 }
 
+# The preprocessors that change each text by itself.
+_TEXT_CHANGES: Mapping[str, Callable[[str], str]] = {
+    "lowercase": str.lower,
+    "normalize_whitespace": _one_space,
+    "normalize_unicode": _nfkc,
+    "strip_html_tags": without_tags,
+}
+
 # Change the version of a preprocessor whenever its results change: runs that use it then do not
 # resume with other text.
 _VERSIONS = {
     "lowercase": "64952def",
     "normalize_whitespace": "afe1d5fd",
     "normalize_unicode": "a53e5f32",
-    "strip_html_tags": "2",
+    "strip_html_tags": "3",
     "drop_if_any_empty": "411c3da3",
     "parse_json": "1",
 }
@@ -121,12 +137,20 @@ def preprocessor(name: str, *, owner: str = "Task.preprocessors") -> Preprocesso
     return named(owner, name, PREPROCESSORS)
 
 
-def changed(owner: str, steps: Sequence[str], record: Record, number: int) -> Record | None:
+def changed(
+    owner: str,
+    steps: Sequence[str],
+    record: Record,
+    number: int,
+    *,
+    kept: re.Pattern[str] | None = None,
+) -> Record | None:
     """Returns the record after all preprocessors, or None if one drops it.
 
     Args:
         owner: the field that names the preprocessors.
         number: of the record, for errors.
+        kept: matches texts that the preprocessors of this module leave as they are.
 
     Raises:
         UserError: if one of the user's own functions fails, or returns no record.
@@ -136,7 +160,7 @@ def changed(owner: str, steps: Sequence[str], record: Record, number: int) -> Re
         if after is None:
             break
         try:
-            after = preprocessor(name)(after)
+            after = _step(name, kept)(after)
         # The user's own function may raise anything.
         except Exception as error:
             raise UserError(
@@ -150,6 +174,13 @@ def changed(owner: str, steps: Sequence[str], record: Record, number: int) -> Re
         if after is not None:
             after = {field: as_field(value) for field, value in after.items()}
     return after
+
+
+def _step(name: str, kept: re.Pattern[str] | None) -> Preprocessor:
+    if kept is None or name not in _TEXT_CHANGES:
+        return preprocessor(name)
+    change = functools.partial(changed_between, kept, _TEXT_CHANGES[name])
+    return lambda record: {field: map_texts(text, change) for field, text in record.items()}
 
 
 def version(name: str) -> str:

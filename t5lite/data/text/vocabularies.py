@@ -1,4 +1,4 @@
-"""The vocabularies that gin files name: bytes, and SentencePiece models."""
+"""The vocabularies that gin files name: bytes, SentencePiece models, and tokenizer.json."""
 
 import dataclasses
 import functools
@@ -6,16 +6,19 @@ import hashlib
 import importlib
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from t5lite.core.errors import UserError, choose
-from t5lite.core.fields import field_name
+from t5lite.core.errors import UserError, choose, reason_of
+from t5lite.core.fields import field_error, field_name
+from t5lite.data.text.kept_texts import kept_pattern
 from t5lite.data.text.special_tokens import SpecialTokens, special_tokens_from
-from t5lite.data.text.vocabulary import EOS_ID, NUM_SPECIAL, PAD_ID, UNKNOWN_ID, Vocabulary
+from t5lite.data.text.tokenizers_vocabulary import TokenizersVocabulary, check_first_sentinel
+from t5lite.data.text.vocabulary import EOS_ID, NUM_SPECIAL, PAD_ID, Vocabulary
 
 # SentencePiece needs memory of many times the text's size, so longer texts are encoded in chunks.
 CHUNK_CHARACTERS = 100_000
@@ -72,20 +75,24 @@ class SentencePieceVocabulary(Vocabulary):
     """A SentencePiece model with sentinels after its pieces, as in T5 (32000 + 100).
 
     Args:
-        path: of the `.model` file; its ids 0, 1 and 2 are padding, end of sequence and unknown.
+        path: of the `.model` file; its ids 0 and 1 are padding and end of sequence, and id 2 is the
+            unknown piece or another special one.
         num_sentinels: ids after the last piece.
         sentinels_in_model: whether the model's last pieces are the sentinels instead, as in mT5.
+        first_sentinel: the piece that is sentinel 0, from which the others count down, for pieces
+            that the model's text does not use, such as Gemma's `<unused98>` to `<unused0>`.
         special: special ids other than T5's, and added tokens.
         parse_sentinels: whether `<extra_id_N>` in a text is a sentinel; False for literal text.
 
     Raises:
         UserError: if the file is missing, is not a model, or has other special ids; if
-            `num_sentinels` is out of range, or `parse_sentinels` is no bool.
+            `num_sentinels` or `first_sentinel` is out of range, or `parse_sentinels` is no bool.
     """
 
     path: str
     num_sentinels: int = 100
     sentinels_in_model: bool = False
+    first_sentinel: int | None = None
     special: SpecialTokens = SpecialTokens()
     parse_sentinels: bool = True
 
@@ -98,27 +105,22 @@ class SentencePieceVocabulary(Vocabulary):
             processor.is_control(number) or processor.is_unknown(number)
             for number in range(min(NUM_SPECIAL, processor.vocab_size()))
         ]
-        if ids != (PAD_ID, EOS_ID, UNKNOWN_ID) and not (has_own and all(is_special)):
+        if not (all(is_special) and (ids[:2] == (PAD_ID, EOS_ID) or has_own)):
             raise UserError(
                 f"{field_name(self, 'path')} {self.path} must have pad, eos and unk ids (0, 1, 2), "
-                f"got {ids}; train it with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1, or name "
-                "its own as SpecialTokens.pad_id and SpecialTokens.eos_ids"
+                f"or another special piece as 2, got {ids}; train it with t5lite vocab, which sets "
+                "them, or name its own as SpecialTokens.pad_id and SpecialTokens.eos_ids"
             )
+        check_first_sentinel(self, processor.vocab_size())
+        if self.first_sentinel is not None and self.sentinels_in_model:
+            raise field_error(self, "first_sentinel", "None with sentinels_in_model")
 
     @functools.cached_property
     def _processor(self) -> Any:
-        import sentencepiece
-
-        path = os.path.expanduser(self.path)
-        if not pathlib.Path(path).is_file():
-            raise UserError(f"{field_name(self, 'path')} {self.path!r} is not a file")
-        try:
-            return sentencepiece.SentencePieceProcessor(model_file=path)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"{field_name(self, 'path')} {self.path} must be a SentencePiece model: {reason}"
-            ) from error
+        owner = field_name(self, "path")
+        if not pathlib.Path(os.path.expanduser(self.path)).is_file():
+            raise UserError(f"{owner} {self.path!r} is not a file")
+        return sentencepiece_processor(self.path, f"{owner} {self.path}")
 
     @functools.cached_property
     def _not_text(self) -> Int[np.ndarray, "_"]:
@@ -138,13 +140,22 @@ class SentencePieceVocabulary(Vocabulary):
 
     @functools.cached_property
     def sentinel_stop(self) -> int:
+        if self.first_sentinel is not None:
+            return self.first_sentinel + 1
         added = 0 if self.sentinels_in_model else self.num_sentinels
         return int(self._processor.vocab_size()) + added
+
+    @functools.cached_property
+    def piece_stop(self) -> int:
+        own = self.num_sentinels if self.sentinels_in_model else 0
+        return int(self._processor.vocab_size()) - own
 
     @functools.cached_property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self._processor.serialized_model_proto()).hexdigest()
         rest = ", sentinels_in_model=True" if self.sentinels_in_model else ""
+        if self.first_sentinel is not None:
+            rest += f", first_sentinel={self.first_sentinel}"
         rest += self._options_print
         return f"SentencePieceVocabulary({digest[:16]}, num_sentinels={self.num_sentinels}{rest})"
 
@@ -155,17 +166,33 @@ class SentencePieceVocabulary(Vocabulary):
 
     def _encode_words(self, text: str, *, begins_word: bool) -> Int[np.ndarray, "length"]:
         if len(text) > CHUNK_CHARACTERS:
-            chunks = _chunks(text, begins_word=begins_word)
+            chunks = _chunks(text, begins_word=begins_word, drops_spaces=self._drops_spaces)
             return np.concatenate([self._encode_words(c, begins_word=b) for c, b in chunks])
         # SentencePiece prepends a space to the text that it encodes.
         processor = self._processor if begins_word else self._without_space
         return np.asarray(processor.encode(text), np.int32)
+
+    @functools.cached_property
+    def kept_texts(self) -> re.Pattern[str] | None:
+        """Matches sentinels, added tokens, and the user-defined pieces of the model."""
+        pieces = self.proto().pieces
+        names = {p.piece.strip("\u2581") for p in pieces if p.type == p.USER_DEFINED}
+        # A letter or a space that is a piece is text all the same.
+        names = {name for name in names if len(name.strip()) > 1}
+        sentinels = [] if self._marks is None else [self._marks.pattern]
+        return kept_pattern(names, *sentinels)
 
     def proto(self) -> Any:
         """Returns the SentencePiece model as a protocol buffer."""
         model = importlib.import_module("sentencepiece.sentencepiece_model_pb2").ModelProto()
         model.ParseFromString(self._processor.serialized_model_proto())
         return model
+
+    @functools.cached_property
+    def _drops_spaces(self) -> bool:
+        """Whether white space around a text is removed, and a space put before it."""
+        spec = self.proto().normalizer_spec
+        return bool(spec.add_dummy_prefix or spec.remove_extra_whitespaces)
 
     @functools.cached_property
     def _without_space(self) -> Any:
@@ -182,7 +209,8 @@ class SentencePieceVocabulary(Vocabulary):
 
     def decode_after(self, ids: Int[np.ndarray, "length"]) -> str:
         text = self.decode_pieces(ids)
-        return f" {text}" if text and len(self.word_starts(ids[:1])) else text
+        is_dropped = text and self._drops_spaces and len(self.word_starts(ids[:1]))
+        return f" {text}" if is_dropped else text
 
     def word_starts(self, ids: Int[np.ndarray, "length"]) -> Int[np.ndarray, "words"]:
         size = self._processor.vocab_size()
@@ -194,11 +222,29 @@ class SentencePieceVocabulary(Vocabulary):
         return str(self._processor.decode(ids[ids >= NUM_SPECIAL].tolist()))
 
 
-def _chunks(text: str, *, begins_word: bool) -> Iterator[tuple[str, bool]]:
+def sentencepiece_processor(path: str, owner: str) -> Any:
+    """Returns SentencePiece's processor of a model file.
+
+    Raises:
+        UserError: naming `owner`, if it is no model, or its pieces are not UTF-8.
+    """
+    import sentencepiece
+
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_file=os.path.expanduser(path))
+        processor.id_to_piece(list(range(processor.vocab_size())))
+    except (RuntimeError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{owner} must be a SentencePiece model: {reason_of(error)}") from error
+    return processor
+
+
+def _chunks(text: str, *, begins_word: bool, drops_spaces: bool) -> Iterator[tuple[str, bool]]:
     """Splits a long text, at white space if possible.
 
     Args:
         begins_word: whether the text begins a word.
+        drops_spaces: whether a chunk is encoded with a space that it does not have; otherwise it
+            begins with one, before which no piece continues.
 
     Yields:
         Pairs (chunk, whether it begins a word).
@@ -206,6 +252,11 @@ def _chunks(text: str, *, begins_word: bool) -> Iterator[tuple[str, bool]]:
     start = 0
     while len(text) - start > CHUNK_CHARACTERS:
         end = start + CHUNK_CHARACTERS
+        if not drops_spaces:
+            end = _word_end(text, start + 1, end)
+            yield text[start:end], begins_word
+            start = end
+            continue
         space = max(text.rfind(character, start + 1, end) for character in " \n\t")
         end = space if space > 0 else end
         yield text[start:end], begins_word
@@ -214,7 +265,17 @@ def _chunks(text: str, *, begins_word: bool) -> Iterator[tuple[str, bool]]:
     yield text[start:], begins_word
 
 
-VOCABULARIES = {kind.__name__: kind for kind in (ByteVocabulary, SentencePieceVocabulary)}
+def _word_end(text: str, start: int, end: int) -> int:
+    """Returns the last position in a range at which a word ends before a space, or its end."""
+    at = text.rfind(" ", start, end)
+    while at > 0 and text[at - 1].isspace():
+        at = text.rfind(" ", start, at)
+    return at if at > 0 else end
+
+
+VOCABULARIES = {
+    kind.__name__: kind for kind in (ByteVocabulary, SentencePieceVocabulary, TokenizersVocabulary)
+}
 
 
 def check_same_vocabulary(fingerprint: str | None, vocabulary: Vocabulary, owner: str) -> None:

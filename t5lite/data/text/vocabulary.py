@@ -15,12 +15,14 @@ import os
 import pathlib
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from t5lite.core.examples import START_TOKEN
 from t5lite.core.fields import field_error
+from t5lite.data.text.kept_texts import kept_pattern
 from t5lite.data.text.special_tokens import SpecialTokens
 
 PAD_ID = 0
@@ -31,7 +33,7 @@ NUM_SPECIAL = 3
 # More sentinels are rejected before anything is allocated for them.
 MAX_SENTINELS = 1 << 20
 
-_SENTINEL = r"<extra_id_(?:0|[1-9][0-9]{0,8})>"
+SENTINEL_PATTERN = r"<extra_id_(?:0|[1-9][0-9]{0,8})>"
 
 
 class Vocabulary(abc.ABC):
@@ -50,6 +52,9 @@ class Vocabulary(abc.ABC):
     special: SpecialTokens
     parse_sentinels: bool
 
+    # The first ids, none of which is text.
+    num_special: ClassVar[int] = NUM_SPECIAL
+
     def __post_init__(self) -> None:
         if type(self.num_sentinels) is not int or not 0 <= self.num_sentinels <= MAX_SENTINELS:
             raise field_error(self, "num_sentinels", f"an integer in [0, {MAX_SENTINELS:,}]")
@@ -62,9 +67,14 @@ class Vocabulary(abc.ABC):
         """One more than the id of the first sentinel, which is the highest."""
 
     @property
+    def piece_stop(self) -> int:
+        """One more than the highest id of a text piece."""
+        return self.sentinel_stop - self.num_sentinels
+
+    @property
     def size(self) -> int:
         """Number of ids, including sentinels and added tokens."""
-        return max(self.sentinel_stop, 1 + self.special.largest_id)
+        return max(self.sentinel_stop, self.piece_stop, 1 + self.special.largest_id)
 
     @abc.abstractmethod
     def encode_plain(self, text: str | bytes) -> Int[np.ndarray, "length"]:
@@ -109,9 +119,13 @@ class Vocabulary(abc.ABC):
     @functools.cached_property
     def _marks(self) -> re.Pattern[str] | None:
         """Matches sentinels and added tokens, the longest added token first."""
-        added = sorted((text for text, _ in self.special.pairs), key=len, reverse=True)
-        patterns = [*map(re.escape, added), *([_SENTINEL] if self.parse_sentinels else [])]
-        return re.compile("|".join(patterns)) if patterns else None
+        sentinels = [SENTINEL_PATTERN] if self.parse_sentinels else []
+        return kept_pattern((text for text, _ in self.special.pairs), *sentinels)
+
+    @property
+    def kept_texts(self) -> re.Pattern[str] | None:
+        """Matches the texts that preprocessors leave as they are; None if there are none."""
+        return self._marks
 
     def _mark_id(self, text: str) -> int | None:
         added = dict(self.special.pairs).get(text)
@@ -124,7 +138,7 @@ class Vocabulary(abc.ABC):
         """Returns the first `<extra_id_N>` of a text that the vocabulary does not have, if any."""
         if not self.parse_sentinels:
             return None
-        sentinels = re.findall(_SENTINEL, text)
+        sentinels = re.findall(SENTINEL_PATTERN, text)
         return next((each for each in sentinels if self._mark_id(each) is None), None)
 
     @abc.abstractmethod
@@ -146,13 +160,15 @@ class Vocabulary(abc.ABC):
         """
         ends = np.flatnonzero(np.isin(ids, self.stop_ids))
         ids = ids[: ends[0]] if len(ends) else ids
-        names = dict(self.special.texts)
+        roles = (self.special.pad_id, self.special.bos_id, self.special.mask_id)
+        names = {i: text for i, text in self.special.texts.items() if i not in roles}
         if unknown:
             names[self.unknown_id] = unknown
         is_named = np.isin(ids, list(names))
         kept = ~np.isin(ids, self._not_text) | is_named
         ids = ids[kept]
-        is_mark = (ids >= self.text_ids.stop) | is_named[kept]
+        is_outside = ids >= max(self.sentinel_stop, self.piece_stop)
+        is_mark = self.is_sentinel(ids) | is_outside | is_named[kept]
         text: list[str] = []
         start = 0
         for at in [*np.flatnonzero(is_mark), len(ids)]:
@@ -161,7 +177,7 @@ class Vocabulary(abc.ABC):
             if at < len(ids):
                 index = self.sentinel_stop - 1 - int(ids[at])
                 # A model whose vocabulary is padded may predict ids without a meaning.
-                sentinel = f"<extra_id_{index}>" if index >= 0 else "<unk>"
+                sentinel = "<unk>" if is_outside[at] else f"<extra_id_{index}>"
                 text.append(names.get(int(ids[at]), sentinel))
             start = at + 1
         return "".join(text)
@@ -173,6 +189,11 @@ class Vocabulary(abc.ABC):
     def num_bytes(self, ids: Int[np.ndarray, "length"]) -> int:
         """Returns the UTF-8 bytes of the text of ids; special ids and sentinels have none."""
         return len(self.decode_pieces(ids[self.is_text(ids)]).encode())
+
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether it only replaces a vocabulary whose file is missing."""
+        return False
 
     @property
     def has_unknown_pieces(self) -> bool:
@@ -198,6 +219,8 @@ class Vocabulary(abc.ABC):
             del described["special"]
         if self.parse_sentinels:
             del described["parse_sentinels"]
+        if described.get("first_sentinel") is None:
+            described.pop("first_sentinel", None)
         if "path" in described:
             described["path"] = str(pathlib.Path(os.path.expanduser(described["path"])).absolute())
         return described
@@ -224,20 +247,55 @@ class Vocabulary(abc.ABC):
         return () if forced is None else (forced,)
 
     @property
+    def first_input_ids(self) -> tuple[int, ...]:
+        """The ids that the inputs of an encoder begin with."""
+        return () if self.special.bos_id is None else (self.special.bos_id,)
+
+    @property
+    def document_start(self) -> int:
+        """The id before the first token of a document whose every token is predicted."""
+        return START_TOKEN if self.special.bos_id is None else self.special.bos_id
+
+    @property
+    def last_input_ids(self) -> tuple[int, ...]:
+        """The ids that inputs end with."""
+        return (self.eos_id,) if self.special.end_inputs else ()
+
+    @property
+    def mask_id(self) -> int | None:
+        """The id that hides a token in masked language modelling, if there is one."""
+        if self.special.mask_id is not None:
+            return self.special.mask_id
+        return self.sentinel(0) if self.num_sentinels else None
+
+    @property
     def text_ids(self) -> range:
-        """The ids of text pieces: neither special ids nor sentinels."""
-        return range(NUM_SPECIAL, self.sentinel_stop - self.num_sentinels)
+        """Ids of text pieces: those before the sentinels or, if they are more, those after."""
+        before = range(self.num_special, min(self.sentinel_start, self.piece_stop))
+        after = range(self.sentinel_stop, self.piece_stop)
+        return max(before, after, key=len)
 
     def is_text(self, ids: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
         """Returns which ids are text pieces: neither special ids, sentinels nor added tokens."""
-        is_piece = (ids >= self.text_ids.start) & (ids < self.text_ids.stop)
+        is_piece = (ids >= self.num_special) & (ids < self.piece_stop) & ~self.is_sentinel(ids)
         return is_piece & ~np.isin(ids, self._not_text)
+
+    def is_sentinel(self, ids: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
+        """Returns which ids are sentinels."""
+        return (ids >= self.sentinel_start) & (ids < self.sentinel_stop)
 
     @functools.cached_property
     def _not_text(self) -> Int[np.ndarray, "_"]:
         special = self.special
-        others = (special.pad_id, *special.eos_ids, *self.first_ids, *special.texts)
+        mask = () if special.mask_id is None else (special.mask_id,)
+        firsts = (*self.first_ids, *self.first_input_ids, *mask)
+        others = (special.pad_id, *special.eos_ids, *firsts, *special.texts)
         return np.array(others, np.int32)
+
+    @property
+    def sentinel_start(self) -> int:
+        """The id of the last sentinel, which is the lowest."""
+        return self.sentinel_stop - self.num_sentinels
 
     def sentinel(self, index: int) -> int:
         """Returns the id of `<extra_id_index>`; the id of index 0 is the highest."""

@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
@@ -12,9 +13,11 @@ import grain
 
 from t5lite.core.errors import UserError
 from t5lite.core.fields import check_field_choice, field_error, field_name
+from t5lite.core.locks import hold_lock
 from t5lite.data.sources.formats import split_text
 from t5lite.data.sources.tfds_source import Source
 from t5lite.data.text import preprocessors, templates
+from t5lite.data.text.kept_texts import kept_pattern
 
 MODEL_TYPES = ("unigram", "bpe", "char", "word")
 NORMALIZATIONS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity")
@@ -27,6 +30,18 @@ MAX_SENTENCE_BYTES = 4096
 RESERVED_PIECES = ("<pad>", "</s>", "<unk>")
 # Its pieces of `byte_fallback`.
 _BYTE_PIECES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+
+
+# The fields that SentencePiece's flags stand for.
+_FIELDS = {
+    "vocab_size": "vocab.size",
+    "character_coverage": "vocab.character_coverage",
+    "user_defined_symbols": "vocab.user_symbols",
+    "byte_fallback": "vocab.byte_fallback",
+    "model_type": "vocab.model_type",
+    "normalization_rule_name": "vocab.normalization",
+    "input_sentence_size": "vocab.max_lines",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,14 +126,31 @@ def train_vocabulary(training: VocabularyTraining, *, on_line: Callable[[], None
 
     Raises:
         UserError: if the output exists, or the text does not yield that many pieces.
+        Unavailable: if another process is training the same output.
     """
     import sentencepiece
 
+    owner = f"{field_name(training, 'output')} {training.output}"
     output = pathlib.Path(os.path.expanduser(training.output))
-    if output.exists():
-        owner = field_name(training, "output")
-        raise UserError(f"{owner} {training.output} exists; choose another file name")
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f"{output.name}.tmp")
+    # Two processes would overwrite each other's vocabulary.
+    with hold_lock(
+        partial, lambda holder: f"{owner} is being trained by process {holder}; wait for it"
+    ):
+        try:
+            if output.exists():
+                raise UserError(f"{owner} exists; choose another file name")
+            partial.write_bytes(_trained_model(training, on_line))
+            partial.replace(output)
+        finally:
+            partial.unlink(missing_ok=True)
+    return int(sentencepiece.SentencePieceProcessor(model_file=str(output)).vocab_size())
+
+
+def _trained_model(training: VocabularyTraining, on_line: Callable[[], None]) -> bytes:
+    """Returns the content of the model file."""
+    import sentencepiece
 
     def lines() -> Iterator[str]:
         for line in itertools.islice(_lines(training), training.max_lines):
@@ -146,14 +178,28 @@ def train_vocabulary(training: VocabularyTraining, *, on_line: Callable[[], None
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        reasons = [line.rpartition("] ")[2].strip() for line in str(error).splitlines()]
-        reason = next(filter(None, reasons), "") or str(error).strip() or "SentencePiece failed"
         owner = field_name(training, "size")
+        reason = _in_own_names(str(error))
         raise UserError(f"{owner} {training.size} is impossible for this text: {reason}") from error
-    partial = output.with_name(f"{output.name}.tmp")
-    partial.write_bytes(model.getvalue())
-    partial.replace(output)
-    return int(sentencepiece.SentencePieceProcessor(model_file=str(output)).vocab_size())
+    return model.getvalue()
+
+
+def _in_own_names(error: str) -> str:
+    """Returns the reason of SentencePiece's error with the names of our fields for its flags.
+
+    >>> _in_own_names("a.cc(9) [ok] Vocabulary size too high (99). Please set it to a value <= 45.")
+    'it has 45 pieces at most; lower vocab.size'
+    """
+    lines = [line.rpartition("] ")[2].strip() for line in error.splitlines()]
+    reason = next(filter(None, lines), "") or error.strip() or "SentencePiece failed"
+    if most := re.search(r"value <= (\d+)", reason):
+        return f"it has {most[1]} pieces at most; lower vocab.size"
+    if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", reason):
+        return (
+            f"its characters need {least[1]} pieces at least; raise vocab.size or lower "
+            "vocab.character_coverage"
+        )
+    return re.sub(r"-*\b(\w+)\b", lambda flag: _FIELDS.get(flag[1], flag[0]), reason)
 
 
 def _lines(training: VocabularyTraining) -> Iterator[str]:
@@ -161,12 +207,17 @@ def _lines(training: VocabularyTraining) -> Iterator[str]:
     records = training.source.records(training.split)
     if not training.preprocessors:
         templates.check_template("vocab.text", training.text, records.fields)
+    kept = kept_pattern(symbol for symbol in training.user_symbols if len(symbol.strip()) > 1)
     for position in range(len(records)):
         number = grain.experimental.index_shuffle(
             position, max_index=len(records) - 1, seed=0, rounds=4
         )
         record = preprocessors.changed(
-            "vocab.preprocessors", training.preprocessors, records[int(number)], int(number)
+            "vocab.preprocessors",
+            training.preprocessors,
+            records[int(number)],
+            int(number),
+            kept=kept,
         )
         if record is None:
             continue

@@ -2,8 +2,11 @@
 
 import subprocess
 from collections.abc import Sequence
+from typing import Any
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import UserError, shown
+from t5lite.core.json_values import decode_json
+from t5lite.core.records import Kind
 
 SLURM_REMEDY = "this machine has no Slurm; launch on a login node, or with --on=local"
 # What to do about a missing program.
@@ -38,6 +41,24 @@ def call_program(
         raise UserError(f"{program}: {_reason(done.stderr or done.stdout, program)}")
     # NOTE: sbatch --test-only reports a valid job on stderr.
     return done.stdout or done.stderr
+
+
+def decode_output(program: str, output: str, kind: Kind) -> Any:
+    """Returns the JSON value that a program printed.
+
+    Args:
+        kind: what it must be.
+
+    Raises:
+        UserError: if it printed something else.
+    """
+    try:
+        value = decode_json(output)
+    except ValueError as error:
+        raise UserError(f"{program} must print JSON, got {shown(output)}: {error}") from error
+    if not kind.holds(value):
+        raise UserError(f"{program} must print {kind.rule}, got {shown(output)}")
+    return value
 
 
 def _reason(output: str, program: str) -> str:

@@ -136,7 +136,7 @@ def build_wheel(folder: pathlib.Path) -> pathlib.Path:
                 shutil.copytree(path, copy, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copyfile(path, copy)
-        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", scratch]
+        command = [sys.executable, "-P", "-m", "pip", "wheel", "--quiet", "--no-deps", scratch]
         done = subprocess.run(
             [*command, "--wheel-dir", str(folder)], capture_output=True, text=True
         )

@@ -1,6 +1,5 @@
 """Trials as tasks of a Slurm job array; Slurm starts, preempts and requeues them."""
 
-import json
 import os
 import pathlib
 import re
@@ -11,9 +10,10 @@ from typing import IO, Any
 
 from t5lite.core.errors import UserError
 from t5lite.core.files import write_atomically
-from t5lite.core.run_directory import append_record, read_records
+from t5lite.core.records import ANYTHING, Kind, Schema, integer, list_of, read_json_lines
+from t5lite.core.run_directory import append_record
 from t5lite.launching.engines.engine import OnState, Submission
-from t5lite.launching.engines.programs import call_program
+from t5lite.launching.engines.programs import call_program, decode_output
 from t5lite.launching.engines.resources import Resources, resource, resources
 from t5lite.launching.engines.script_text import check_launch_name, check_script_path
 from t5lite.launching.engines.shipping import launch_file
@@ -24,6 +24,16 @@ from t5lite.launching.sweeps.trial_store import TrialStore
 
 BATCH_FILE = "job.sbatch"
 JOBS_FILE = "jobs.jsonl"
+# A line of `jobs.jsonl`.
+JOB_SCHEMA = Schema(
+    required={
+        "job": Kind("a job id", lambda value: isinstance(value, str) and value.isalnum()),
+        "trials": list_of(integer(0)),
+    }
+)
+# What `squeue --json` prints.
+_JOB = Schema(required={"job_state": ANYTHING, "array_job_id": ANYTHING})
+_QUEUE = Schema(required={"jobs": list_of(_JOB.kind)}).kind
 # States of a job that has not ended.
 LIVE_STATES = (
     "PENDING",
@@ -142,11 +152,12 @@ class SlurmEngine(WatchingEngine):
 
     def active(self) -> dict[int, str]:
         """Returns the trials whose tasks have not ended, and their states in Slurm."""
-        jobs = {line["job"] for line in read_records(self._folder / JOBS_FILE)}
+        jobs = set(self._jobs())
         if not jobs:
             return {}
         found: dict[int, str] = {}
-        for job in json.loads(call_program(["squeue", "--states=all", "--json"]))["jobs"]:
+        listed = call_program(["squeue", "--states=all", "--json"])
+        for job in decode_output("squeue", listed, _QUEUE)["jobs"]:
             state = job["job_state"]
             state = state[0] if isinstance(state, list) else state
             if str(_number(job["array_job_id"])) not in jobs or state not in LIVE_STATES:
@@ -157,10 +168,14 @@ class SlurmEngine(WatchingEngine):
                 found[each] = state.lower()
         return found
 
+    def _jobs(self) -> list[str]:
+        """Returns the ids of all jobs that were submitted for the launch."""
+        path = self._folder / JOBS_FILE
+        return [line["job"] for line in read_json_lines(path, JOB_SCHEMA, "correct or delete it")]
+
     def cancel(self) -> str:
         """Cancels the launch's jobs."""
-        lines = read_records(self._folder / JOBS_FILE)
-        jobs = sorted({line["job"] for line in lines}) if self.active() else []
+        jobs = sorted(set(self._jobs())) if self.active() else []
         if not jobs:
             return "has no job"
         call_program(["scancel", *jobs])

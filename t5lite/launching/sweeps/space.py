@@ -7,12 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t5lite.core.errors import UserError, check_choice
+from t5lite.core.errors import UserError, check_choice, shown
 
 Scalar = int | float | str | bool | None
 RANGE_KINDS = ("log", "uniform", "range")
-# Upper bound on the values of one list and on the settings of one grid.
+# Upper bound on the values of one list, on the settings of one grid, and on trials.
 MAX_VALUES = 100_000
+# Bounds of a range: differences and ratios of them are finite, and integers are exact as floats.
+MAX_BOUND = 1e100
+MAX_INTEGER_BOUND = 2**53
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +45,13 @@ class Range:
     def ends(self) -> tuple[Scalar, ...]:
         """Returns the bounds: a run that is valid at both is valid in between."""
         return self.low, self.high
+
+    def contains(self, value: Any) -> bool:
+        """Whether a value is in the range, up to the rounding of `at`."""
+        if type(value) not in (int, float):
+            return False
+        slack = 1e-11 * max(abs(self.low), abs(self.high))
+        return self.low - slack <= value <= self.high + slack
 
     def at(self, fraction: float) -> Scalar:
         """Returns the value at a fraction in [0, 1) of the range."""
@@ -76,12 +86,16 @@ class ValueList:
 
     @property
     def num_values(self) -> int:
-        """Number of values."""
-        return len(self.values)
+        """Number of different values."""
+        return len(set(self.values))
 
     def ends(self) -> tuple[Scalar, ...]:
         """Returns all values."""
         return self.values
+
+    def contains(self, value: Any) -> bool:
+        """Whether a value is one of the list."""
+        return value in self.values
 
     def at(self, fraction: float) -> Scalar:
         """Returns the value at a fraction in [0, 1) of the list."""
@@ -104,13 +118,23 @@ def parse_space(texts: Mapping[str, str]) -> dict[str, Range | ValueList]:
         UserError: for anything else, an empty range, more than `MAX_VALUES` values, or a value that
             is not a number, string, True, False or None.
     """
-    return {name: _parse(name, text) for name, text in texts.items()}
+    return {name: _parse(shown(name), text) for name, text in texts.items()}
+
+
+def check_no_repeats(space: Space) -> None:
+    """Raises a UserError for a list that holds a value several times."""
+    for name, values in space.items():
+        if isinstance(values, ValueList) and len(set(values.values)) < len(values.values):
+            raise UserError(
+                f"values of {name} must be different from each other, got {list(values.values)}; "
+                "use --allow_repeats to run repeated ones"
+            )
 
 
 def _parse(name: str, text: str) -> Range | ValueList:
     rule = UserError(
         f"values of {name} must be a list such as [0.0, 0.1], range(3), uniform(0.0, 0.3) or "
-        f"log(1e-4, 1e-2), got {text}"
+        f"log(1e-4, 1e-2), got {shown(text)}"
     )
     try:
         body = ast.parse(text.strip(), mode="eval").body
@@ -120,8 +144,9 @@ def _parse(name: str, text: str) -> Range | ValueList:
         else:
             kind = "list"
             numbers = ast.literal_eval(body)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise rule from error
+    text = shown(text)
     if kind != "list":
         check_choice(f"the range of {name}", kind, RANGE_KINDS)
     if not isinstance(numbers, list | tuple):
@@ -132,7 +157,8 @@ def _parse(name: str, text: str) -> Range | ValueList:
         if numbers[2:] == [0]:
             raise rule
         steps = range(*numbers)
-        if len(steps) > MAX_VALUES:
+        # NOTE: `len` fails for more than 2**63 values.
+        if steps[MAX_VALUES:]:
             raise UserError(f"{name} must have at most {MAX_VALUES:,} values, got {text}")
         numbers = list(steps)
     if kind in ("list", "range"):
@@ -149,16 +175,16 @@ def _parse_list(name: str, values: Sequence[Any], text: str) -> ValueList:
         raise UserError(f"{name} must have at most {MAX_VALUES:,} values, got {len(values):,}")
     if not all(isinstance(value, Scalar) for value in values):
         raise UserError(f"values of {name} must be numbers, strings, True, False or None")
-    if not all(_is_finite(n) for n in values if isinstance(n, int | float)):
+    if not all(map(is_finite, values)):
         raise UserError(f"values of {name} must be finite, got {text}")
     # NOTE: 1, 1.0 and True are equal in Python, and Optuna does not distinguish them.
-    if len(set(values)) < len(values):
-        raise UserError(f"values of {name} must be different from each other, got {text}")
+    if len(set(values)) < len(set(map(repr, values))):
+        raise UserError(f"values of {name} must differ in more than their types, got {text}")
     return ValueList(tuple(values))
 
 
 def _parse_range(name: str, kind: str, numbers: Sequence[Any], text: str) -> Range:
-    if not all(map(_is_finite, numbers)):
+    if not all(map(is_finite, numbers)):
         raise UserError(f"the range of {name} must be finite, got {text}")
     low = numbers[0]
     high = numbers[1]
@@ -167,14 +193,24 @@ def _parse_range(name: str, kind: str, numbers: Sequence[Any], text: str) -> Ran
         raise UserError(f"the range of {name} is empty, got {text}; write the lower bound first")
     if kind == "log" and low <= 0:
         raise UserError(f"the bounds of {name} must be over 0 for a log range, got {text}")
+    if max(-low, high) > MAX_BOUND or (kind == "log" and low < 1 / MAX_BOUND):
+        raise UserError(
+            f"the bounds of {name} must be at most {MAX_BOUND:g} in size, and those of a log range "
+            f"at least {1 / MAX_BOUND:g}, got {text}"
+        )
+    if type(low) is type(high) is int and max(-low, high) > MAX_INTEGER_BOUND:
+        raise UserError(
+            f"integer bounds of {name} must be at most {MAX_INTEGER_BOUND:,} in size, got {text}"
+        )
     if points is not None and (type(points) is not int or not 2 <= points <= MAX_VALUES):
         raise UserError(f"{name} must have 2 to {MAX_VALUES:,} grid points, got {text}")
     return Range(low, high, kind == "log", points)
 
 
-def _is_finite(number: int | float) -> bool:
+def is_finite(value: Scalar) -> bool:
+    """Whether a value is no number, or one that a float can hold."""
     try:
-        return math.isfinite(number)
+        return not isinstance(value, int | float) or math.isfinite(value)
     except OverflowError:
         # An integer beyond the largest float.
         return False

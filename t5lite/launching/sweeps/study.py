@@ -23,12 +23,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from t5lite.core.errors import UserError
 from t5lite.core.locks import wait_for_lock
-from t5lite.launching.sweeps.journal import JournalLock, open_journal
+from t5lite.launching.sweeps.journal import STUDY_NAME, Journal, open_journal
 from t5lite.launching.sweeps.settings import setting_key, unseen_settings
 from t5lite.launching.sweeps.space import Range, Space, ValueList
 
 JOURNAL = "study.journal"
-STUDY_NAME = "sweep"
 TRIAL_STATES = {
     "complete": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -49,6 +48,9 @@ class Study:
         pruner: stops bad trials early; None to run all trials to their end.
         seed: seed of the samples.
         allow_repeats: whether a sampled setting may repeat an earlier one.
+
+    Raises:
+        UserError: if the journal is damaged, or of another search space.
     """
 
     def __init__(
@@ -61,14 +63,14 @@ class Study:
         seed: int = 0,
         allow_repeats: bool = False,
     ) -> None:
-        self._lock = JournalLock((folder / JOURNAL).absolute())
+        self._journal = Journal((folder / JOURNAL).absolute())
         self._space = space
         self._distributions = {name: _distribution(values) for name, values in space.items()}
         self._seed = seed
         self._allow_repeats = allow_repeats
         self._thread = threading.RLock()
         self._taken: dict[int, Trial] = {}
-        self._storage: BaseStorage = open_journal(self._lock)
+        self._storage: BaseStorage = open_journal(self._journal)
         self._study = optuna.create_study(
             storage=self._storage,
             study_name=STUDY_NAME,
@@ -76,6 +78,19 @@ class Study:
             pruner=pruner or optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
+        for trial in self.trials():
+            self._check_setting(trial)
+
+    def _check_setting(self, trial: FrozenTrial) -> None:
+        """Raises a UserError unless the setting of a trial is one of the search space."""
+        is_ours = trial.distributions.items() <= self._distributions.items()
+        # A trial whose process was killed as it started has both, the first one in part.
+        settings = (trial.params, trial.system_attrs.get("fixed_params", {}))
+        if not is_ours or not all(self._contains(setting) for setting in settings):
+            raise UserError(
+                f"{self._journal.path}: the setting of trial {trial.number} must be one of the "
+                "search space; restore the file, or launch under another --name"
+            )
 
     def plan(self, settings: Sequence[dict[str, Any]]) -> None:
         """Makes sure that the first trials have these settings, also after an interruption."""
@@ -132,7 +147,10 @@ class Study:
     def value_of(self, number: int) -> float | None:
         """Returns the value of a complete trial; None if the trial is not complete."""
         trial = self.trials()[number]
-        return trial.value if trial.state == TrialState.COMPLETE else None
+        if trial.state != TrialState.COMPLETE or trial.value is None:
+            return None
+        # A whole number in the journal.
+        return float(trial.value)
 
     def outcome_of(self, number: int) -> str:
         """Returns how an ended trial ended: "complete", "pruned" or "failed"."""
@@ -144,6 +162,13 @@ class Study:
         done = [t for t in self.trials() if t.state == TrialState.COMPLETE]
         sign = -1 if self._study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
         return min(done, key=lambda t: (sign * (t.value or 0.0), t.number)) if done else None
+
+    def _contains(self, setting: Any) -> bool:
+        return (
+            isinstance(setting, Mapping)
+            and setting.keys() <= self._space.keys()
+            and all(self._space[name].contains(value) for name, value in setting.items())
+        )
 
     def _sample(self, number: int) -> dict[str, Any]:
         """Returns the setting that TPE chooses for the next trial, one that no trial has yet."""
@@ -170,7 +195,7 @@ class Study:
     @contextlib.contextmanager
     def _planning(self) -> Iterator[None]:
         """Lets one process at a time decide on trials."""
-        with self._lock.path.with_suffix(".plan.lock").open("w") as file:
+        with self._journal.path.with_suffix(".plan.lock").open("w") as file:
             wait_for_lock(file)
             yield
 

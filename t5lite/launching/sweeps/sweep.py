@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from t5lite.core.errors import UserError
-from t5lite.core.fields import field_error, field_name
+from t5lite.core.errors import UserError, cut
+from t5lite.core.fields import field_name
+from t5lite.launching.sweeps.space import MAX_VALUES, Scalar, is_finite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,11 +39,31 @@ class Sweep:
                 f"a sweep file needs either {field_name(self, 'values')} or "
                 f"{field_name(self, 'listed')}"
             )
-        if any(not isinstance(row, Mapping) for row in self.listed or ()):
-            raise field_error(self, "listed", "a list of dicts, as in [{'train.seed': 1}]")
+        for name, values in (self.values or {}).items():
+            if not isinstance(name, str) or not isinstance(values, str | list | tuple):
+                raise UserError(
+                    f"{field_name(self, 'values')} must bind names to lists or texts, as in "
+                    f"{{'train.seed': [1, 2]}}, got {cut(repr({name: values}))}"
+                )
+        for row in self.listed or ():
+            if not (isinstance(row, Mapping) and all(map(_is_setting, row.keys(), row.values()))):
+                raise UserError(
+                    f"{field_name(self, 'listed')} must be a list of dicts of finite numbers, "
+                    "texts, True, False and None, as in [{'train.seed': 1}], got "
+                    f"{cut(repr(row))}"
+                )
+        if len(self.listed or ()) > MAX_VALUES:
+            raise UserError(
+                f"{field_name(self, 'listed')} must have at most {MAX_VALUES:,} trials, got "
+                f"{len(self.listed or ()):,}"
+            )
 
     @property
     def space(self) -> dict[str, str]:
         """The search space as `parse_space` reads it."""
         values = self.values or {}
         return {name: v if isinstance(v, str) else repr(list(v)) for name, v in values.items()}
+
+
+def _is_setting(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and isinstance(value, Scalar) and is_finite(value)

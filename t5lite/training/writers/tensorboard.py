@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import socket
 import time
@@ -36,22 +37,28 @@ class EventFile:
         self._make_event = event_pb2.Event
         folder = info.model_dir / "tensorboard"
         folder.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        # The last number keeps apart the files of a run that returns to a checkpoint at once.
+        number = len(list(folder.iterdir()))
+        name = (
+            f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{number}"
+        )
         self._file = RecordWriter(str(folder / name))
         self._add(file_version="brain.Event:2")
-        # TensorBoard hides events of this step and later from earlier files.
+        # TensorBoard hides events of this step and later from earlier files: a new run evaluates
+        # its first step, also if an attempt before its first checkpoint did.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._add(session_log=start, step=info.first_step + 1)
+        self._add(session_log=start, step=info.first_step + (not info.is_new))
         environment = json.dumps(dict(info.environment), indent=1)
         for tag, content in {"config": info.config_text, "environment": environment}.items():
             self._add(summary=text(tag, f"```\n{content}\n```"), step=info.first_step)
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        """Writes one event for each metric."""
+        """Writes one event for each metric that is finite."""
         from tensorboardX.summary import scalar
 
         for name, value in metrics.items():
-            self._add(summary=scalar(f"{split}/{name}", value), step=step)
+            if math.isfinite(value):
+                self._add(summary=scalar(f"{split}/{name}", value), step=step)
         self._file.flush()
 
     def _add(self, **fields: Any) -> None:

@@ -174,7 +174,7 @@ def test_jobsets_are_created_and_their_ends_are_recorded(cluster, t5lite, tmp_pa
     assert "step 60/60" in t5lite("logs", "gke", "--trial=1")
     assert "deleted gke-0000" in t5lite("cancel", "gke")
     assert list(cluster.jobsets) == ["gke-0001", "gke-0002"]
-    assert "created 1 JobSets" in t5lite("resume", "gke")
+    assert "created 1 JobSet;" in t5lite("resume", "gke")
     # Another launch of the same name, in another folder.
     err = t5lite(*words, f"--dir={tmp_path}/other", command=train, code=2)
     assert "belongs to another launch" in err

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from t5lite.core.errors import UserError
+from t5lite.core.run_directory import append_record, open_attempt
 from t5lite.launching.engines.gke.jobset import pod_command
 from t5lite.launching.engines.resources import resource_fields
 from t5lite.launching.engines.table import ENGINES, engine_of
@@ -153,6 +154,21 @@ def test_hostile_text_outside_resources_is_rejected_or_harmless(machine, tmp_pat
             {"engine": f"{engine}:{text}"},
         ):
             assert check(machine, engine, make(engine, tmp_path, **change)).isprintable()
+
+
+def test_hostile_records_do_not_become_commands(tmp_path):
+    """The number of an attempt becomes part of a command of ssh, the id of a job one of scancel."""
+    for text in ("1; touch PWNED", "$(touch PWNED)", "--user=root", "-1", ""):
+        append_record(tmp_path / "attempts.jsonl", attempt=text)
+        with pytest.raises(UserError, match="the field 'attempt' must be a 64-bit integer of at l"):
+            open_attempt(tmp_path)
+        (tmp_path / "attempts.jsonl").unlink()
+        folder = tmp_path / "lr"
+        folder.mkdir(exist_ok=True)
+        append_record(folder / "jobs.jsonl", job=text, trials=[0])
+        with pytest.raises(UserError, match=r"jobs.jsonl:1: the field 'job' must be a job id, got"):
+            engine_of(make("slurm", tmp_path)).cancel()
+        (folder / "jobs.jsonl").unlink()
 
 
 def test_common_launches_are_not_rejected(machine, tmp_path):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from t5lite.core.run_directory import outcomes, read_metrics, read_records
+from t5lite.core.run_directory import outcomes, read_attempts, read_metrics
 from tests import small
 from tests.launching.engines.slurm_cluster import Cluster, missing
 
@@ -65,7 +65,7 @@ def has_steps(model_dir, steps):
 
 def is_second(model_dir):
     """Whether a run is in its second attempt."""
-    last = read_records(model_dir / "attempts.jsonl")[-1]
+    last = read_attempts(model_dir)[-1]
     return last["attempt"] == 2 and "began" in last
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from t5lite.core.run_directory import outcomes, read_metrics, read_records
+from t5lite.core.run_directory import outcomes, read_attempts, read_metrics
 from t5lite.launching.engines.shipping import build_wheel
 from tests import small
 from tests.launching.engines.test_slurm import TRAIN
@@ -125,7 +125,7 @@ def test_a_trial_is_preempted_its_watcher_killed_and_it_finishes(cloud, t5lite, 
     assert "the slice was preempted" in log.read_text()
     # A slice whose launcher was killed just before it could delete it.
     cloud.resources["one-0000"] = held
-    assert "all 1 trials have ended" in t5lite("resume", "one")
+    assert "its trial has ended" in t5lite("resume", "one")
     assert not cloud.resources
 
 
@@ -141,7 +141,7 @@ def test_a_cancelled_trial_saves_and_its_slice_is_deleted(cloud, t5lite, tmp_pat
     assert (folder / "checkpoints").exists()
     # The slice of a killed launcher is deleted too, after its run has saved.
     process = t5lite.start("resume", "two")
-    wait(lambda: process.poll() is None and len(read_records(folder / "attempts.jsonl")) == 3, 120)
+    wait(lambda: process.poll() is None and len(read_attempts(folder)) == 3, 120)
     steps = latest(folder)
     wait(lambda: latest(folder) > steps + 3, 120)
     process.send_signal(signal.SIGKILL)

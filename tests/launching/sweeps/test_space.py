@@ -6,7 +6,13 @@ import math
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.launching.sweeps.space import Range, ValueList, grid_settings, parse_space
+from t5lite.launching.sweeps.space import (
+    Range,
+    ValueList,
+    check_no_repeats,
+    grid_settings,
+    parse_space,
+)
 
 
 def parse(text):
@@ -56,18 +62,26 @@ def test_samples_are_within_a_range_and_reach_both_ends():
         ("uniform(1)", "must be a list such as [0.0, 0.1], range(3)"),
         ("0.1", "must be a list such as [0.0, 0.1], range(3)"),
         ("[0.1", "must be a list such as [0.0, 0.1], range(3)"),
-        ("[1, 1]", "values of x must be different from each other"),
         # Equal in Python, so that Optuna would run one of them twice.
-        ("[1, 1.0]", "values of x must be different from each other"),
-        ("[0, False]", "values of x must be different from each other"),
+        ("[1, 1.0]", "values of x must differ in more than their types, got [1, 1.0]"),
+        ("[0, False]", "values of x must differ in more than their types"),
         ("range(1, 5, 0)", "must be a list such as [0.0, 0.1], range(3)"),
         ("[1e999]", "values of x must be finite, got [1e999]"),
         ("uniform(0.0, 1e999)", "the range of x must be finite"),
         ("[[1]]", "values of x must be numbers, strings, True, False or None"),
         # More than a sweep can have, rejected before it takes the memory.
         ("range(10000000000)", "x must have at most 100,000 values"),
+        (f"range({2**63})", "x must have at most 100,000 values"),
         ("log(1e-4, 1e-2, 1000000000)", "x must have 2 to 100,000 grid points"),
         (f"uniform(1, 1{'0' * 400})", "the range of x must be finite"),
+        # Sizes that no sample could have, or whose difference or ratio is infinite.
+        (f"uniform(0, {10**300})", "the bounds of x must be at most 1e+100 in size"),
+        ("uniform(-1e308, 1e308)", "the bounds of x must be at most 1e+100 in size"),
+        ("log(1e-308, 1.0)", "those of a log range at least 1e-100, got log(1e-308, 1.0)"),
+        (f"uniform(0, {2**53 + 1})", "integer bounds of x must be at most 9,007,199,254,740,992"),
+        (f"[{'9' * 5000}]", "must be a list such as [0.0, 0.1], range(3)"),
+        ("{[]: 1}", "must be a list such as [0.0, 0.1], range(3)"),
+        ("[1,\n1.0]", "differ in more than their types, got '[1,\\n1.0]'"),
         ("[" * 5000, "must be a list such as [0.0, 0.1], range(3)"),
     ],
 )
@@ -75,6 +89,15 @@ def test_invalid_values_are_rejected(text, message):
     with pytest.raises(UserError) as error:
         parse(text)
     assert message in str(error.value)
+    assert str(error.value).isprintable()
+
+
+def test_repeated_values_are_rejected_unless_requested():
+    space = parse_space({"x": "[1, 2, 1]", "y": "[0, 5]"})
+    with pytest.raises(UserError, match=r"of x must be different .*, got \[1, 2, 1\]; use --allow"):
+        check_no_repeats(space)
+    assert [setting["x"] for setting in grid_settings(space)] == [1, 1, 2, 2, 1, 1]
+    assert space["x"].num_values == 2
 
 
 def test_a_grid_needs_points():

@@ -59,6 +59,50 @@ def test_a_line_that_was_cut_short_is_removed(tmp_path):
         assert len(Study(tmp_path, SPACE).trials()) == 8
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'"op_code":4', b'"op_code":40', ":2: the field 'op_code' must be the code of an operat"),
+        (
+            b'"study_name":"sweep"',
+            b'"study_name":"sweeq"',
+            ":1: the field 'study_name' must be '",
+        ),
+        (b'"trial_id":0', b'"trial_id":9', ": trial 9 does not exist yet"),
+        (
+            b'"study_id":0',
+            b'"study_id":1',
+            ":2: the field 'study_id' must be 0, the only study",
+        ),
+        (b'"state":4', b'"state":7', ":2: the field 'state' must be the state of a trial, got 7"),
+        (b'"b":', b'"c":', ": the setting of trial 0 must be one of the search space"),
+        (b'\\"log\\": true', b'\\"log\\": false', ": the setting of trial 0 must be one of"),
+        (b"{", b"5\n{", ":1: must be a JSON object, got 5"),
+        (b"{", b"\xff{", ":1: 'utf-8' codec can't decode byte 0xff"),
+        (b'"{\\"name\\"', b'"{\\"nome\\"', "KeyError: 'type'"),
+    ],
+)
+def test_a_damaged_journal_is_one_line_that_names_the_line(old, new, message, tmp_path):
+    study = Study(tmp_path, SPACE)
+    study.plan(SETTINGS[:2])
+    study.tell(study.take(0).number, "complete", 1.0)
+    path = tmp_path / "study.journal"
+    text = path.read_bytes()
+    assert old in text
+    path.write_bytes(text.replace(old, new))
+    with pytest.raises(UserError) as error:
+        Study(tmp_path, SPACE)
+    assert message in str(error.value)
+    assert str(error.value).startswith(str(path))
+    assert str(error.value).isprintable()
+
+
+def test_the_journal_of_another_search_space_is_rejected(tmp_path):
+    Study(tmp_path, SPACE).plan(SETTINGS[:1])
+    with pytest.raises(UserError, match="the setting of trial 0 must be one of the search space"):
+        Study(tmp_path, parse_space({"a": "[1, 2, 3]", "b": "log(100.0, 200.0)"}))
+
+
 def test_a_trial_whose_process_was_killed_keeps_its_intermediate_values(tmp_path):
     study = Study(tmp_path, SPACE)
     study.plan(SETTINGS)

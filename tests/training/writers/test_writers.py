@@ -105,7 +105,63 @@ def test_the_record_of_another_run_is_kept_beside(tmp_path):
     Writers([JsonLines()], info(tmp_path)).close()
     assert (tmp_path / "metrics.jsonl").read_text() == ""
     assert read_metrics(tmp_path) == []
-    assert (tmp_path / "metrics.jsonl.old").exists()
+    assert "9" in (tmp_path / "metrics.jsonl.old").read_text()
+
+
+def test_no_record_that_was_kept_is_overwritten(tmp_path):
+    for step in range(1, 5):
+        writers = Writers([JsonLines()], info(tmp_path))
+        writers.write(step, "train", {})
+        writers.close()
+    # An attempt that wrote nothing leaves nothing to keep.
+    for _ in range(2):
+        Writers([JsonLines()], info(tmp_path)).close()
+    kept = {path.name: path.read_text() for path in tmp_path.glob("metrics.jsonl*")}
+    assert {name: json.loads(text)["step"] for name, text in kept.items() if text} == {
+        "metrics.jsonl.old": 1,
+        "metrics.jsonl.old.2": 2,
+        "metrics.jsonl.old.3": 3,
+        "metrics.jsonl.old.4": 4,
+    }
+    assert kept["metrics.jsonl"] == ""
+
+
+def shown_steps(folder):
+    """Returns the steps of the metrics that TensorBoard shows for the event files of a folder."""
+    from tensorboardX.proto import event_pb2
+
+    steps = []
+    for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        records = path.read_bytes()
+        while records:
+            # The length, its checksum, the event and its checksum.
+            length = int.from_bytes(records[:8], "little")
+            event = event_pb2.Event.FromString(records[12 : 12 + length])
+            records = records[16 + length :]
+            if event.session_log.status == event_pb2.SessionLog.START:
+                # As TensorBoard's accumulator of events does.
+                steps = [step for step in steps if step < event.step]
+            steps += [event.step for value in event.summary.value if value.tag == "dev/loss"]
+    return steps
+
+
+def test_every_step_is_recorded_once_after_kills_before_and_after_a_checkpoint(
+    tmp_path, monkeypatch
+):
+    """Attempts from the first step, from it again without a checkpoint, and from a checkpoint."""
+    written = {}
+    for attempt, (first_step, is_new) in enumerate([(0, True), (0, True), (2, False)]):
+        monkeypatch.setattr("time.time", lambda attempt=attempt: float(attempt))
+        writers = Writers(
+            [JsonLines(), TensorBoard()], info(tmp_path, first_step=first_step, is_new=is_new)
+        )
+        # A new run evaluates its first step; a resumed one continues after its checkpoint.
+        for step in range(first_step + (not is_new), first_step + 4):
+            writers.write(step, "dev", {"loss": 1.0})
+            written[step] = None
+        writers.close()
+    assert [m["step"] for m in read_metrics(tmp_path)] == list(written)
+    assert shown_steps(tmp_path / "tensorboard") == list(written)
 
 
 @pytest.mark.parametrize(

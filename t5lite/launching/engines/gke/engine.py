@@ -3,13 +3,14 @@
 Pods and this machine share the folder of the launch, at the same path, through a claim.
 """
 
-import json
 import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
 
+from t5lite.core.counts import counted
 from t5lite.core.errors import UserError
+from t5lite.core.records import OBJECT, TEXT, Schema, list_of
 from t5lite.core.run_directory import RESULT, outcomes
 from t5lite.launching.engines.engine import Engine, OnState, Submission
 from t5lite.launching.engines.gke.jobset import (
@@ -19,7 +20,7 @@ from t5lite.launching.engines.gke.jobset import (
     GkeResources,
     jobset,
 )
-from t5lite.launching.engines.programs import CALL_SECONDS, call_program
+from t5lite.launching.engines.programs import CALL_SECONDS, call_program, decode_output
 from t5lite.launching.engines.script_text import check_script_path
 from t5lite.launching.engines.shipping import (
     check_shipped_files,
@@ -33,6 +34,9 @@ from t5lite.launching.trial import complete_trial
 
 # Kueue and GKE append to the name of a JobSet, and the whole must fit into 63 characters.
 GKE_NAME = re.compile(r"[a-z][-a-z0-9]{0,22}")
+_NAME = Schema(required={"name": TEXT}, optional={"annotations": OBJECT})
+# What `kubectl get jobsets` prints.
+_JOBSETS = Schema(required={"items": list_of(Schema(required={"metadata": _NAME.kind}).kind)}).kind
 # Resources without which there is no JobSet.
 REQUIRED_RESOURCES = {
     "image": "a container image with Python, JAX for TPUs and the requirements of t5lite",
@@ -116,9 +120,8 @@ class GkeEngine(Engine):
             store.take(number)
             self.launch.model_dir(number).mkdir(parents=True, exist_ok=True)
         self._kubectl("apply", "-f", "-", text=self.render(missing))
-        return Submission(
-            message=f"created {len(missing)} JobSets; t5lite launch status {self.launch.reference}"
-        )
+        created = f"created {counted(len(missing), 'JobSet')}"
+        return Submission(message=f"{created}; t5lite launch status {self.launch.reference}")
 
     def reconcile(self, store: TrialStore) -> None:
         """Records the trials that have ended on the cluster."""
@@ -128,13 +131,15 @@ class GkeEngine(Engine):
         for number in unfinished:
             state = _terminal_state(existing[number]) if number in existing else None
             model_dir = launch.model_dir(number)
+            ended = outcomes(model_dir)
             # A run has finished once it wrote its result; other commands write none.
             is_train = launch.command == "train"
             if (model_dir / RESULT).exists() if is_train else state == "Completed":
                 complete_trial(launch, store, number)
-            elif state == "Failed" and outcomes(model_dir)["unavailable"] == 0:
+            elif state == "Failed" and not (ended["unavailable"] or ended["stalled"]):
                 store.tell(number, "failed")
-            # Otherwise a resource was missing, or the result is not visible yet: it can resume.
+            # Otherwise it can resume: a resource was missing, it stalled, or its result is not
+            # visible yet.
 
     def active(self) -> dict[int, str]:
         """Returns the trials whose JobSet has not ended, each "pending" or "running"."""
@@ -173,7 +178,7 @@ class GkeEngine(Engine):
             "get", "jobsets", "-l", f"{LAUNCH_LABEL}={self.launch.name}", "-o", "json"
         )
         found = {}
-        for resource in json.loads(listed)["items"]:
+        for resource in decode_output("kubectl", listed, _JOBSETS)["items"]:
             metadata = resource["metadata"]
             owner = metadata.get("annotations", {}).get(FOLDER_ANNOTATION)
             if owner not in (None, self.launch.folder):

@@ -1,17 +1,19 @@
 """The queued resources of a launch as they are on Google Cloud."""
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from t5lite.core.errors import Unavailable, UserError
+from t5lite.core.records import OBJECT, TEXT, Schema, list_of
 from t5lite.core.run_directory import open_attempt
-from t5lite.launching.engines.programs import call_program
+from t5lite.launching.engines.programs import call_program, decode_output
 from t5lite.launching.engines.tpu.gcloud import GcloudCommands, call_gcloud
 
 # Upper bound on the time that a run takes to save.
 SAVE_SECONDS = 1800
+# What `gcloud compute tpus queued-resources list` prints.
+_RESOURCES = list_of(Schema(required={"name": TEXT}, optional={"state": OBJECT}).kind)
 STOP_ON_WORKER = "bash ~/.t5lite/worker.sh stop"
 
 
@@ -24,7 +26,7 @@ def slice_states(commands: GcloudCommands) -> dict[int, str]:
     listed = call_gcloud(commands.list_all())
     found = {}
     pattern = re.compile(rf"{re.escape(commands.launch.name)}-(\d{{4,}})")
-    for resource in json.loads(listed):
+    for resource in decode_output("gcloud", listed, _RESOURCES):
         name = resource["name"].rpartition("/")[2]
         match = pattern.fullmatch(name)
         if match is None:

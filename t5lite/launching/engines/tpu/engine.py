@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Sequence
 from typing import IO
 
-from t5lite.core.errors import UserError
+from t5lite.core.errors import UserError, shown
+from t5lite.core.records import ANYTHING, TEXT, Schema, list_of, or_null
 from t5lite.launching.engines.engine import OnState, Submission
-from t5lite.launching.engines.programs import call_program
+from t5lite.launching.engines.programs import call_program, decode_output
 from t5lite.launching.engines.shipping import (
     check_shipped_files,
     check_wheel,
@@ -29,6 +30,16 @@ from t5lite.launching.launcher_lock import signal_launcher
 from t5lite.launching.processes import ProcessGroup
 from t5lite.launching.sweeps.trial_store import TrialStore
 
+# What gcloud's linter prints for each command.
+_FINDINGS = list_of(
+    Schema(
+        required={"success": ANYTHING},
+        # null for a command that is right.
+        optional=dict.fromkeys(("error_type", "error_message"), or_null(TEXT))
+        | {"command_string": TEXT},
+    ).kind
+)
+
 
 class TpuEngine(WatchingEngine):
     """Creates queued resources with gcloud and runs trials on their workers by ssh."""
@@ -42,7 +53,7 @@ class TpuEngine(WatchingEngine):
         self._commands = GcloudCommands(launch, target, resources)
 
     def check(self, numbers: Sequence[int]) -> str:
-        """Validates all commands without creating anything.
+        """Validates all commands without creating anything; returns a remark if gcloud cannot.
 
         Raises:
             UserError: if gcloud would reject a command, has no login or project, or a queued
@@ -53,8 +64,7 @@ class TpuEngine(WatchingEngine):
         check_shipped_files(self.launch)
         check_wheel(self.launch, self.resources.wheel)
         slice_states(self._commands)
-        _lint(self._commands.whole_attempt(numbers[0]))
-        return ""
+        return _lint(self._commands.whole_attempt(numbers[0]))
 
     def render(self, numbers: Sequence[int]) -> str:
         """Returns the gcloud commands of the first trial as shell lines."""
@@ -92,22 +102,25 @@ class TpuEngine(WatchingEngine):
         return setup_script(self.launch, self.resources.setup, "setup.sh")
 
 
-def _lint(commands: Sequence[Sequence[str]]) -> None:
-    """Raises a UserError for the first command that gcloud's parser rejects."""
+def _lint(commands: Sequence[Sequence[str]]) -> str:
+    """Raises a UserError for the first command that gcloud's parser rejects.
+
+    Returns:
+        A remark if gcloud has no such parser, which Google does not promise to keep; else "".
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump([{"command_string": shlex.join(command)} for command in commands], file)
         file.flush()
         try:
-            found = json.loads(
-                call_program(
-                    ["gcloud", "meta", "lint-gcloud-commands", f"--commands-file={file.name}"]
-                )
+            output = call_program(
+                ["gcloud", "meta", "lint-gcloud-commands", f"--commands-file={file.name}"]
             )
-        except UserError:
-            # Google does not promise to keep this command.
-            return
+            found = decode_output("gcloud", output, _FINDINGS)
+        except UserError as error:
+            return f"gcloud's linter failed, so its commands are not checked: {error}"
     for one in found:
         # Text that the linter cannot parse, such as "#", is no mistake of the command.
-        if not one["success"] and one["error_type"] != "CommandValidationError":
-            reason = one["error_message"].splitlines()[0].strip()
-            raise UserError(f"gcloud would reject {one['command_string']}: {reason}")
+        if not one["success"] and one.get("error_type") != "CommandValidationError":
+            reason = shown((one.get("error_message") or "").partition("\n")[0].strip())
+            raise UserError(f"gcloud would reject {one.get('command_string')}: {reason}")
+    return ""

@@ -12,6 +12,7 @@ from typing import IO
 from t5lite.core.errors import Unavailable, UserError
 from t5lite.core.run_directory import (
     RESTART_EXIT,
+    STALLED_EXIT,
     UNAVAILABLE_EXIT,
     close_attempt,
     next_attempt,
@@ -34,6 +35,7 @@ RUN_EXITS = {
     0: 0,
     RESTART_EXIT: RESTART_EXIT,
     UNAVAILABLE_EXIT: UNAVAILABLE_EXIT,
+    STALLED_EXIT: STALLED_EXIT,
     101: 1,
     102: 2,
     103: 137,

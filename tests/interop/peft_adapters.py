@@ -1,0 +1,99 @@
+"""Random adapters of `peft` on frozen models, saved with what they compute. Needs torch and peft.
+
+`python -m tests.interop.peft_adapters` writes the frozen copies in tests/golden/peft, which tests
+read without either. Frozen with torch 2.13.0, transformers 5.24.0 and peft 0.21.2.
+"""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import peft
+import torch
+import transformers
+
+from tests.interop import transformers_stacks
+
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
+PEFT_GOLDEN = GOLDEN / "peft"
+_LORA = {"r": 2, "lora_alpha": 3}
+T5_NAMES = ["q", "v", "o", "wi_0"]
+GEMMA_NAMES = ["q_proj", "v_proj", "o_proj", "down_proj"]
+
+# name: folder of the base, configuration
+CASES = {
+    "lora": ("t5_1_1", peft.LoraConfig(**_LORA)),
+    "rslora_dora": (
+        "t5_1_1",
+        peft.LoraConfig(**_LORA, use_dora=True, use_rslora=True, target_modules=T5_NAMES),
+    ),
+    "ia3": ("t5_1_1", peft.IA3Config(target_modules=["k", "v", "wo"], feedforward_modules=["wo"])),
+    "mt5_ia3": ("mt5", peft.IA3Config()),
+    "umt5_dora": ("umt5", peft.LoraConfig(**_LORA, use_dora=True, target_modules=T5_NAMES)),
+    "longt5_lora": ("longt5_tglobal", peft.LoraConfig(**_LORA, target_modules=T5_NAMES)),
+    "t5gemma_dora": (
+        "t5gemma",
+        peft.LoraConfig(**_LORA, use_dora=True, target_modules=GEMMA_NAMES),
+    ),
+}
+FROZEN = ("rslora_dora", "ia3")
+
+
+def make(case: str, folder: pathlib.Path, seed: int) -> None:
+    """Writes an adapter and `logits.npy`, those of its base with it on the base's inputs."""
+    base, config = CASES[case]
+    torch.manual_seed(seed)
+    shutil.rmtree(folder, ignore_errors=True)
+    model = peft.get_peft_model(load_base(base), config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_magnitude" in name or "ia3" in name:
+                parameter.mul_(0.7 + 0.6 * torch.rand(parameter.shape))
+            elif "lora_" in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape))
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink()
+    path = folder / "adapter_config.json"
+    settings = {**json.loads(path.read_text()), "base_model_name_or_path": base}
+    path.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
+    (folder / "adapter_model.safetensors").chmod(0o644)
+    np.save(folder / "logits.npy", logits(model, base))
+
+
+def load_base(base: str):
+    """The model of a frozen folder."""
+    folder = GOLDEN / "huggingface" / base
+    kind = transformers.AutoModelForSeq2SeqLM
+    return transformers_stacks.load(kind, folder)
+
+
+def load_adapter(base: str, folder: pathlib.Path):
+    """The base with the adapter in a folder, as anybody loads it."""
+    return peft.PeftModel.from_pretrained(load_base(base), folder).eval()
+
+
+def logits(model, base: str) -> np.ndarray:
+    """The logits in double precision: what is compared with must bring no errors of its own."""
+    outputs = np.load(GOLDEN / "huggingface" / base / "outputs.npz")
+    tensors = {name: torch.from_numpy(outputs[name]).long() for name in outputs if "mask" in name}
+    start = getattr(model.config, "decoder_start_token_id", None)
+    if start is None:
+        start = model.config.decoder.bos_token_id
+    targets = torch.from_numpy(outputs["targets"]).long()
+    shifted = torch.nn.functional.pad(targets[:, :-1], (1, 0), value=start)
+    with torch.no_grad():
+        made = model.double()(
+            input_ids=torch.from_numpy(outputs["inputs"]).long(),
+            attention_mask=tensors["inputs_mask"],
+            decoder_input_ids=shifted,
+            decoder_attention_mask=tensors["targets_mask"],
+        )
+    return made.logits.numpy()
+
+
+if __name__ == "__main__":
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}")
+    for number, name in enumerate(FROZEN):
+        make(name, PEFT_GOLDEN / name, seed=number)
+        print(name)
