@@ -72,7 +72,8 @@ def compare(
 ) -> dict[str, Any]:
     """Returns the times of both, measured in turns, and the number of equal rows."""
     # Every target has the full number of tokens.
-    decoding = Decoding(num_beams=beams, length_penalty=0.0, min_length=tokens)
+    penalty = {"length_penalty": 0.0} if beams > 1 else {}
+    decoding = Decoding(num_beams=beams, **penalty, min_length=tokens)
     predict = make_predict(
         *(model, Mesh().make(), decoding),
         stop_ids=(EOS,),

@@ -24,7 +24,13 @@ MODELS = {
     "t5_1_0_11b": 32,
     "ul2": 64,
 }
-FULL_REMAT = ("t5_1_1_xxl", "t5_1_0_11b", "ul2")
+# Encoder-decoders made from decoders, on two of the slices.
+ADAPTED = {"t5gemma_2b_2b": 16, "t5gemma_9b_9b": 32}
+ADAPTED_SLICES = ("v5p:4x4x4", "v6e:16x16")
+# Their windows are wider than the sequences. Layers without windows compute the same, and are all
+# alike: the loop over them has one layer instead of two.
+NO_WINDOWS = ("T5Config.encoder_windows=()", "T5Config.decoder_windows=()")
+FULL_REMAT = ("t5_1_1_xxl", "t5_1_0_11b", "ul2", "t5gemma_9b_9b")
 # Devices per slice, and slices.
 SLICES = {
     "v5e:16x16": (256, 1),
@@ -42,7 +48,9 @@ SMALLEST = ("t5_1_1_large", "v5p:2x2x4", 16)
 def bindings_of(model, devices):
     """Returns the bindings of a plan with the same number of rows per device."""
     full = ["T5Config.remat=full"] if model in FULL_REMAT else []
-    return [f"Mesh.fsdp={MODELS[model]}", f"BATCH_SIZE={ROWS * devices}", *full]
+    shares = (MODELS | ADAPTED)[model]
+    windows = NO_WINDOWS if model in ADAPTED else ()
+    return [f"Mesh.fsdp={shares}", f"BATCH_SIZE={ROWS * devices}", *full, *windows]
 
 
 def plans():
@@ -50,6 +58,10 @@ def plans():
     for slices, (devices, count) in SLICES.items():
         for model in MODELS:
             yield f"{model} on {slices}", model, slices, bindings_of(model, devices * count)
+    for slices in ADAPTED_SLICES:
+        devices, _ = SLICES[slices]
+        for model in ADAPTED:
+            yield f"{model} on {slices}", model, slices, bindings_of(model, devices)
     model, slices, devices = SMALLEST
     yield f"{model} on {slices}", model, slices, bindings_of(model, devices)
 
