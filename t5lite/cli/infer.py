@@ -160,6 +160,8 @@ def _model_and_vocabulary(
                 ) from error
         # The file may have been replaced by another vocabulary.
         chosen.check_vocabulary(vocabulary)
+    if inference.dtype is not None:
+        model = model.clone(config=dataclasses.replace(model.config, dtype=inference.dtype))
     return generative(model, "infer"), vocabulary
 
 
@@ -173,8 +175,9 @@ def _identity(
 ) -> dict[str, Any]:
     """Returns a description of the work, by which an interrupted one is recognised."""
     settings = dataclasses.asdict(inference)
-    # Results depend on these by rounding only; the vocabulary is identified by its fingerprint.
-    for name in ("mesh", "batch_size", "vocabulary"):
+    # Results depend on mesh and batch size by rounding only; vocabulary and dtype have entries of
+    # their own.
+    for name in ("mesh", "batch_size", "vocabulary", "dtype"):
         del settings[name]
     return {
         "input": fingerprint(flags.input),
@@ -183,7 +186,7 @@ def _identity(
         **({} if chosen.which is None else {"parameters": chosen.which}),
         # Another run may have saved a checkpoint of that name since.
         "checkpoint saved at": chosen.saved_at,
-        "model": describe(model),
+        "model": {**describe(model), "dtype": model.config.dtype},
         "vocabulary": vocabulary.fingerprint,
         "steps": [preprocessors.version(step) for step in inference.preprocessors],
         "settings": {**settings, "lengths": encoder.lengths},

@@ -22,6 +22,7 @@ from t5lite.data.text import preprocessors, templates
 from t5lite.data.text.fields import Record, as_field
 from t5lite.data.text.vocabulary import Vocabulary
 from t5lite.inference.decoding import COUNTS, Decoding
+from t5lite.models.config_fields import DTYPES
 from t5lite.parallel.mesh import Mesh
 
 TOO_LONG = ("cut", "refuse")
@@ -61,6 +62,8 @@ class Inference:
         chunk_size: objects between two writes of results. Each chunk is sorted by length, so larger
             chunks have less padding.
         seed: of sampling.
+        dtype: of the computation, "bfloat16" or "float32"; None for that of the run file, or
+            bfloat16 without one.
         mesh: the devices.
 
     Raises:
@@ -85,6 +88,7 @@ class Inference:
     batch_size: int = 32
     chunk_size: int = 1024
     seed: int = 0
+    dtype: str | None = None
     mesh: Mesh = Mesh()
 
     def __post_init__(self) -> None:
@@ -94,6 +98,8 @@ class Inference:
         check_fields(self, ["seed"], "in [0, 2**31)", lambda n: 0 <= n < 2**31)
         check_field_choice(self, "too_long", TOO_LONG)
         check_field_choice(self, "bad_objects", BAD_OBJECTS)
+        if self.dtype is not None:
+            check_field_choice(self, "dtype", DTYPES)
         for name in ("inputs", "targets"):
             templates.fields_of(field_name(self, name), getattr(self, name))
         for step in self.preprocessors:

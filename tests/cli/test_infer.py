@@ -106,7 +106,7 @@ def test_scores_of_infer_equal_those_of_eval(command, trained, tmp_path):
     given.write_text("".join(json.dumps(line) + "\n" for line in lines))
     code, _, err = command(
         *("infer", f"--gin_file={trained}/config.gin", "--mode=score", "--checkpoint=2"),
-        *(f"--input={given}", f"--output={tmp_path / 'out.jsonl'}"),
+        *(f"--input={given}", f"--output={tmp_path / 'out.jsonl'}", "--gin.infer.dtype=float32"),
     )
     assert code == 0, err
     results = objects(tmp_path / "out.jsonl")
@@ -128,7 +128,7 @@ def test_scores_of_infer_equal_those_of_eval(command, trained, tmp_path):
     )
     code, out, err = command(
         *("eval", f"--gin_file={trained}/config.gin", f"--gin_file={pairs}"),
-        *("--checkpoint=2", "--json"),
+        *("--checkpoint=2", "--json", "--gin.T5Config.dtype=float32"),
     )
     assert code == 0, err
     (scores,) = json.loads(out)
