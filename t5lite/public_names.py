@@ -27,6 +27,7 @@ from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.losses.distillation import Distillation
 from t5lite.losses.two_passes import Adversarial, RDrop
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
+from t5lite.models.bottleneck import Bottleneck
 from t5lite.models.classifier import Classes
 from t5lite.models.config import T5Config
 from t5lite.models.encoder_decoder_classifier import EncoderDecoderClassifier
@@ -176,6 +177,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "T5Config": T5Config,
     "LoRA": LoRA,
     "IA3": IA3,
+    "Bottleneck": Bottleneck,
     "CrossEntropy": CrossEntropy,
     "Distillation": Distillation,
     "Teacher": Teacher,

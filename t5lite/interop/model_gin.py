@@ -4,11 +4,14 @@ import dataclasses
 from typing import Any
 
 from t5lite.data.text.vocabularies import Vocabulary
+from t5lite.models.bottleneck import Bottleneck
 from t5lite.models.config import T5Config
 from t5lite.models.ia3 import IA3
 from t5lite.models.lora import LoRA
 from t5lite.models.model import Model
 
+# Adapters that gin files name without their modules.
+_PUBLIC = (LoRA, IA3, Bottleneck)
 # Fields that belong to a run and not to a model.
 _OF_RUNS = ("attention", "dropout_rate", "dtype", "remat", "scan_unroll")
 
@@ -57,7 +60,7 @@ def _adapters(model: Model) -> list[str]:
     names = []
     for number, adapter in enumerate(model.config.adapters):
         kind = type(adapter)
-        public = kind.__name__ if kind in (LoRA, IA3) else f"{kind.__module__}:{kind.__qualname__}"
+        public = kind.__name__ if kind in _PUBLIC else f"{kind.__module__}:{kind.__qualname__}"
         name = f"adapter{number}/{public}"
         names.append(f"@{name}()")
         fields: Any = adapter

@@ -6,6 +6,7 @@ import pytest
 from t5lite import configurables
 from t5lite.models.adapted_maps import adapted_maps, added_names
 from t5lite.models.architectures import EncoderDecoder
+from t5lite.models.bottleneck import Bottleneck
 from t5lite.models.ia3 import IA3
 from t5lite.models.lora import LoRA
 from t5lite.models.model import parameters
@@ -26,20 +27,23 @@ MODELS = {
 def test_default_targets_are_found_in_every_family(name):
     model = MODELS[name]
     config = model.config
-    adapted = model.clone(config=config.__class__(**{**vars(config), "adapters": (LoRA(), IA3())}))
+    adapters = (LoRA(), IA3(), Bottleneck())
+    adapted = model.clone(config=config.__class__(**{**vars(config), "adapters": adapters}))
     maps = adapted_maps(adapted)
     stacks = {"encoder", "decoder"} if model.has_encoder else {"decoder"}
     attention = [stack for stack in stacks if stack == "encoder"]
     attention += ["decoder_self"] + ["decoder_cross"] * config.has_cross_attention
     of_attention = [one for full, one in maps.items() if "attention/" in full]
-    assert len(of_attention) == 3 * len(attention)
+    assert len(of_attention) == 4 * len(attention)
     assert {full for full in maps if "/mlp/" in full} == {f"{s}/layers/mlp/wo" for s in stacks}
+    network = {f"bottleneck_{part}" for part in ("down", "down_bias", "up", "up_bias")}
     for full, one in maps.items():
         expected = {
             "query": {"lora_down", "lora_up"},
             "value": {"lora_down", "lora_up", "ia3_scale"},
             "key": {"ia3_scale"},
-            "wo": {"ia3_scale"},
+            "out": network,
+            "wo": {"ia3_scale", *network},
         }[full.rpartition("/")[2]]
         assert one.added.keys() == expected
         assert one.own.keys() == {"kernel"}
@@ -47,7 +51,14 @@ def test_default_targets_are_found_in_every_family(name):
 
 
 def test_gin_files_of_adapters_train_what_the_method_trains():
-    assert [path.stem for path in FILES] == ["dora", "ia3", "lora", "norms", "pissa"]
+    assert [path.stem for path in FILES] == [
+        "bottleneck",
+        "dora",
+        "ia3",
+        "lora",
+        "norms",
+        "pissa",
+    ]
     for path in FILES:
         files = ["gin/run/quickstart.gin", str(path)]
         (run,) = configurables.load(files, [], [], "train")
@@ -58,4 +69,4 @@ def test_gin_files_of_adapters_train_what_the_method_trains():
             assert set(trained) == {name for name in params if "norm/" in name}
             continue
         assert set(trained) == {name for name in added if "lora_initial" not in name}, path
-        assert all(re.search("lora|ia3", name) for name in added)
+        assert all(re.search("lora|ia3|bottleneck", name) for name in added)
