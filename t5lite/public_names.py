@@ -23,6 +23,7 @@ from t5lite.inference.evaluate import Evaluation
 from t5lite.inference.requests import Inference
 from t5lite.interop.conversion import Conversion
 from t5lite.launching.sweeps.sweep import Sweep
+from t5lite.losses.chain import CRF
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.losses.distillation import Distillation
 from t5lite.losses.two_passes import Adversarial, RDrop
@@ -179,6 +180,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "IA3": IA3,
     "Bottleneck": Bottleneck,
     "CrossEntropy": CrossEntropy,
+    "CRF": CRF,
     "Distillation": Distillation,
     "Teacher": Teacher,
     "RDrop": RDrop,

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from t5lite.cli.class_inference import check_class_flags, class_objective
 from t5lite.cli.input_file import check_requests, valid_requests
 from t5lite.cli.paths import user_path
 from t5lite.cli.quiet import quiet_libraries
@@ -20,10 +21,13 @@ from t5lite.data.text import preprocessors
 from t5lite.data.text.vocabulary import Vocabulary
 from t5lite.inference.answers import (
     Answer,
+    ClassRequestEncoder,
     RequestEncoder,
+    make_class_answer,
     make_predict_answer,
     make_score_answer,
 )
+from t5lite.inference.class_predictions import make_predict_classes
 from t5lite.inference.infer import (
     STANDARD_OUTPUT,
     ResultFile,
@@ -36,7 +40,7 @@ from t5lite.inference.predict import make_predict
 from t5lite.inference.requests import Inference, fingerprint
 from t5lite.inference.score import make_score
 from t5lite.models.description import describe, model_of
-from t5lite.models.model import GenerativeModel, Model, generative
+from t5lite.models.model import Model, generative
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.peers import lost_peers_named
 from t5lite.parallel.processes import start_processes
@@ -81,12 +85,7 @@ def infer_command(flags: Any, bindings: Sequence[str]) -> None:
     if len(chosen) != 1:
         raise UserError(f"infer takes one checkpoint, got {len(chosen)}")
     model, vocabulary = _model_and_vocabulary(trained, inference, chosen[0])
-    encoder = RequestEncoder(
-        vocabulary,
-        inference.inputs_length or _longest(trained, "inputs_length", DEFAULT_INPUTS_LENGTH),
-        inference.targets_length or _longest(trained, "targets_length", DEFAULT_TARGETS_LENGTH),
-        end_inputs=inference.end_inputs,
-    )
+    encoder = _encoder(flags, bindings, trained, inference, model, vocabulary)
     total = check_requests(flags, inference, encoder)
     mesh = inference.mesh.make()
     answer = _make_answer(flags.mode, model, vocabulary, mesh, inference, encoder)
@@ -141,7 +140,7 @@ def _load(flags: Any, bindings: Sequence[str]) -> tuple[Run | None, Inference]:
 
 def _model_and_vocabulary(
     trained: Run | None, inference: Inference, chosen: ChosenCheckpoint
-) -> tuple[GenerativeModel, Vocabulary]:
+) -> tuple[Model, Vocabulary]:
     """Returns those of the run or, without a run file, those that the checkpoint describes."""
     vocabulary = inference.vocabulary
     if trained is not None:
@@ -162,7 +161,34 @@ def _model_and_vocabulary(
         chosen.check_vocabulary(vocabulary)
     if inference.dtype is not None:
         model = model.clone(config=dataclasses.replace(model.config, dtype=inference.dtype))
-    return generative(model, "infer"), vocabulary
+    return model, vocabulary
+
+
+def _encoder(
+    flags: Any,
+    bindings: Sequence[str],
+    trained: Run | None,
+    inference: Inference,
+    model: Model,
+    vocabulary: Vocabulary,
+) -> RequestEncoder:
+    """Returns what makes the examples that a model reads."""
+    inputs_length = inference.inputs_length or _longest(
+        trained, "inputs_length", DEFAULT_INPUTS_LENGTH
+    )
+    if model.classes is not None:
+        check_class_flags(flags.mode, bindings)
+        tasks = () if trained is None else trained.task.tasks
+        objective = class_objective(model.classes, [t.objective for t in tasks], inputs_length)
+        objective.check(vocabulary)
+        return ClassRequestEncoder(objective, vocabulary)
+    generative(model, "infer")
+    return RequestEncoder(
+        vocabulary,
+        inputs_length,
+        inference.targets_length or _longest(trained, "targets_length", DEFAULT_TARGETS_LENGTH),
+        end_inputs=inference.end_inputs,
+    )
 
 
 def _identity(
@@ -202,13 +228,19 @@ def _longest(trained: Run | None, name: str, otherwise: int) -> int:
 
 def _make_answer(
     mode: str,
-    model: GenerativeModel,
+    model: Model,
     vocabulary: Vocabulary,
     mesh: DeviceMesh,
     inference: Inference,
     encoder: RequestEncoder,
 ) -> Answer:
     inputs_length, targets_length = encoder.lengths
+    if isinstance(encoder, ClassRequestEncoder):
+        classify = make_predict_classes(
+            model, mesh, inputs_length=inputs_length, batch_size=inference.batch_size
+        )
+        return make_class_answer(classify, encoder)
+    model = generative(model, "infer")
     if mode == "score":
         score = make_score(
             model,

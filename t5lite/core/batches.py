@@ -12,6 +12,11 @@ def writing_side(batch: Batch) -> str:
     return "decoder" if "decoder_target_tokens" in batch else "encoder"
 
 
+def segments_of(batch: Batch) -> Any:
+    """Returns the number of the example of each target of a batch, [b, l]; 0 is padding."""
+    return batch[f"{writing_side(batch)}_segment_ids"]
+
+
 def targets_of(batch: Batch) -> tuple[Any, Any]:
     """Returns the targets of a batch and their weights, both [b, l]."""
     side = writing_side(batch)

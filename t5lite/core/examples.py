@@ -89,4 +89,16 @@ class PairObjective(Lengths, Protocol):
     def from_pair(self, inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> Example: ...
 
 
+@runtime_checkable
+class ClassObjective(PairObjective, Protocol):
+    """Makes examples whose targets are classes, and texts of the classes that a model predicts.
+
+    - `from_inputs`: an example without known targets; they count where classes are predicted.
+    - `prediction`: the text of the numbers predicted at each position of an example's inputs.
+    """
+
+    def from_inputs(self, inputs: Tokens, vocabulary: Sentinels) -> Example: ...
+    def prediction(self, example: Example, numbers: Tokens, vocabulary: Sentinels) -> str: ...
+
+
 Objective = TextObjective | PairObjective

@@ -53,6 +53,43 @@ def label_f1(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
     return {"label_f1_fraction": _mean(f1s)}
 
 
+def span_f1(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
+    """F1 of the spans of BIO tags, separated by spaces; each example counts its first answer.
+
+    A span is right if its words and its kind are. `I-x` continues a span of kind x, and begins one
+    after anything else. Missing predictions count as `O`.
+
+    >>> span_f1([["B-x I-x O B-y"]], ["B-x I-x B-x B-y"])["span_f1_fraction"]
+    0.8
+
+    Source: Tjong Kim Sang and Buchholz, CoNLL-2000, conlleval.
+    """
+    wanted = [_spans(first.split()) for first, *_ in answers]
+    got = [_spans(prediction.split()) for prediction in predictions]
+    hits = sum(len(right & made) for right, made in zip(wanted, got, strict=True))
+    spans = sum(map(len, wanted)) + sum(map(len, got))
+    # Without any span, nothing is wrong.
+    return {"span_f1_fraction": 2 * hits / spans if spans else 1.0}
+
+
+def _spans(tags: Sequence[str]) -> set[tuple[int, int, str]]:
+    """Returns (start, end, kind) of the spans of BIO tags."""
+    spans = set[tuple[int, int, str]]()
+    start = 0
+    inside: str | None = None
+    for position, tag in enumerate([*tags, "O"]):
+        begins, _, kind = tag.partition("-")
+        continues = begins == "I" and kind == inside
+        if inside is not None and not continues:
+            spans.add((start, position, inside))
+        if begins not in ("B", "I"):
+            inside = None
+        elif not continues:
+            start = position
+            inside = kind
+    return spans
+
+
 def bleu(answers: Answers, predictions: Sequence[str]) -> dict[str, float]:
     """Corpus BLEU of plain text with the defaults of sacrebleu, from 0 to 100."""
     sacrebleu = importlib.import_module("sacrebleu")
@@ -154,6 +191,7 @@ METRICS_TABLE: Mapping[str, MetricRow] = {
     "exact_match": MetricRow(exact_match),
     "word_f1": MetricRow(word_f1),
     "label_f1": MetricRow(label_f1),
+    "span_f1": MetricRow(span_f1),
     "bleu": MetricRow(bleu, "sacrebleu"),
     "bleu_of_tokens": MetricRow(bleu_of_tokens, "sacrebleu"),
     "chrf": MetricRow(chrf, "sacrebleu"),

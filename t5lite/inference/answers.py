@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from t5lite.core.errors import UserError
-from t5lite.core.examples import Tokens
+from t5lite.core.examples import ClassObjective, Example, Tokens
 from t5lite.data.text.vocabulary import Vocabulary
+from t5lite.inference.class_predictions import PredictClasses
 from t5lite.inference.decoding import check_target_lengths
 from t5lite.inference.predict import Predict, Prompt, Target
 from t5lite.inference.requests import Request
@@ -75,6 +76,37 @@ class RequestEncoder:
         return encode(request.prefix, self._vocabulary)
 
 
+class ClassRequestEncoder(RequestEncoder):
+    """Encodes requests for a model with classes, as its objective does in training."""
+
+    def __init__(self, objective: ClassObjective, vocabulary: Vocabulary) -> None:
+        lengths = (objective.inputs_length, objective.targets_length)
+        super().__init__(vocabulary, *lengths, end_inputs=True)
+        self.objective = objective
+
+    def is_cut(self, request: Request) -> bool:
+        """Whether the inputs of a request are longer than their maximum.
+
+        Raises:
+            UserError: if the inputs name a sentinel that the vocabulary does not have, or the
+                request has a prefix or numbers of `Decoding`.
+        """
+        for name, given in (("prefix", request.prefix), ("decoding", request.decoding)):
+            if given:
+                raise UserError(f"{name} must be absent with a model of classes, got {given!r}")
+        self.example(request)
+        return super().is_cut(request)
+
+    def example(self, request: Request) -> Example:
+        """Returns the example of a request, whose classes are not known."""
+        ids = encode(request.inputs, self._vocabulary)
+        return self.objective.from_inputs(ids, self._vocabulary)
+
+    def text(self, example: Example, numbers: Tokens) -> str:
+        """Returns the text of the classes that are predicted for an example."""
+        return self.objective.prediction(example, numbers, self._vocabulary)
+
+
 def encode(text: str, vocabulary: Vocabulary) -> Tokens:
     """Returns the tokens of a text, as `Vocabulary.encode` does for training.
 
@@ -127,6 +159,27 @@ def make_predict_answer(
             several = {"predictions": texts, "scores": scores}
             results.append({**result, **several} if num_best > 1 else result)
         return results
+
+    return answer
+
+
+def make_class_answer(predict: PredictClasses, encoder: ClassRequestEncoder) -> Answer:
+    """Returns a function that adds the `prediction` of classes and its `score` to each request."""
+
+    def answer(
+        params: Any, requests: Sequence[Request], first: int, on_done: Callable[[int], None]
+    ) -> list[dict[str, Any]]:
+        examples = [encoder.example(request) for request in requests]
+        found = predict(params, examples, on_done)
+        return [
+            {
+                "prediction": encoder.text(example, classes.numbers),
+                "score": _finite_score(classes.score, number),
+            }
+            for number, (example, classes) in enumerate(
+                zip(examples, found, strict=True), start=first + 1
+            )
+        ]
 
     return answer
 

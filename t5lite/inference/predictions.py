@@ -1,12 +1,14 @@
-"""Predicted answers of a task's questions: generated, or the most likely of given choices."""
+"""Predicted answers of a task's questions: generated, the most likely of choices, or classes."""
 
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from t5lite.core.examples import ClassObjective
 from t5lite.data.mixture import Mixture
 from t5lite.data.questions import Question
 from t5lite.data.task import Task
+from t5lite.inference.class_predictions import PredictClasses, make_predict_classes
 from t5lite.inference.decoding import Decoding, check_target_lengths
 from t5lite.inference.predict import Predict, Prompt, make_predict
 from t5lite.inference.score import Score, make_score
@@ -33,6 +35,8 @@ def make_predict_answers(
     Raises:
         UserError: if `decoding` allows longer targets than a task has.
     """
+    if model.classes is not None:
+        return _make_classify(model, mesh, batch_size=batch_size, on_progress=on_progress)
     for part in task.tasks:
         if part.metrics and part.choices is None:
             owner = f"{type(part.objective).__name__}.targets_length"
@@ -84,5 +88,32 @@ def make_predict_answers(
         on_done(0)
         targets = generator(*lengths)(params, prompts, on_done)
         return [part.vocabulary.decode(best.tokens) for best, *_ in targets]
+
+    return predict_answers
+
+
+def _make_classify(
+    model: Model, mesh: DeviceMesh, *, batch_size: int, on_progress: ReportProgress
+) -> PredictAnswers:
+    """Returns a function that answers the questions of a task with the predicted classes."""
+
+    @functools.cache
+    def classifier(inputs_length: int) -> PredictClasses:
+        return make_predict_classes(model, mesh, inputs_length=inputs_length, batch_size=batch_size)
+
+    def predict_answers(params: Any, part: Task, asked: Sequence[Question]) -> list[str]:
+        objective = part.objective
+        assert isinstance(objective, ClassObjective), objective
+
+        def on_done(done: int) -> None:
+            on_progress(f"{part.name}: predictions", done, len(asked))
+
+        on_done(0)
+        examples = [question.example for question in asked]
+        found = classifier(objective.inputs_length)(params, examples, on_done)
+        return [
+            objective.prediction(example, classes.numbers, part.vocabulary)
+            for example, classes in zip(examples, found, strict=True)
+        ]
 
     return predict_answers

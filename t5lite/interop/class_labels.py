@@ -6,7 +6,7 @@ from typing import Any
 from t5lite.core.errors import UserError
 from t5lite.interop.family import Settings
 from t5lite.interop.foreign import StoredArray
-from t5lite.models.classifier import Classes
+from t5lite.models.classifier import INDEPENDENT, Classes
 
 _ONE_CLASS = "single_label_classification"
 
@@ -67,9 +67,18 @@ def _names(labels: Any) -> list[str] | None:
 
 
 def label_settings(classes: Classes | None) -> dict[str, Any]:
-    """Returns the fields of config.json that name classes."""
+    """Returns the fields of config.json that name classes.
+
+    Raises:
+        UserError: for classes that depend on each other.
+    """
     if classes is None:
         return {}
+    if classes.structure != INDEPENDENT:
+        raise UserError(
+            "--to=huggingface: transformers has no counterpart of Classes.structure "
+            f"{classes.structure!r}; keep the checkpoint in t5lite's format"
+        )
     names = classes.names or [f"LABEL_{number}" for number in range(classes.count)]
     return {
         "num_labels": classes.count,

@@ -89,6 +89,9 @@ class Apply(Protocol):
     def embedded(self, params: Any, batch: Batch) -> dict[str, Float[Array, "b l e"]]:
         """Returns the embedded tokens of each stack, by the names of their offsets in a batch."""
 
+    def head(self, params: Any, name: str, *arguments: Any) -> Any:
+        """Returns the result of another method of the model, such as `transitions` of a chain."""
+
 
 @runtime_checkable
 class Loss(Protocol):
@@ -99,7 +102,8 @@ class Loss(Protocol):
 
     A loss that compares the model with others has two more attributes: `needs`, their names, a
     constant of the class such as ("teacher",); and `in_evaluation`, the loss that evaluation scores
-    instead, because it has no other models.
+    instead, because it has no other models. A loss of classes that depend on each other has the
+    constant `structure`, the `Classes.structure` of its model.
     """
 
     def __call__(
@@ -150,6 +154,24 @@ def check_loss(loss: Loss, dropout_rate: float) -> None:
         raise UserError(
             f"{type(loss).__name__} needs other models, so it must have an attribute "
             "in_evaluation, got none; evaluation scores that loss, such as CrossEntropy()"
+        )
+
+
+def check_structure(loss: Loss, structure: str) -> None:
+    """Checks that a loss is for the structure of the classes of a model.
+
+    Args:
+        structure: `Classes.structure`; "independent" for tokens.
+
+    Raises:
+        UserError: naming both.
+    """
+    wanted = getattr(loss, "structure", "independent")
+    if wanted != structure:
+        remedy = {"chain": "train.loss = @CRF()"}.get(structure, "train.loss = @CrossEntropy()")
+        raise UserError(
+            f"train.loss {type(loss).__name__} needs Classes.structure={wanted!r}, got "
+            f"{structure!r}; bind {remedy}, or the structure"
         )
 
 

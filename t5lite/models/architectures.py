@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from t5lite.core.batches import Batch
 from t5lite.core.lazy import by_name
 from t5lite.core.numbers import Number
+from t5lite.core.transitions import Transitions
 from t5lite.models.cache import Cache
 from t5lite.models.classifier import POOLINGS, Classes, Classifier
 from t5lite.models.config import T5Config
@@ -242,6 +243,10 @@ class EncoderOnly(nn.Module):
         own = self.logits_dense
         return token_logits(self.config, x, self.token_embedder, own, self.logits_bias)
 
+    def transitions(self) -> Transitions:
+        """Returns the scores of the classes of a chain."""
+        return self.classifier.transition_scores()
+
     def __call__(
         self, batch: Batch, *, dropout_rate: Number | None = None
     ) -> Float[Array, "b l v"]:
@@ -289,6 +294,10 @@ class ModelApply:
         """Returns the logits of a part of what `hidden` returned."""
         logits: Any = self.model.apply({"params": params}, x, method="logits")
         return logits
+
+    def head(self, params: Any, name: str, *arguments: Any) -> Any:
+        """Returns the result of another method of the model, such as `transitions` of a chain."""
+        return self.model.apply({"params": params}, *arguments, method=name)
 
     def embedded(self, params: Any, batch: Batch) -> dict[str, Float[Array, "b l e"]]:
         """Returns the embedded tokens of each stack, by the names of their offsets in a batch."""

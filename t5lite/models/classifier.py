@@ -10,10 +10,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from t5lite.core.fields import check_field_choice, field_error
+from t5lite.core.transitions import Transitions
 from t5lite.models.adapters import Axis
 from t5lite.models.config_fields import T5Fields
 from t5lite.models.initializers import ConstantInit, ScaledInit, parameter
 from t5lite.models.linear import LinearMap
+
+# How the classes of the tokens of an example depend on each other.
+INDEPENDENT = "independent"
+CHAIN = "chain"
+STRUCTURES = (INDEPENDENT, CHAIN)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,11 +34,15 @@ class Classes:
             T5ForSequenceClassification.
         has_dense: whether a linear map of the model's width and a tanh are before the logits, as
             there.
+        structure: how the classes of the tokens of an example depend on each other: "independent",
+            or "chain", with a score for each pair of classes that follow each other, as in a
+            linear-chain conditional random field. `train.loss` must be one for this structure.
         names: of the classes, in the order of the logits; empty if unknown.
 
     Raises:
         UserError: for fewer than two classes, an unknown pooling or one of a model that classifies
-            tokens, or a wrong number of names.
+            tokens, an unknown structure or one of a model that classifies examples, or a wrong
+            number of names.
     """
 
     count: int
@@ -40,6 +50,7 @@ class Classes:
     pooling: str = "mean"
     has_dense: bool = False
     names: Sequence[str] = ()
+    structure: str = INDEPENDENT
 
     def __post_init__(self) -> None:
         if self.count < 2:
@@ -47,6 +58,11 @@ class Classes:
         check_field_choice(self, "pooling", POOLINGS)
         if self.per_token and self.pooling != "mean":
             raise field_error(self, "pooling", "'mean', its default, with Classes.per_token")
+        check_field_choice(self, "structure", STRUCTURES)
+        if self.structure != INDEPENDENT and not self.per_token:
+            raise field_error(
+                self, "structure", f"{INDEPENDENT!r}, its default, without Classes.per_token"
+            )
         # gin and JSON pass lists, which are not hashable.
         object.__setattr__(self, "names", tuple(self.names))
         if self.names and len(self.names) != self.count:
@@ -59,6 +75,8 @@ class Classifier(nn.Module):
     Parameters:
         kernel [embed, classes], truncated normal with variance 1 / embed; bias [classes], zeros.
         With `Classes.has_dense` dense/kernel [embed, activation_embed], as kernel, and dense/bias.
+        For a chain transitions/pairs [classes, following_classes], transitions/first [classes] and
+        transitions/last [classes], zeros.
     """
 
     config: T5Fields
@@ -82,12 +100,38 @@ class Classifier(nn.Module):
         kernel = parameter(normal, ("embed", "classes"))
         self.kernel = self.param("kernel", kernel, (config.embed_dim, count))
         self.bias: Any = self.param("bias", parameter(ConstantInit(0.0), ("classes",)), (count,))
+        self.transitions = None
+        if self.classes.structure == CHAIN:
+            self.transitions = _TransitionScores(count)
+
+    def transition_scores(self) -> Transitions:
+        """Returns the scores of a chain."""
+        assert self.transitions is not None, self.classes
+        scores: Transitions = self.transitions()
+        return scores
 
     def __call__(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
         x = x.astype(jnp.float32)
         if self.dense is not None:
             x = jnp.tanh(self.dense(x))
+        if self.transitions is not None and self.is_initializing():
+            self.transitions()
         return jnp.einsum("ble,ev->blv", x, self.kernel) + self.bias[None, None]
+
+
+class _TransitionScores(nn.Module):
+    """The parameters of `Transitions`."""
+
+    count: int
+
+    @nn.compact
+    def __call__(self) -> Transitions:
+        axes = ("classes", "following_classes")
+        zeros = ConstantInit(0.0)
+        pairs: Any = self.param("pairs", parameter(zeros, axes), (self.count, self.count))
+        first: Any = self.param("first", parameter(zeros, axes[:1]), (self.count,))
+        last: Any = self.param("last", parameter(zeros, axes[:1]), (self.count,))
+        return Transitions(pairs, first, last)
 
 
 def mean_of_segments(

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from t5lite.core.batches import Batch
 from t5lite.core.numbers import Number
+from t5lite.core.transitions import Transitions
 from t5lite.models.classifier import POOLINGS, Classes, Classifier
 from t5lite.models.config import T5Config
 from t5lite.models.decoder import Decoder
@@ -71,6 +72,10 @@ class EncoderDecoderClassifier(nn.Module):
         """Returns the logits of classes at each position of `x`."""
         logits: Float[Array, "b l v"] = self.classifier(x)
         return logits
+
+    def transitions(self) -> Transitions:
+        """Returns the scores of the classes of a chain."""
+        return self.classifier.transition_scores()
 
     def __call__(
         self, batch: Batch, *, dropout_rate: Number | None = None

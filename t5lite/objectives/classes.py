@@ -55,6 +55,11 @@ class _Classes:
         """Raises a UserError if two class names have the same tokens in the vocabulary."""
         _class_numbers(tuple(self.classes), vocabulary)
 
+    def prediction(self, example: Example, numbers: Tokens, vocabulary: Sentinels) -> str:
+        """Returns the names of the classes predicted for an example, separated by spaces."""
+        counted = numbers[example["target_weights"] > 0]
+        return " ".join(self.classes[number] for number in counted)
+
     def _numbers_of(self, names: Sequence[str], vocabulary: Sentinels) -> list[int]:
         known = _class_numbers(tuple(self.classes), vocabulary)
         for name in names:
@@ -82,9 +87,15 @@ class Classification(_Classes):
         >>> {name: tokens.tolist() for name, tokens in example.items()}
         {'inputs': [100, 101, 1], 'targets': [1, 0, 0], 'target_weights': [1, 0, 0]}
         """
-        ids = framed(inputs, self.inputs_length, vocabulary)
         (number,) = self._numbers_of([vocabulary.decode(targets)], vocabulary)
-        return _labelled(ids, np.array([0]), np.array([number]))
+        example = self.from_inputs(inputs, vocabulary)
+        example["targets"][0] = number
+        return example
+
+    def from_inputs(self, inputs: Tokens, vocabulary: Sentinels) -> Example:
+        """Returns the example of an input whose class is not known."""
+        ids = framed(inputs, self.inputs_length, vocabulary)
+        return _labelled(ids, np.array([0]), np.array([0]))
 
 
 class Tagging(_Classes):
@@ -130,6 +141,16 @@ class Tagging(_Classes):
                 f"{text[:60]!r}"
             )
         numbers = np.array(self._numbers_of(names, vocabulary), np.int32)
+        return self._example(inputs, starts, numbers, vocabulary)
+
+    def from_inputs(self, inputs: Tokens, vocabulary: Sentinels) -> Example:
+        """Returns the example of a text whose classes are not known."""
+        starts = vocabulary.word_starts(inputs)
+        return self._example(inputs, starts, np.zeros_like(starts), vocabulary)
+
+    def _example(
+        self, inputs: Tokens, starts: Tokens, numbers: np.ndarray, vocabulary: Sentinels
+    ) -> Example:
         ids = framed(inputs, self.inputs_length, vocabulary)
         positions = starts + len(vocabulary.first_input_ids)
         kept = positions < len(ids) - len(vocabulary.last_input_ids)

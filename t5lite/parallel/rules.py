@@ -37,6 +37,7 @@ RULES: Rules = {
     "positions": (),
     "token_types": (),
     "classes": (),
+    "following_classes": (),
     # Dimensions that adapters add, such as ranks.
     "adapter": (),
 }

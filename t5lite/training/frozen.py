@@ -229,7 +229,8 @@ def _decided(model: Model) -> str:
     if classes is None:
         return "tokens"
     names = f" {list(classes.names)}" if classes.names else ""
-    return f"{classes.count} classes{names} of each {'word' if classes.per_token else 'example'}"
+    each = "word" if classes.per_token else "example"
+    return f"{classes.count} {classes.structure} classes{names} of each {each}"
 
 
 def _check_vocabulary(run: Run, about: Mapping[str, Any], owner: str) -> None:

@@ -23,7 +23,8 @@ from t5lite.data.batching.features import Layout, make_layout
 from t5lite.data.mixture import Mixture
 from t5lite.data.task import Task
 from t5lite.losses.cross_entropy import CrossEntropy
-from t5lite.losses.loss import Loss, check_loss, evaluation_loss, needed_models
+from t5lite.losses.loss import Loss, check_loss, check_structure, evaluation_loss, needed_models
+from t5lite.models.classifier import INDEPENDENT
 from t5lite.models.config_fields import DTYPES
 from t5lite.models.model import Model, check_adapters
 from t5lite.models.positions import check_row_length
@@ -206,6 +207,8 @@ class Run:
         check_field_choice(self, "param_dtype", DTYPES)
         check_field_choice(self, "on_damage", (PREVIOUS, STOP))
         check_loss(self.loss, self.model.config.dropout_rate)
+        classes = self.model.classes
+        check_structure(self.loss, classes.structure if classes else INDEPENDENT)
         self._check_needs()
         check_patterns(field_name(self, "trainable"), self.trainable)
         self._check_writers()
@@ -253,6 +256,7 @@ class Run:
 
     def _check_fit(self) -> None:
         config = self.model.config
+        classes = self.model.classes
         vocabulary = self.task.vocabulary
         check_adapters(self.model)
         if self.packed and config.encoder_attention == "transient_global":
@@ -270,10 +274,15 @@ class Run:
             objective = type(task.objective).__name__
             _check_positions_have_targets(self.model, task.objective)
             _check_document_start(self.model, task)
-            if task.metrics and not self.model.has_decoder:
+            predicts = self.model.has_decoder or classes is not None
+            if task.metrics and not predicts:
                 raise UserError(
-                    f"Task.metrics of {task.name!r} need a model with a decoder to write, got "
-                    f"{model}; its accuracy is reported without metrics"
+                    f"Task.metrics of {task.name!r} need a model with a decoder to write, or with "
+                    f"classes, got {model}; its accuracy is reported without metrics"
+                )
+            if task.choices is not None and not self.model.has_decoder:
+                raise UserError(
+                    f"Task.choices of {task.name!r} need a model with a decoder, got {model}"
                 )
             if task.metrics and task.objective.inputs_length == 0:
                 raise UserError(

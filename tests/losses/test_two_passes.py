@@ -35,6 +35,9 @@ class OneLayer:
     def embedded(self, params, batch):
         return {"encoder_embedding_offsets": params["table"][batch["encoder_input_tokens"]]}
 
+    def head(self, params, name, *arguments):
+        raise AssertionError(name)
+
     def keep(self, key, shape):
         return jax.random.bernoulli(key, 1 - self.rate, shape)
 

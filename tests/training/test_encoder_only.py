@@ -1,16 +1,21 @@
 import json
+import os
 import pathlib
 import random
 
 import optax
 import pytest
 
+from t5lite.cli.main import main
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import read_metrics
 from t5lite.data.batching.features import EncoderLayout
 from t5lite.data.sources.file_source import FileSource
 from t5lite.data.task import Task
 from t5lite.data.text.vocabularies import ByteVocabulary
+from t5lite.inference.decoding import Decoding
+from t5lite.inference.evaluate import make_evaluate
+from t5lite.losses.chain import CRF
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly
 from t5lite.models.classifier import Classes
 from t5lite.models.encoder_decoder_classifier import EncoderDecoderClassifier
@@ -50,6 +55,7 @@ def make_run(examples, data_dir, text_file):
             objective=objective,
             inputs="{text}" if target else None,
             targets=target or "{text}",
+            metrics=changes.pop("metrics", ()),
         )
         config = small.config(
             num_decoder_layers=0, tied_logits=True, embed_dim=32, num_heads=4, head_dim=8
@@ -84,6 +90,32 @@ def test_words_are_tagged(packed, make_run, tmp_path):
     assert run.layout == EncoderLayout(24)
     # Two kinds in three would be wrong by chance.
     assert accuracy(run) > 0.95
+
+
+@pytest.mark.proof
+def test_a_chain_is_trained_evaluated_and_inferred(make_run, tmp_path, data_dir, monkeypatch):
+    classes = Classes(count=3, per_token=True, structure="chain", names=NAMES)
+    run = make_run(
+        tmp_path, TAG, "{tags}", classes, packed=True, loss=CRF(), metrics=["exact_match"]
+    )
+    params = small.train(run).params
+    scores = make_evaluate(
+        *(run.model, run.task, run.layout, run.evaluation_loss, small.mesh(run)),
+        split="validation",
+        batch_size=16,
+        decoding=Decoding(),
+    )(params)
+    assert scores["exact_match_fraction"] == scores["sequence_accuracy_fraction"] > 0.8
+    assert scores["perplexity"] < 1.5
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"inputs": "red dog"}\n{"inputs": "nine cat cat blue"}\n')
+    monkeypatch.setenv("TFDS_DATA_DIR", data_dir)
+    monkeypatch.setattr(os, "_exit", lambda status: None)
+    out = tmp_path / "out.jsonl"
+    main(["infer", f"--checkpoint={tmp_path}", f"--input={asked}", f"--output={out}"])
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [each["prediction"] for each in found] == ["color animal", "number animal animal color"]
+    assert all(-1.0 < each["score"] < 0 for each in found)
 
 
 @pytest.mark.parametrize("packed", [False, pytest.param(True, marks=pytest.mark.proof)])

@@ -1,0 +1,119 @@
+"""Predicted classes of the tokens of examples, for any number of examples, batched by length."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from t5lite.core.batches import Batch, segments_of, targets_of
+from t5lite.core.examples import Example, Tokens
+from t5lite.data.batching.features import EncoderLayout, batch_of
+from t5lite.inference.buckets import batches_by_length, bucket
+from t5lite.losses.chain import best_path, chain_of, log_partition
+from t5lite.models.architectures import ModelApply
+from t5lite.models.classifier import CHAIN, INDEPENDENT, Classes
+from t5lite.models.model import Model
+from t5lite.parallel.mesh import DeviceMesh
+from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
+
+
+class PredictedClasses(NamedTuple):
+    """The most likely classes of an example.
+
+    Args:
+        numbers: of the class at each position of the inputs; 0 where none is predicted.
+        score: their log-probability, in nats.
+    """
+
+    numbers: Tokens
+    score: float
+
+
+# From parameters and examples to their classes. The optional third argument is called with the
+# number of examples done so far.
+PredictClasses = Callable[..., list[PredictedClasses]]
+# From a model, parameters and a batch to numbers at each position and the score of each row.
+_Decide = Callable[[ModelApply, Any, Batch], tuple[Int[Array, "b l"], Float[Array, "b"]]]
+
+
+def classes_of(model: Model) -> Classes:
+    """Returns the classes of a model that has some."""
+    assert model.classes is not None, model
+    return model.classes
+
+
+def make_predict_classes(
+    model: Model, mesh: DeviceMesh, *, inputs_length: int, batch_size: int
+) -> PredictClasses:
+    """Returns a function that predicts the classes of examples where their targets count.
+
+    Args:
+        inputs_length: maximum number of tokens.
+        batch_size: examples per batch.
+
+    Raises:
+        UserError: if the mesh does not divide the batch.
+    """
+    mesh = mesh.without("length")
+    sharding = batch_sharding(mesh, batch_size, owner="batch_size of predictions")
+    to_global = make_global(sharding, batch_size)
+    local = local_rows(sharding, batch_size)
+    decide = _DECISIONS[classes_of(model).structure]
+    fixed = model.config.num_experts is not None
+
+    @functools.partial(jax.jit, out_shardings=jax.NamedSharding(mesh.devices, jax.P()))
+    def decided(params: Any, batch: Batch) -> Any:
+        return decide(ModelApply(model), params, batch)
+
+    def predict(
+        params: Any, examples: Sequence[Example], on_done: Callable[[int], None] = lambda done: None
+    ) -> list[PredictedClasses]:
+        found = [PredictedClasses(np.zeros(0, np.int32), 0.0)] * len(examples)
+        done = 0
+        lengths = [(len(example["inputs"]),) for example in examples]
+        with on_mesh(mesh):
+            for indices in batches_by_length(lengths, batch_size):
+                rows = [[examples[index]] for index in indices]
+                rows += [[]] * (batch_size - len(rows))
+                longest = max(lengths[index][0] for index in indices)
+                layout = EncoderLayout(bucket(longest, inputs_length, fixed=fixed))
+                batch = batch_of(layout, [rows[row] for row in local])
+                numbers, scores = jax.device_get(decided(params, to_global(batch)))
+                for row, index in enumerate(indices):
+                    own = numbers[row, : lengths[index][0]]
+                    found[index] = PredictedClasses(own, float(scores[row]))
+                done += len(indices)
+                on_done(done)
+        return found
+
+    return predict
+
+
+def _independent(
+    apply: ModelApply, params: Any, batch: Batch
+) -> tuple[Int[Array, "b l"], Float[Array, "b"]]:
+    """The most likely class of each token."""
+    log_probs = jax.nn.log_softmax(apply(params, batch).astype(jnp.float32))
+    _, weights = targets_of(batch)
+    numbers = jnp.argmax(log_probs, axis=-1) * (weights > 0)
+    scores = jnp.sum(jnp.max(log_probs, axis=-1) * (weights > 0), axis=-1)
+    return numbers.astype(jnp.int32), scores
+
+
+def _chain(
+    apply: ModelApply, params: Any, batch: Batch
+) -> tuple[Int[Array, "b l"], Float[Array, "b"]]:
+    """The most likely path of classes."""
+    logits = apply(params, batch).astype(jnp.float32)
+    transitions = apply.head(params, "transitions")
+    _, weights = targets_of(batch)
+    chain = chain_of(weights > 0, segments_of(batch))
+    numbers, score = best_path(logits, transitions, chain)
+    return numbers, score - log_partition(logits, transitions, chain)
+
+
+_DECISIONS: Mapping[str, _Decide] = {INDEPENDENT: _independent, CHAIN: _chain}
