@@ -23,6 +23,7 @@ from t5lite.inference.evaluate import Evaluation
 from t5lite.inference.requests import Inference
 from t5lite.interop.conversion import Conversion
 from t5lite.launching.sweeps.sweep import Sweep
+from t5lite.losses.answer_span import SpanCrossEntropy
 from t5lite.losses.chain import CRF
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.losses.distillation import Distillation
@@ -36,6 +37,7 @@ from t5lite.models.ia3 import IA3
 from t5lite.models.lora import LoRA
 from t5lite.objectives.causal import Causal
 from t5lite.objectives.classes import Classification, Tagging
+from t5lite.objectives.extraction import Extraction
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.objectives.prefix_lm import PrefixLM
 from t5lite.objectives.span_corruption import SpanCorruption
@@ -181,6 +183,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "Bottleneck": Bottleneck,
     "CrossEntropy": CrossEntropy,
     "CRF": CRF,
+    "SpanCrossEntropy": SpanCrossEntropy,
     "Distillation": Distillation,
     "Teacher": Teacher,
     "RDrop": RDrop,
@@ -202,6 +205,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "Supervised": Supervised,
     "Classification": Classification,
     "Tagging": Tagging,
+    "Extraction": Extraction,
     "Adafactor": optimizer("Adafactor", adafactor),
     "AdamW": optimizer("AdamW", optax.adamw),
     "Lion": optimizer("Lion", optax.lion),

@@ -6,8 +6,9 @@ from typing import Any
 
 from t5lite.core.errors import UserError
 from t5lite.core.examples import ClassObjective
-from t5lite.models.classifier import Classes
+from t5lite.models.classifier import SPAN, Classes
 from t5lite.objectives.classes import Classification, Tagging
+from t5lite.objectives.extraction import Extraction
 
 # What only models with a decoder read, as gin binds it.
 _OF_DECODERS = (
@@ -50,6 +51,8 @@ def class_objective(classes: Classes, trained: Sequence[Any], inputs_length: int
         UserError: if the names of the classes are not known, or differ between tasks.
     """
     found = {dataclasses.replace(each, inputs_length=inputs_length) for each in trained}
+    if not found and classes.structure == SPAN:
+        found = {Extraction(inputs_length=inputs_length)}
     if not found and classes.names:
         kind = Tagging if classes.per_token else Classification
         found = {kind(inputs_length=inputs_length, classes=classes.names)}

@@ -18,7 +18,7 @@ from t5lite.cli.quiet import quiet_libraries
 from t5lite.cli.run_files import load_roots
 from t5lite.core.counts import counted
 from t5lite.core.errors import UserError
-from t5lite.core.examples import Tokens
+from t5lite.core.examples import ClassObjective, Tokens
 from t5lite.data.batching.stream import Batches, eval_examples
 from t5lite.data.sources.built_data_sets import PRUNABLE, built_data_sets, prune
 from t5lite.data.sources.tfds_source import data_folder
@@ -118,11 +118,9 @@ def _show_task(task: Task, console: rich.console.Console, split: str, count: int
         for name in ("inputs", "targets"):
             if name not in example or not len(example[name]):
                 continue
-            classes = getattr(task.objective, "classes", None) if name == "targets" else None
-            if classes is not None:
-                numbers = example["targets"][example["target_weights"] > 0]
-                names = " ".join(classes[number] for number in numbers)
-                console.print(f"  {name:8}", rich.text.Text(names))
+            if name == "targets" and isinstance(task.objective, ClassObjective):
+                classes = task.objective.prediction(example, example[name], task.vocabulary)
+                console.print(f"  {name:8}", rich.text.Text(classes))
             else:
                 text = _decoded(example[name], task.vocabulary)
                 console.print(f"  {name:8}", text, _counts(example[name], task.vocabulary))

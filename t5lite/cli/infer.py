@@ -237,7 +237,11 @@ def _make_answer(
     inputs_length, targets_length = encoder.lengths
     if isinstance(encoder, ClassRequestEncoder):
         classify = make_predict_classes(
-            model, mesh, inputs_length=inputs_length, batch_size=inference.batch_size
+            model,
+            mesh,
+            inputs_length=inputs_length,
+            batch_size=inference.batch_size,
+            span_length=encoder.objective.span_length,
         )
         return make_class_answer(classify, encoder)
     model = generative(model, "infer")

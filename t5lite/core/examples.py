@@ -13,8 +13,14 @@ START_TOKEN = 0
 Tokens = Int[np.ndarray, "_"]
 
 # `inputs` and `targets`, either of which may be empty; `decoder_inputs` if they are not the targets
-# shifted right by one; `target_weights` of 0 and 1 if not every target counts.
+# shifted right by one; `target_weights` of 0 and 1 if not every target counts; `token_types` of the
+# inputs if they have several parts.
 Example = dict[str, Tokens]
+
+
+# The target of a token that begins a span, and of one that ends it; their sum if it does both.
+SPAN_START = 1
+SPAN_END = 2
 
 
 @runtime_checkable
@@ -95,8 +101,11 @@ class ClassObjective(PairObjective, Protocol):
 
     - `from_inputs`: an example without known targets; they count where classes are predicted.
     - `prediction`: the text of the numbers predicted at each position of an example's inputs.
+    - `span_length`: of the longest span that is predicted, in tokens; 0 if none is.
     """
 
+    @property
+    def span_length(self) -> int: ...
     def from_inputs(self, inputs: Tokens, vocabulary: Sentinels) -> Example: ...
     def prediction(self, example: Example, numbers: Tokens, vocabulary: Sentinels) -> str: ...
 

@@ -13,9 +13,10 @@ from t5lite.core.batches import Batch, segments_of, targets_of
 from t5lite.core.examples import Example, Tokens
 from t5lite.data.batching.features import EncoderLayout, batch_of
 from t5lite.inference.buckets import batches_by_length, bucket
+from t5lite.losses.answer_span import best_span, span_log_probs
 from t5lite.losses.chain import best_path, chain_of, log_partition
 from t5lite.models.architectures import ModelApply
-from t5lite.models.classifier import CHAIN, INDEPENDENT, Classes
+from t5lite.models.classifier import CHAIN, INDEPENDENT, SPAN, Classes
 from t5lite.models.model import Model
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
@@ -47,12 +48,13 @@ def classes_of(model: Model) -> Classes:
 
 
 def make_predict_classes(
-    model: Model, mesh: DeviceMesh, *, inputs_length: int, batch_size: int
+    model: Model, mesh: DeviceMesh, *, inputs_length: int, batch_size: int, span_length: int = 0
 ) -> PredictClasses:
     """Returns a function that predicts the classes of examples where their targets count.
 
     Args:
         inputs_length: maximum number of tokens.
+        span_length: of the longest span, in tokens, if classes are those of spans.
         batch_size: examples per batch.
 
     Raises:
@@ -62,7 +64,12 @@ def make_predict_classes(
     sharding = batch_sharding(mesh, batch_size, owner="batch_size of predictions")
     to_global = make_global(sharding, batch_size)
     local = local_rows(sharding, batch_size)
-    decide = _DECISIONS[classes_of(model).structure]
+    decide: _Decide
+    if classes_of(model).structure == SPAN:
+        decide = functools.partial(_span, longest=span_length)
+    else:
+        decide = _DECISIONS[classes_of(model).structure]
+    has_types = model.config.num_token_types > 1
     fixed = model.config.num_experts is not None
 
     @functools.partial(jax.jit, out_shardings=jax.NamedSharding(mesh.devices, jax.P()))
@@ -80,7 +87,7 @@ def make_predict_classes(
                 rows = [[examples[index]] for index in indices]
                 rows += [[]] * (batch_size - len(rows))
                 longest = max(lengths[index][0] for index in indices)
-                layout = EncoderLayout(bucket(longest, inputs_length, fixed=fixed))
+                layout = EncoderLayout(bucket(longest, inputs_length, fixed=fixed), has_types)
                 batch = batch_of(layout, [rows[row] for row in local])
                 numbers, scores = jax.device_get(decided(params, to_global(batch)))
                 for row, index in enumerate(indices):
@@ -114,6 +121,15 @@ def _chain(
     chain = chain_of(weights > 0, segments_of(batch))
     numbers, score = best_path(logits, transitions, chain)
     return numbers, score - log_partition(logits, transitions, chain)
+
+
+def _span(
+    apply: ModelApply, params: Any, batch: Batch, *, longest: int
+) -> tuple[Int[Array, "b l"], Float[Array, "b"]]:
+    """The most likely span of at most `longest` tokens."""
+    _, weights = targets_of(batch)
+    log_probs = span_log_probs(apply(params, batch), batch)
+    return best_span(log_probs, weights > 0, longest=longest)
 
 
 _DECISIONS: Mapping[str, _Decide] = {INDEPENDENT: _independent, CHAIN: _chain}

@@ -98,8 +98,14 @@ def _make_classify(
     """Returns a function that answers the questions of a task with the predicted classes."""
 
     @functools.cache
-    def classifier(inputs_length: int) -> PredictClasses:
-        return make_predict_classes(model, mesh, inputs_length=inputs_length, batch_size=batch_size)
+    def classifier(inputs_length: int, span_length: int) -> PredictClasses:
+        return make_predict_classes(
+            model,
+            mesh,
+            inputs_length=inputs_length,
+            batch_size=batch_size,
+            span_length=span_length,
+        )
 
     def predict_answers(params: Any, part: Task, asked: Sequence[Question]) -> list[str]:
         objective = part.objective
@@ -110,7 +116,8 @@ def _make_classify(
 
         on_done(0)
         examples = [question.example for question in asked]
-        found = classifier(objective.inputs_length)(params, examples, on_done)
+        lengths = (objective.inputs_length, objective.span_length)
+        found = classifier(*lengths)(params, examples, on_done)
         return [
             objective.prediction(example, classes.numbers, part.vocabulary)
             for example, classes in zip(examples, found, strict=True)

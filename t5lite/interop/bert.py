@@ -32,11 +32,17 @@ from t5lite.interop.saved_class import saved_class
 from t5lite.interop.settings_values import number, size, truth
 from t5lite.interop.tied_logits import without_tied_head
 from t5lite.interop.writable import no_counterpart
+from t5lite.models.classifier import SPAN
 from t5lite.models.config import T5Config
 from t5lite.models.model import Model
 
 _NAME = "Bert"
-_SUPPORTED = ("BertForMaskedLM", "BertForTokenClassification", "BertModel")
+_SUPPORTED = (
+    "BertForMaskedLM",
+    "BertForTokenClassification",
+    "BertForQuestionAnswering",
+    "BertModel",
+)
 # The values that the classes take if the file has none.
 _DEFAULTS = {
     "max_position_embeddings": 512,
@@ -102,6 +108,7 @@ _MODULES = {
     "logits_transform/norm": f"{_HEAD}transform.LayerNorm",
     "logits_dense": f"{_HEAD}decoder",
     "classifier": "classifier",
+    "answers": "qa_outputs",
 }
 # Tensors that no model reads, by how their names begin, and why.
 _UNREAD = {
@@ -117,6 +124,8 @@ def _tensor_name(model: Model, name: str) -> str:
     if name == "logits_bias":
         return _BIAS if model.config.tied_logits else _DECODER_BIAS
     module, _, leaf = name.rpartition("/")
+    if module == "classifier" and model.classes and model.classes.structure == SPAN:
+        module = "answers"
     return f"{_MODULES[module]}.{'bias' if leaf == 'bias' else 'weight'}"
 
 
@@ -198,7 +207,7 @@ def _write(model: Model, dtype: str) -> WrittenModel:
         "torch_dtype": dtype,
     }
     return WrittenModel(
-        settings=settings | label_settings(model.classes),
+        settings=settings | label_settings(model.classes, has_spans=True),
         skipped=frozenset() if kind == MASKED_LM else frozenset({"logits_dense/kernel"}),
         prefix="" if kind == "Model" else "bert.",
         unprefixed=HEADS,
@@ -216,7 +225,7 @@ BERT_FAMILY = Family(
     write=_write,
     tensor_name=_tensor_name,
     is_transposed=lambda name: name.endswith("/kernel"),
-    roots=frozenset({"embeddings", "encoder", "pooler", "cls", "classifier"}),
+    roots=frozenset({"embeddings", "encoder", "pooler", "cls", "classifier", "qa_outputs"}),
     prefix="bert.",
     id_fields=_id_fields,
 )

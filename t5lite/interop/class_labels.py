@@ -6,7 +6,7 @@ from typing import Any
 from t5lite.core.errors import UserError
 from t5lite.interop.family import Settings
 from t5lite.interop.foreign import StoredArray
-from t5lite.models.classifier import INDEPENDENT, Classes
+from t5lite.models.classifier import INDEPENDENT, SPAN, Classes
 
 _ONE_CLASS = "single_label_classification"
 
@@ -66,13 +66,16 @@ def _names(labels: Any) -> list[str] | None:
     return names if len(names) == len(labels) else None
 
 
-def label_settings(classes: Classes | None) -> dict[str, Any]:
+def label_settings(classes: Classes | None, *, has_spans: bool = False) -> dict[str, Any]:
     """Returns the fields of config.json that name classes.
+
+    Args:
+        has_spans: whether the family has models of spans; their two classes have no names.
 
     Raises:
         UserError: for classes that depend on each other.
     """
-    if classes is None:
+    if classes is None or (has_spans and classes.structure == SPAN):
         return {}
     if classes.structure != INDEPENDENT:
         raise UserError(

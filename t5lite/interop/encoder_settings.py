@@ -10,11 +10,13 @@ from t5lite.interop.settings_values import size
 from t5lite.interop.t5_settings import TRANSFORMERS_ACTIVATIONS
 from t5lite.interop.writable import check_writable, no_counterpart
 from t5lite.models.architectures import EncoderOnly
+from t5lite.models.classifier import SPAN, Classes
 from t5lite.models.config import T5Config
 from t5lite.models.model import Model
 
 MASKED_LM = "ForMaskedLM"
 TAGGER = "ForTokenClassification"
+ANSWERS = "ForQuestionAnswering"
 # Parameters of the heads, whose tensors stand beside those of the encoder.
 HEADS = frozenset(
     [
@@ -90,11 +92,13 @@ def class_of(named: str | None, tensors: Collection[str], head: str) -> str:
         named: the class that config.json names; None for the one that the tensors suggest.
         head: begins the names of tensors that logits of tokens are made by.
     """
-    for end in (MASKED_LM, TAGGER):
+    for end in (MASKED_LM, TAGGER, ANSWERS):
         if named is not None and named.endswith(end):
             return end
     if named is not None:
         return "Model"
+    if "qa_outputs.weight" in tensors:
+        return ANSWERS
     if "classifier.weight" in tensors:
         return TAGGER
     return MASKED_LM if any(name.startswith(head) for name in tensors) else "Model"
@@ -124,11 +128,13 @@ def encoder_model(
     tensors: Mapping[str, StoredArray],
     owner: str,
 ) -> EncoderOnly:
-    """Returns the model, with the classes of a tagger.
+    """Returns the model, with the classes of a tagger, or those of answers.
 
     Raises:
         UserError: as `read_classes` does.
     """
+    if kind == ANSWERS:
+        return EncoderOnly(config, Classes(count=2, per_token=True, structure=SPAN))
     if kind != TAGGER:
         return EncoderOnly(config)
     matrix = "classifier.weight"
@@ -161,10 +167,10 @@ def written_class(
     remarks = []
     kind = MASKED_LM if config.logits_transform else "Model"
     if classes is not None:
-        kind = TAGGER
+        kind = ANSWERS if classes.structure == SPAN else TAGGER
     elif kind == "Model":
         remarks.append(f"the logits of tokens are not written: {family}Model has none")
-    transform = {MASKED_LM: True, TAGGER: tagger, "Model": False}[kind]
+    transform = {MASKED_LM: True, TAGGER: tagger, ANSWERS: tagger, "Model": False}[kind]
     # The scale is that of logits of tokens, which other classes do not have.
     of_logits = {"logits_transform": transform, "scale_tied_logits": config.scale_tied_logits}
     if kind == MASKED_LM:

@@ -39,6 +39,8 @@ _AUTO = {
     "EncoderModel": "AutoModelForTextEncoding",
     "ForTokenClassification": "AutoModelForTokenClassification",
     "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
+    "ForPreTraining": "AutoModelForPreTraining",
     "ForMaskedLM": "AutoModelForMaskedLM",
     "BertModel": "AutoModel",
 }
@@ -57,7 +59,7 @@ def model_card(
     """
     architecture = settings["architectures"][0]
     auto = next(name for ending, name in _AUTO.items() if architecture.endswith(ending))
-    notes = "- It generates no targets: it returns encoder states, or logits of tokens or classes."
+    notes = "- It generates no targets: it returns encoder states, or logits."
     if generation is not None:
         notes = _GENERATION.format(
             start=generation.get("decoder_start_token_id", generation.get("bos_token_id")),

@@ -32,7 +32,12 @@ from t5lite.interop.tied_logits import without_tied_head
 from t5lite.models.config import T5Config
 from t5lite.models.model import Model
 
-_SUPPORTED = ("ModernBertForMaskedLM", "ModernBertForTokenClassification", "ModernBertModel")
+_SUPPORTED = (
+    "ModernBertForMaskedLM",
+    "ModernBertForTokenClassification",
+    "ModernBertForQuestionAnswering",
+    "ModernBertModel",
+)
 _EMBEDDING = "embeddings.tok_embeddings.weight"
 _DECODER = "decoder.weight"
 _LAYER = "layers.{layer}."
@@ -120,7 +125,7 @@ def _write(model: Model, dtype: str) -> WrittenModel:
         "torch_dtype": dtype,
     }
     return WrittenModel(
-        settings=settings | label_settings(model.classes),
+        settings=settings | label_settings(model.classes, has_spans=True),
         skipped=frozenset()
         if kind == MASKED_LM
         else frozenset({"logits_dense/kernel", "logits_bias"}),

@@ -168,7 +168,8 @@ def check_structure(loss: Loss, structure: str) -> None:
     """
     wanted = getattr(loss, "structure", "independent")
     if wanted != structure:
-        remedy = {"chain": "train.loss = @CRF()"}.get(structure, "train.loss = @CrossEntropy()")
+        losses = {"chain": "CRF", "span": "SpanCrossEntropy"}
+        remedy = f"train.loss = @{losses.get(structure, 'CrossEntropy')}()"
         raise UserError(
             f"train.loss {type(loss).__name__} needs Classes.structure={wanted!r}, got "
             f"{structure!r}; bind {remedy}, or the structure"

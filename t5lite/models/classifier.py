@@ -19,7 +19,8 @@ from t5lite.models.linear import LinearMap
 # How the classes of the tokens of an example depend on each other.
 INDEPENDENT = "independent"
 CHAIN = "chain"
-STRUCTURES = (INDEPENDENT, CHAIN)
+SPAN = "span"
+STRUCTURES = (INDEPENDENT, CHAIN, SPAN)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,8 @@ class Classes:
             there.
         structure: how the classes of the tokens of an example depend on each other: "independent",
             or "chain", with a score for each pair of classes that follow each other, as in a
-            linear-chain conditional random field. `train.loss` must be one for this structure.
+            linear-chain conditional random field, or "span", whose two classes are the first and
+            the last token of an answer. `train.loss` must be one for this structure.
         names: of the classes, in the order of the logits; empty if unknown.
 
     Raises:
@@ -63,6 +65,8 @@ class Classes:
             raise field_error(
                 self, "structure", f"{INDEPENDENT!r}, its default, without Classes.per_token"
             )
+        if self.structure == SPAN and self.count != 2:
+            raise field_error(self, "count", f"2 with Classes.structure {SPAN!r}")
         # gin and JSON pass lists, which are not hashable.
         object.__setattr__(self, "names", tuple(self.names))
         if self.names and len(self.names) != self.count:

@@ -27,6 +27,8 @@ class _Classes:
         UserError: for a length under 2, fewer than two names, or a repeated name.
     """
 
+    span_length: ClassVar[int] = 0
+
     inputs_length: int
     classes: Sequence[Any]
 

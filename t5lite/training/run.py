@@ -24,11 +24,12 @@ from t5lite.data.mixture import Mixture
 from t5lite.data.task import Task
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.losses.loss import Loss, check_loss, check_structure, evaluation_loss, needed_models
-from t5lite.models.classifier import INDEPENDENT
+from t5lite.models.classifier import INDEPENDENT, SPAN
 from t5lite.models.config_fields import DTYPES
 from t5lite.models.model import Model, check_adapters
 from t5lite.models.positions import check_row_length
 from t5lite.objectives.classes import Classification, Tagging
+from t5lite.objectives.extraction import Extraction
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.optimizers.by_pattern import OptimizersByPattern
 from t5lite.optimizers.optimizer import Optimizer
@@ -335,6 +336,7 @@ class Run:
             total_length=self._longest("total_length"),
             has_inputs=any(task.objective.inputs_length for task in self.task.tasks),
             start_token=self.model.config.start_token,
+            has_types=self.model.config.num_token_types > 1,
         )
 
     @property
@@ -393,9 +395,12 @@ def _check_positions_have_targets(model: Model, objective: Any) -> None:
         if model.classes is not None:
             needed = Tagging if model.classes.per_token else Classification
             kind = f"{kind} with Classes.per_token={model.classes.per_token}"
+            if model.classes.structure == SPAN:
+                needed = Extraction
+                kind = f"{kind} and Classes.structure={SPAN!r}"
     if needed is not None and not isinstance(objective, needed):
         raise UserError(f"{kind} cannot train on {name}; use {needed.__name__}")
-    if needed is None and isinstance(objective, MaskedLM | Classification | Tagging):
+    if needed is None and isinstance(objective, MaskedLM | Classification | Tagging | Extraction):
         raise UserError(f"{kind} cannot train on {name}, which is for EncoderOnly and classifiers")
     if isinstance(objective, Classification | Tagging):
         count = model.classes.count if model.classes else 0

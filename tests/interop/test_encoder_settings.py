@@ -206,7 +206,7 @@ def test_settings_that_t5lite_does_not_have_are_rejected_by_name(family, changes
         ("bert", "BertForPreTraining"),
         ("bert", "BertLMHeadModel"),
         ("bert", "BertForNextSentencePrediction"),
-        ("modernbert", "ModernBertForQuestionAnswering"),
+        ("modernbert", "ModernBertForMultipleChoice"),
         ("modernbert", "ModernBertDecoderForCausalLM"),
     ],
 )

@@ -57,6 +57,7 @@ CASES = {
     "bert": (transformers.BertForMaskedLM, BERT),
     "bert_untied": (transformers.BertForMaskedLM, {**BERT, **UNTIED, "hidden_act": "gelu_new"}),
     "bert_model": (transformers.BertModel, {**BERT, "layer_norm_eps": 1e-3}),
+    "bert_answers": (transformers.BertForQuestionAnswering, BERT),
     "bert_tagger": (transformers.BertForTokenClassification, {**BERT, **LABELS}),
     "modernbert": (transformers.ModernBertForMaskedLM, MODERNBERT),
     "modernbert_biases": (
@@ -67,6 +68,7 @@ CASES = {
         transformers.ModernBertModel,
         {**MODERNBERT, "num_hidden_layers": 1, "norm_eps": 1e-3},
     ),
+    "modernbert_answers": (transformers.ModernBertForQuestionAnswering, MODERNBERT),
     "modernbert_tagger": (
         transformers.ModernBertForTokenClassification,
         {**MODERNBERT, "num_labels": 4, "num_hidden_layers": 3},
@@ -87,7 +89,8 @@ def make(case: str, folder: pathlib.Path, seed: int) -> None:
     # In double precision: what is compared with must not bring errors of its own.
     model = load(kind, folder).double()
     types = settings.get("type_vocab_size", 0)
-    labels = settings.get("num_labels", VOCAB_SIZE)
+    has_spans = "Answering" in kind.__name__
+    labels = 2 if has_spans else settings.get("num_labels", VOCAB_SIZE)
     batch = random_batch(np.random.default_rng(seed), types=types, labels=labels)
     np.savez_compressed(folder / "outputs.npz", **batch, **compute(model, batch))
     with torch.no_grad():
@@ -135,9 +138,15 @@ def compute(model, batch) -> dict[str, np.ndarray]:
         loss = (outputs["encoded"].sin().square() * tensors["inputs_mask"][..., None]).sum()
     else:
         labels = tensors["targets"].masked_fill(tensors["inputs_mask"] == 0, -100)
-        made = model(**arguments, labels=labels)
-        loss = made.loss
-        outputs["logits"] = made.logits
+        if "Answering" in type(model).__name__:
+            made = model(**arguments)
+            # As if both were classes, so that each logit has a part in the loss.
+            outputs["logits"] = torch.stack([made.start_logits, made.end_logits], -1)
+            loss = torch.nn.functional.cross_entropy(outputs["logits"].mT, labels)
+        else:
+            made = model(**arguments, labels=labels)
+            loss = made.loss
+            outputs["logits"] = made.logits
     outputs["loss"] = loss
     loss.backward()
     return {name: tensor.detach().numpy() for name, tensor in outputs.items()}

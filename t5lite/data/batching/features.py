@@ -2,7 +2,7 @@
 
 A batch is a dict of int32 [batch, length] arrays:
 
-    encoder_input_tokens    encoder_segment_ids
+    encoder_input_tokens    encoder_segment_ids    encoder_token_types
     decoder_input_tokens    decoder_segment_ids    decoder_target_tokens    decoder_loss_weights
 
 Padding tokens are 0. The model finds padding by segment ids only: 0 is padding, and the examples
@@ -127,14 +127,19 @@ class DecoderLayout:
 
 @dataclasses.dataclass(frozen=True)
 class EncoderLayout:
-    """The encoder reads the inputs and predicts a target at every position."""
+    """The encoder reads the inputs and predicts a target at every position.
+
+    With `has_types`, `encoder_token_types` are the types of the inputs.
+    """
 
     length: int
+    has_types: bool = False
 
     @property
     def lengths(self) -> dict[str, int]:
         names = ("input_tokens", "segment_ids", "target_tokens", "loss_weights")
-        return dict.fromkeys((f"encoder_{name}" for name in names), self.length)
+        types = ("token_types",) if self.has_types else ()
+        return dict.fromkeys((f"encoder_{name}" for name in (*names, *types)), self.length)
 
     @property
     def capacity(self) -> tuple[int, ...]:
@@ -151,6 +156,8 @@ class EncoderLayout:
         features["encoder_segment_ids"][row, here] = segment
         features["encoder_target_tokens"][row, here] = example["targets"]
         features["encoder_loss_weights"][row, here] = example.get("target_weights", 1)
+        if self.has_types:
+            features["encoder_token_types"][row, here] = example.get("token_types", 0)
 
 
 _DECODER = (
@@ -169,6 +176,7 @@ def make_layout(
     total_length: int,
     has_inputs: bool,
     start_token: int = START_TOKEN,
+    has_types: bool = False,
 ) -> Layout:
     """Returns the layout of a model whose `layout` is `kind`.
 
@@ -176,20 +184,23 @@ def make_layout(
         inputs_length, targets_length, total_length: of the longest inputs, targets and both.
         has_inputs: whether examples have inputs.
         start_token: precedes the first target.
+        has_types: whether an encoder alone reads the types of tokens.
     """
     layout = choose("the layout of the model", kind, LAYOUTS)
-    return layout(inputs_length, targets_length, total_length, has_inputs, start_token)
+    return layout(inputs_length, targets_length, total_length, has_inputs, start_token, has_types)
 
 
 # From a model's `layout` to a function of the arguments of `make_layout`.
-LAYOUTS: Mapping[str, Callable[[int, int, int, bool, int], Layout]] = {
-    "encoder_decoder": lambda inputs, targets, total, has_inputs, start_token: EncoderDecoderLayout(
-        inputs, targets, start_token
+LAYOUTS: Mapping[str, Callable[[int, int, int, bool, int, bool], Layout]] = {
+    "encoder_decoder": lambda inputs, targets, total, has_inputs, start_token, has_types: (
+        EncoderDecoderLayout(inputs, targets, start_token)
     ),
-    "decoder": lambda inputs, targets, total, has_inputs, start_token: DecoderLayout(
+    "decoder": lambda inputs, targets, total, has_inputs, start_token, has_types: DecoderLayout(
         total, has_inputs, start_token
     ),
-    "encoder": lambda inputs, targets, total, has_inputs, start_token: EncoderLayout(inputs),
+    "encoder": lambda inputs, targets, total, has_inputs, start_token, has_types: EncoderLayout(
+        inputs, has_types
+    ),
 }
 
 
