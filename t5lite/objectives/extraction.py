@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import logging
 import re
+from typing import ClassVar
 
 import numpy as np
 
@@ -38,6 +39,9 @@ class Extraction:
     Source: Devlin et al., BERT, sections 4.2 and 4.3.
     Differs: a long context is truncated instead of being read in several overlapping parts.
     """
+
+    # The types of tokens distinguish the question and its context.
+    has_types: ClassVar[bool] = True
 
     inputs_length: int
     separator: str = "<extra_id_0>"

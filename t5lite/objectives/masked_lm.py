@@ -23,22 +23,34 @@ class MaskedLM:
         inputs_length: of the longest example, in tokens including the first token that the
             vocabulary may have and the end of sequence.
         noise_density: fraction of tokens that is chosen, in (0, 1); at least one token is.
+        whole_words: whether the tokens of a word are chosen together. Words in random order are
+            chosen if they do not exceed the number of tokens; one that alone does is the only one.
 
     Raises:
         UserError: if a number is out of range.
 
-    Source: Devlin et al., BERT, section 3.1.
+    Source: Devlin et al., BERT, section 3.1; for whole words
+    google-research/bert@master:create_pretraining_data.py, create_masked_lm_predictions.
     Differs: the number of chosen tokens is exact, not binomial.
     """
 
     inputs_length: int
     noise_density: float = 0.15
+    whole_words: bool = False
     lookahead: int = dataclasses.field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.noise_density < 1:
             raise field_error(self, "noise_density", "in (0, 1)")
         check_length(self, "inputs_length", 2)
+
+    def __repr__(self) -> str:
+        """Names `whole_words` only if it is on: a run of before resumes by this text."""
+        words = ", whole_words=True" if self.whole_words else ""
+        return (
+            f"MaskedLM(inputs_length={self.inputs_length!r}, "
+            f"noise_density={self.noise_density!r}{words}, lookahead={self.lookahead!r})"
+        )
 
     @property
     def tokens_length(self) -> int:
@@ -62,6 +74,9 @@ class MaskedLM:
                 "MaskedLM needs a vocabulary with num_sentinels of at least 1 or with "
                 "SpecialTokens.mask_id, got neither"
             )
+        if self.whole_words:
+            # Raises a UserError if the vocabulary cannot find words.
+            vocabulary.word_numbers(np.zeros(0, np.int32))
         with_first_ids(self, vocabulary)
 
     def choose(self, rng: np.random.Generator, vocabulary: Sentinels) -> Denoiser:
@@ -70,7 +85,11 @@ class MaskedLM:
 
     def __call__(self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels) -> Example:
         num_chosen = max(1, round(len(tokens) * self.noise_density))
-        chosen = rng.permutation(len(tokens))[:num_chosen]
+        if self.whole_words:
+            chosen = _chosen_words(vocabulary.word_numbers(tokens), num_chosen, rng)
+            num_chosen = len(chosen)
+        else:
+            chosen = rng.permutation(len(tokens))[:num_chosen]
         draw = rng.random(num_chosen)
         other = rng.integers(vocabulary.text_ids.start, vocabulary.text_ids.stop, num_chosen)
         is_masked = draw < 0.8
@@ -86,3 +105,23 @@ class MaskedLM:
             "targets": np.append(tokens, last).astype(np.int32),
             "target_weights": weights,
         }
+
+
+def _chosen_words(numbers: Tokens, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns the positions of words in random order, at most `count` unless one word has more.
+
+    Args:
+        numbers: of the word of each token.
+    """
+    numbers = numbers - numbers[0]
+    sizes = np.bincount(numbers)
+    order = rng.permutation(np.flatnonzero(sizes)).tolist()
+    chosen: list[int] = []
+    room = count
+    for word in order:
+        if sizes[word] <= room:
+            chosen.append(word)
+            room -= sizes[word]
+        if not room:
+            break
+    return np.flatnonzero(np.isin(numbers, chosen or order[:1]))

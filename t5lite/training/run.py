@@ -336,7 +336,8 @@ class Run:
             total_length=self._longest("total_length"),
             has_inputs=any(task.objective.inputs_length for task in self.task.tasks),
             start_token=self.model.config.start_token,
-            has_types=self.model.config.num_token_types > 1,
+            has_types=self.model.config.num_token_types > 1
+            and any(getattr(task.objective, "has_types", False) for task in self.task.tasks),
         )
 
     @property

@@ -24,6 +24,7 @@ OBJECTIVES = [
     PrefixLM(inputs_length=50, targets_length=40, suffix_fraction=0.25),
     PrefixLM(inputs_length=10, targets_length=40, suffix_fraction=0.25),
     MaskedLM(inputs_length=50),
+    MaskedLM(inputs_length=50, whole_words=True),
     Causal(targets_length=32),
 ]
 

@@ -133,7 +133,8 @@ class EncoderLayout:
     """
 
     length: int
-    has_types: bool = False
+    # Not in the text by which runs of before resume; the objective's has it.
+    has_types: bool = dataclasses.field(default=False, repr=False)
 
     @property
     def lengths(self) -> dict[str, int]:

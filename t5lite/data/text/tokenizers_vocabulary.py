@@ -202,8 +202,8 @@ class TokenizersVocabulary(Vocabulary):
         spaces = self._file.spaces
         if spaces is None:
             raise UserError(
-                f"{self.path} must have pieces with white space for tags of words, got a model "
-                "that drops it; use Classification, or a byte-level or SentencePiece vocabulary"
+                f"{self.path} must have pieces with white space to find words, got a model that "
+                "drops it; use a byte-level or SentencePiece vocabulary"
             )
         starts = []
         follows_space = True
@@ -213,6 +213,15 @@ class TokenizersVocabulary(Vocabulary):
                 starts.append(at)
             follows_space = piece[-1:] in spaces if piece else follows_space
         return np.array(starts, np.int64)
+
+    def word_numbers(self, ids: Int[np.ndarray, "length"]) -> Int[np.ndarray, "length"]:
+        continuation = self._file.continuation
+        if continuation is None:
+            return super().word_numbers(ids)
+        # WordPiece splits words at punctuation, which is words of its own.
+        pieces = [self._file.texts.get(number, "") for number in ids.tolist()]
+        begins = [not piece.startswith(continuation) for piece in pieces]
+        return np.cumsum(np.array(begins, np.int32))
 
     def decode_pieces(self, ids: Int[np.ndarray, "length"]) -> str:
         return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=False))
@@ -250,6 +259,7 @@ class _File:
         special: the ids of the special ones.
         unknown: the id of text without a piece; None if every text has pieces.
         spaces: the characters of pieces that are white space; None if there are none.
+        continuation: begins the pieces of WordPiece that continue a word; None for other models.
     """
 
     content: str
@@ -259,6 +269,7 @@ class _File:
     special: tuple[int, ...]
     unknown: int | None
     spaces: str | None
+    continuation: str | None
 
 
 def _file(path: str, owner: str) -> _File:
@@ -291,6 +302,7 @@ def _file(path: str, owner: str) -> _File:
         special=tuple(token["id"] for token in added if token["special"]),
         unknown=_unknown_id(model, vocab),
         spaces=_spaces(content),
+        continuation=_continuation(model),
     )
 
 
@@ -328,6 +340,11 @@ def _unknown_id(model: Mapping[str, Any], vocab: Mapping[str, int]) -> int | Non
         return None
     number = model.get("unk_id")
     return number if isinstance(number, int) else vocab.get(model.get("unk_token") or "")
+
+
+def _continuation(model: Mapping[str, Any]) -> str | None:
+    prefix: str | None = model.get("continuing_subword_prefix")
+    return prefix if model.get("type") == "WordPiece" and prefix else None
 
 
 def _spaces(content: Mapping[str, Any]) -> str | None:

@@ -186,6 +186,15 @@ class Vocabulary(abc.ABC):
     def word_starts(self, ids: Int[np.ndarray, "length"]) -> Int[np.ndarray, "words"]:
         """Returns the positions at which words begin; white space separates words."""
 
+    def word_numbers(self, ids: Int[np.ndarray, "length"]) -> Int[np.ndarray, "length"]:
+        """Returns the number of the word that each id is a part of.
+
+        Words are those of `word_starts`, each with the white space after it that is ids of its own.
+        """
+        begins = np.zeros(len(ids), np.int32)
+        begins[self.word_starts(ids)] = 1
+        return np.cumsum(begins)
+
     def num_bytes(self, ids: Int[np.ndarray, "length"]) -> int:
         """Returns the UTF-8 bytes of the text of ids; special ids and sentinels have none."""
         return len(self.decode_pieces(ids[self.is_text(ids)]).encode())
