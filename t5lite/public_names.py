@@ -10,6 +10,7 @@ from typing import Any
 import optax
 
 from t5lite.core.errors import UserError
+from t5lite.core.fields import field_error
 from t5lite.data.mixture import Mixture
 from t5lite.data.sources.file_source import FileSource
 from t5lite.data.sources.tfds_source import TfdsSource
@@ -27,6 +28,7 @@ from t5lite.losses.answer_span import SpanCrossEntropy
 from t5lite.losses.chain import CRF
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.losses.distillation import Distillation
+from t5lite.losses.next_sentence import NextSentence
 from t5lite.losses.two_passes import Adversarial, RDrop
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
 from t5lite.models.bottleneck import Bottleneck
@@ -40,6 +42,7 @@ from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.extraction import Extraction
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.objectives.prefix_lm import PrefixLM
+from t5lite.objectives.sentence_pairs import SentencePairs
 from t5lite.objectives.span_corruption import SpanCorruption
 from t5lite.objectives.supervised import Supervised
 from t5lite.objectives.ul2 import UL2
@@ -107,9 +110,11 @@ def encoder_only(config: T5Config, classes: Classes | None = None) -> EncoderOnl
         classes: of each example or of each word; None for logits of tokens.
 
     Raises:
-        UserError: if it has decoder layers, or no encoder layers.
+        UserError: if it has decoder layers, no encoder layers, or classes and `next_sentence`.
     """
     _check_stacks("EncoderOnly", config, encoder=True, decoder=False)
+    if classes is not None and config.next_sentence:
+        raise field_error(config, "next_sentence", "False for a model of Classes")
     return EncoderOnly(config, classes)
 
 
@@ -184,6 +189,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "CrossEntropy": CrossEntropy,
     "CRF": CRF,
     "SpanCrossEntropy": SpanCrossEntropy,
+    "NextSentence": NextSentence,
     "Distillation": Distillation,
     "Teacher": Teacher,
     "RDrop": RDrop,
@@ -202,6 +208,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "PrefixLM": PrefixLM,
     "Causal": Causal,
     "MaskedLM": MaskedLM,
+    "SentencePairs": SentencePairs,
     "Supervised": Supervised,
     "Classification": Classification,
     "Tagging": Tagging,

@@ -11,6 +11,7 @@ from t5lite.interop.encoder_settings import (
     ENCODER_SIZE_FIELDS,
     HEADS,
     MASKED_LM,
+    PRETRAINING,
     activation,
     class_of,
     encoder_model,
@@ -39,6 +40,7 @@ from t5lite.models.model import Model
 _NAME = "Bert"
 _SUPPORTED = (
     "BertForMaskedLM",
+    "BertForPreTraining",
     "BertForTokenClassification",
     "BertForQuestionAnswering",
     "BertModel",
@@ -109,14 +111,19 @@ _MODULES = {
     "logits_dense": f"{_HEAD}decoder",
     "classifier": "classifier",
     "answers": "qa_outputs",
+    "next_sentence/dense": "pooler.dense",
+    "next_sentence": "cls.seq_relationship",
 }
 # Tensors that no model reads, by how their names begin, and why.
 _UNREAD = {
-    "pooler.": "t5lite has no pooler",
-    "cls.seq_relationship.": "t5lite does not predict next sentences",
+    "pooler.": "only BertForPreTraining predicts next sentences from it",
+    "cls.seq_relationship.": "only BertForPreTraining predicts next sentences",
     "embeddings.position_ids": "it counts positions",
     "embeddings.token_type_ids": "it holds zeros",
 }
+
+
+_OF_PAIRS = ("pooler.", "cls.seq_relationship.")
 
 
 def _tensor_name(model: Model, name: str) -> str:
@@ -134,7 +141,7 @@ def _read(settings: Settings, tensors: dict[str, StoredArray], owner: str) -> Re
     kind = class_of(saved_class(settings, _SUPPORTED, owner), tensors, _HEAD)
     given = {**_DEFAULTS, **settings}
     tied = truth(given, "tie_word_embeddings", where)
-    is_masked_lm = kind == MASKED_LM
+    is_masked_lm = kind in (MASKED_LM, PRETRAINING)
     try:
         config = T5Config(
             **_FIXED,
@@ -147,7 +154,7 @@ def _read(settings: Settings, tensors: dict[str, StoredArray], owner: str) -> Re
         )
     except UserError as error:
         raise UserError(f"{owner} does not describe a {_NAME}: {error}") from error
-    tensors, remarks = _read_tensors(tensors)
+    tensors, remarks = _read_tensors(tensors, has_pairs=kind == PRETRAINING)
     if is_masked_lm and tied:
         tensors = _without_copies(tensors, owner)
     elif is_masked_lm and tensors.pop(_BIAS, None) is not None:
@@ -156,12 +163,17 @@ def _read(settings: Settings, tensors: dict[str, StoredArray], owner: str) -> Re
     return ReadModel(model=model, tensors=tensors, remarks=tuple(remarks))
 
 
-def _read_tensors(tensors: dict[str, StoredArray]) -> tuple[dict[str, StoredArray], list[str]]:
+def _read_tensors(
+    tensors: dict[str, StoredArray], *, has_pairs: bool
+) -> tuple[dict[str, StoredArray], list[str]]:
     """Returns the tensors that are read by the names of transformers 5, and remarks."""
+    unread_tensors = {
+        begin: why for begin, why in _UNREAD.items() if not (has_pairs and begin in _OF_PAIRS)
+    }
     kept = {}
     remarks = dict[str, str]()
     for name, stored in tensors.items():
-        unread = next((begin for begin in _UNREAD if name.startswith(begin)), None)
+        unread = next((begin for begin in unread_tensors if name.startswith(begin)), None)
         if unread is not None:
             remarks[unread] = f"{name} is not read: {_UNREAD[unread]}"
             continue
@@ -187,7 +199,7 @@ def _write(model: Model, dtype: str) -> WrittenModel:
         model,
         _NAME,
         {**_FIXED, "logits_bias": config.logits_transform},
-        ("max_positions", "num_token_types"),
+        ("max_positions", "num_token_types", "next_sentence"),
         tagger=False,
     )
     if not config.num_token_types:
@@ -206,9 +218,10 @@ def _write(model: Model, dtype: str) -> WrittenModel:
         "is_encoder_decoder": False,
         "torch_dtype": dtype,
     }
+    has_tokens = kind in (MASKED_LM, PRETRAINING)
     return WrittenModel(
         settings=settings | label_settings(model.classes, has_spans=True),
-        skipped=frozenset() if kind == MASKED_LM else frozenset({"logits_dense/kernel"}),
+        skipped=frozenset() if has_tokens else frozenset({"logits_dense/kernel"}),
         prefix="" if kind == "Model" else "bert.",
         unprefixed=HEADS,
         remarks=tuple(remarks),

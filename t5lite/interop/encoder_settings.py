@@ -17,11 +17,14 @@ from t5lite.models.model import Model
 MASKED_LM = "ForMaskedLM"
 TAGGER = "ForTokenClassification"
 ANSWERS = "ForQuestionAnswering"
+PRETRAINING = "ForPreTraining"
 # Parameters of the heads, whose tensors stand beside those of the encoder.
 HEADS = frozenset(
     [
         "classifier/kernel",
         "classifier/bias",
+        "next_sentence/kernel",
+        "next_sentence/bias",
         "logits_bias",
         "logits_dense/kernel",
         *(f"logits_transform/dense/{leaf}" for leaf in ("kernel", "bias")),
@@ -92,7 +95,7 @@ def class_of(named: str | None, tensors: Collection[str], head: str) -> str:
         named: the class that config.json names; None for the one that the tensors suggest.
         head: begins the names of tensors that logits of tokens are made by.
     """
-    for end in (MASKED_LM, TAGGER, ANSWERS):
+    for end in (MASKED_LM, TAGGER, ANSWERS, PRETRAINING):
         if named is not None and named.endswith(end):
             return end
     if named is not None:
@@ -111,13 +114,14 @@ def logits_fields(kind: str, *, tied: bool, transform: bool, bias: bool) -> dict
         tied, bias: of logits of tokens.
         transform: whether the class transforms states before logits.
     """
-    has_tokens = kind == MASKED_LM
+    has_tokens = kind in (MASKED_LM, PRETRAINING)
     return {
         "tied_logits": tied or not has_tokens,
         # It has an effect on tied logits alone.
         "scale_tied_logits": has_tokens and not tied,
         "logits_transform": transform,
         "logits_bias": bias and has_tokens,
+        "next_sentence": kind == PRETRAINING,
     }
 
 
@@ -166,14 +170,17 @@ def written_class(
         )
     remarks = []
     kind = MASKED_LM if config.logits_transform else "Model"
+    if config.next_sentence and "next_sentence" in expressed:
+        kind = PRETRAINING
     if classes is not None:
         kind = ANSWERS if classes.structure == SPAN else TAGGER
     elif kind == "Model":
         remarks.append(f"the logits of tokens are not written: {family}Model has none")
-    transform = {MASKED_LM: True, TAGGER: tagger, ANSWERS: tagger, "Model": False}[kind]
+    has_tokens = kind in (MASKED_LM, PRETRAINING)
+    transform = has_tokens or (tagger and kind != "Model")
     # The scale is that of logits of tokens, which other classes do not have.
     of_logits = {"logits_transform": transform, "scale_tied_logits": config.scale_tied_logits}
-    if kind == MASKED_LM:
+    if has_tokens:
         of_logits["scale_tied_logits"] = not config.tied_logits
     check_writable(EncoderOnly(config), family, {**fixed, **of_logits}, _EXPRESSED.union(expressed))
     if config.kv_heads != config.num_heads:

@@ -103,7 +103,8 @@ class Loss(Protocol):
     A loss that compares the model with others has two more attributes: `needs`, their names, a
     constant of the class such as ("teacher",); and `in_evaluation`, the loss that evaluation scores
     instead, because it has no other models. A loss of classes that depend on each other has the
-    constant `structure`, the `Classes.structure` of its model.
+    constant `structure`, the `Classes.structure` of its model; "pairs" is that of a model with
+    `T5Config.next_sentence`.
     """
 
     def __call__(
@@ -158,21 +159,23 @@ def check_loss(loss: Loss, dropout_rate: float) -> None:
 
 
 def check_structure(loss: Loss, structure: str) -> None:
-    """Checks that a loss is for the structure of the classes of a model.
+    """Checks that a loss is for what a model decides.
 
     Args:
-        structure: `Classes.structure`; "independent" for tokens.
+        structure: `Classes.structure`; "independent" for tokens, "pairs" for sentences besides.
 
     Raises:
         UserError: naming both.
     """
     wanted = getattr(loss, "structure", "independent")
     if wanted != structure:
-        losses = {"chain": "CRF", "span": "SpanCrossEntropy"}
+        losses = {"chain": "CRF", "span": "SpanCrossEntropy", "pairs": "NextSentence"}
         remedy = f"train.loss = @{losses.get(structure, 'CrossEntropy')}()"
+        fields = {"pairs": "T5Config.next_sentence"}
+        given = fields.get(structure, f"Classes.structure={structure!r}")
+        needed = fields.get(wanted, f"Classes.structure={wanted!r}")
         raise UserError(
-            f"train.loss {type(loss).__name__} needs Classes.structure={wanted!r}, got "
-            f"{structure!r}; bind {remedy}, or the structure"
+            f"train.loss {type(loss).__name__} needs {needed}, got {given}; bind {remedy}"
         )
 
 

@@ -16,7 +16,7 @@ from t5lite.core.lazy import by_name
 from t5lite.core.numbers import Number
 from t5lite.core.transitions import Transitions
 from t5lite.models.cache import Cache
-from t5lite.models.classifier import POOLINGS, Classes, Classifier
+from t5lite.models.classifier import NEXT_SENTENCE, POOLINGS, Classes, Classifier
 from t5lite.models.config import T5Config
 from t5lite.models.decoder import Decoder, logits_map, token_logits
 from t5lite.models.embedding import Embedding, embedded_tokens, offsets_name
@@ -190,8 +190,9 @@ class EncoderOnly(nn.Module):
     Parameters:
         token_embedder/embedding, encoder/...; logits_transform/... if there is one; for tokens,
         unless logits are tied, logits_dense/kernel [embed, vocab], and with `logits_bias`
-        logits_bias [vocab], zeros; for classes classifier/..., see `Classifier`. Kernels are
-        truncated normal with variance 1 / embed.
+        logits_bias [vocab], zeros, and with `next_sentence` next_sentence/..., as classifier/...;
+        for classes classifier/..., see `Classifier`. Kernels are truncated normal with variance
+        1 / embed.
 
     A batch may hold `encoder_token_types`, the type of each token, if the model has types.
     """
@@ -211,6 +212,8 @@ class EncoderOnly(nn.Module):
         if self.classes is not None:
             self.classifier = Classifier(config, self.classes)
             return
+        if config.next_sentence:
+            self.next_sentence = Classifier(config, NEXT_SENTENCE)
         self.logits_dense = None
         if not config.tied_logits:
             self.logits_dense = logits_map(config, "logits_dense")
@@ -236,12 +239,19 @@ class EncoderOnly(nn.Module):
 
     def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
         """Returns the logits at each position of `x`."""
+        if self.is_initializing() and self.classes is None and self.config.next_sentence:
+            self.pair_logits(x)
         x = self.logits_transform(x)
         if self.classes is not None:
             logits: Float[Array, "b l v"] = self.classifier(x)
             return logits
         own = self.logits_dense
         return token_logits(self.config, x, self.token_embedder, own, self.logits_bias)
+
+    def pair_logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l 2"]:
+        """Returns the logits, at each position, of the second part of the inputs: next or not."""
+        logits: Float[Array, "b l 2"] = self.next_sentence(x)
+        return logits
 
     def transitions(self) -> Transitions:
         """Returns the scores of the classes of a chain."""

@@ -97,7 +97,7 @@ class Classifier(nn.Module):
                 inputs=(Axis("embed", config.embed_dim),),
                 outputs=(Axis("activation_embed", config.embed_dim),),
                 initializer=normal,
-                full_name="classifier/dense",
+                full_name=f"{self.name}/dense",
                 adapters=config.adapters,
                 has_bias=True,
             )
@@ -184,3 +184,6 @@ POOLINGS: Mapping[str, Callable[..., Float[Array, "b l e"]]] = {
     "mean": mean_of_segments,
     "last": last_of_segments,
 }
+
+# Of `T5Config.next_sentence`: the second part of the inputs follows the first, or does not.
+NEXT_SENTENCE = Classes(count=2, per_token=False, has_dense=True)

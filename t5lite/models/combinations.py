@@ -137,7 +137,7 @@ def check_logits(config: T5Fields) -> None:
         UserError: for a scale of tied logits that are not tied, or parts that only encoder-only
             models have.
     """
-    for field in ("logits_transform", "logits_bias"):
+    for field in ("logits_transform", "logits_bias", "next_sentence"):
         if getattr(config, field) and config.num_decoder_layers:
             raise field_error(config, field, "False for a model with a decoder")
     if not (config.scale_tied_logits or config.tied_logits):

@@ -108,6 +108,8 @@ class T5Fields:
             `mlp_activations` and a norm before logits of tokens or classes (BERT's masked language
             model).
         logits_bias: whether logits of tokens have a bias, in encoder-only models.
+        next_sentence: whether an encoder-only model of tokens also decides, from the first token of
+            an example, whether the second part of its inputs follows the first (BERT).
         prefix_attention: whether the inputs of a decoder-only model's example attend to each other
             in both directions (prefix language model).
         end_of_image_token: a token whose embedding is a vector of its own, which is not scaled and
@@ -171,6 +173,7 @@ class T5Fields:
     logits_soft_cap: float | None = None
     logits_transform: bool = False
     logits_bias: bool = False
+    next_sentence: bool = False
     prefix_attention: bool = False
     end_of_image_token: int | None = None
     start_token: int = START_TOKEN

@@ -99,7 +99,12 @@ def _count(model: Model, lengths: Mapping[str, int], trained: Collection[str] | 
             dense = 2 * config.embed_dim**2 * inputs
             x = products.linear(dense, x, "classifier/dense") or products.trains("classifier/dense")
         products.linear(flops, x, "classifier")
-    elif config.tied_logits:
+        return products
+    if config.next_sentence:
+        dense = 2 * config.embed_dim**2 * inputs
+        y = products.linear(dense, x, "next_sentence/dense") or products.trains("next_sentence")
+        products.linear(4 * config.embed_dim * inputs, y, "next_sentence")
+    if config.tied_logits:
         products.product(flops, x, embedded)
     else:
         products.linear(flops, x, "decoder/logits_dense" if model.has_decoder else "logits_dense")

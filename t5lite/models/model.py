@@ -108,7 +108,8 @@ def check_adapters(model: Model) -> None:
     if not model.config.adapters:
         return
     kernels = (name for name in parameters(model) if name.endswith("/kernel"))
-    names = sorted({name.removesuffix("/kernel") for name in kernels} - {"classifier"})
+    heads = {"classifier", "next_sentence"}
+    names = sorted({name.removesuffix("/kernel") for name in kernels} - heads)
     for adapter in model.config.adapters:
         if not any(map(adapter.attaches_to, names)):
             raise UserError(

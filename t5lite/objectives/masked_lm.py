@@ -84,6 +84,18 @@ class MaskedLM:
         return denoiser
 
     def __call__(self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels) -> Example:
+        inputs, weights = self.masked(tokens, rng, vocabulary)
+        last = np.array(vocabulary.last_input_ids, np.int32)
+        return {
+            "inputs": np.append(inputs, last).astype(np.int32),
+            "targets": np.append(tokens, last).astype(np.int32),
+            "target_weights": np.append(weights, np.zeros_like(last)),
+        }
+
+    def masked(
+        self, tokens: Tokens, rng: np.random.Generator, vocabulary: Sentinels
+    ) -> tuple[Tokens, Tokens]:
+        """Returns the tokens with some of them masked, and weights of 1 for the chosen ones."""
         num_chosen = max(1, round(len(tokens) * self.noise_density))
         if self.whole_words:
             chosen = _chosen_words(vocabulary.word_numbers(tokens), num_chosen, rng)
@@ -97,14 +109,9 @@ class MaskedLM:
         inputs = tokens.copy()
         inputs[chosen[is_masked]] = vocabulary.mask_id
         inputs[chosen[is_replaced]] = other[is_replaced]
-        last = np.array(vocabulary.last_input_ids, np.int32)
-        weights = np.zeros(len(tokens) + len(last), np.int32)
+        weights = np.zeros(len(tokens), np.int32)
         weights[chosen] = 1
-        return {
-            "inputs": np.append(inputs, last).astype(np.int32),
-            "targets": np.append(tokens, last).astype(np.int32),
-            "target_weights": weights,
-        }
+        return inputs, weights
 
 
 def _chosen_words(numbers: Tokens, count: int, rng: np.random.Generator) -> np.ndarray:

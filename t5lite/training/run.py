@@ -31,6 +31,7 @@ from t5lite.models.positions import check_row_length
 from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.extraction import Extraction
 from t5lite.objectives.masked_lm import MaskedLM
+from t5lite.objectives.sentence_pairs import SentencePairs
 from t5lite.optimizers.by_pattern import OptimizersByPattern
 from t5lite.optimizers.optimizer import Optimizer
 from t5lite.parallel.mesh import Mesh
@@ -209,7 +210,8 @@ class Run:
         check_field_choice(self, "on_damage", (PREVIOUS, STOP))
         check_loss(self.loss, self.model.config.dropout_rate)
         classes = self.model.classes
-        check_structure(self.loss, classes.structure if classes else INDEPENDENT)
+        pairs = "pairs" if self.model.config.next_sentence else INDEPENDENT
+        check_structure(self.loss, classes.structure if classes else pairs)
         self._check_needs()
         check_patterns(field_name(self, "trainable"), self.trainable)
         self._check_writers()
@@ -338,6 +340,7 @@ class Run:
             start_token=self.model.config.start_token,
             has_types=self.model.config.num_token_types > 1
             and any(getattr(task.objective, "has_types", False) for task in self.task.tasks),
+            has_pairs=self.model.config.next_sentence,
         )
 
     @property
@@ -386,13 +389,17 @@ def _check_document_start(model: Model, task: Task) -> None:
         )
 
 
+# Objectives with one target for each position of the inputs.
+_OF_ENCODERS = (MaskedLM, SentencePairs, Classification, Tagging, Extraction)
+
+
 def _check_positions_have_targets(model: Model, objective: Any) -> None:
     """Checks that an encoder alone gets objectives with one target for each position."""
     kind = type(model).__name__
     name = type(objective).__name__
     needed: type | None = None
     if not model.has_decoder:
-        needed = MaskedLM
+        needed = SentencePairs if model.config.next_sentence else MaskedLM
         if model.classes is not None:
             needed = Tagging if model.classes.per_token else Classification
             kind = f"{kind} with Classes.per_token={model.classes.per_token}"
@@ -401,7 +408,7 @@ def _check_positions_have_targets(model: Model, objective: Any) -> None:
                 kind = f"{kind} and Classes.structure={SPAN!r}"
     if needed is not None and not isinstance(objective, needed):
         raise UserError(f"{kind} cannot train on {name}; use {needed.__name__}")
-    if needed is None and isinstance(objective, MaskedLM | Classification | Tagging | Extraction):
+    if needed is None and isinstance(objective, _OF_ENCODERS):
         raise UserError(f"{kind} cannot train on {name}, which is for EncoderOnly and classifiers")
     if isinstance(objective, Classification | Tagging):
         count = model.classes.count if model.classes else 0

@@ -203,7 +203,6 @@ def test_settings_that_t5lite_does_not_have_are_rejected_by_name(family, changes
 @pytest.mark.parametrize(
     ("case", "name"),
     [
-        ("bert", "BertForPreTraining"),
         ("bert", "BertLMHeadModel"),
         ("bert", "BertForNextSentencePrediction"),
         ("modernbert", "ModernBertForMultipleChoice"),

@@ -1,13 +1,16 @@
 """BERT and ModernBERT against transformers (the extra `hf`), on fresh random weights and inputs."""
 
+import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from t5lite.interop.huggingface import read_huggingface, write_huggingface
+from t5lite.models.architectures import ModelApply
 from tests.conftest import SEED
-from tests.interop.comparison import TOLERANCE, check, check_close
+from tests.interop.comparison import TOLERANCE, check, check_close, nested
 
 torch = pytest.importorskip("torch", reason="compares with torch: pip install -e '.[hf]'")
 transformers = pytest.importorskip("transformers", reason="pip install -e '.[hf]'")
@@ -58,6 +61,41 @@ def test_exported_encoder_loads_in_transformers_with_equal_results(case, tmp_pat
     assert again.model == foreign.model
     for name, array in foreign.params.items():
         np.testing.assert_array_equal(array.load(), again.params[name].load())
+
+
+def test_both_heads_of_bert_for_pretraining_are_read_and_written(tmp_path):
+    torch.manual_seed(SEED)
+    kind = transformers.BertForPreTraining
+    model = kind(kind.config_class(**transformers_encoders.BERT)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.4 * torch.randn(parameter.shape))
+    model.save_pretrained(tmp_path / "a")
+    foreign = read_huggingface(tmp_path / "a")
+    assert foreign.model.config.next_sentence
+    tokens = np.random.default_rng(SEED).integers(3, 40, (2, 9))
+    types = (np.arange(9) > 4).astype(int)[None].repeat(2, axis=0)
+    batch = {
+        "encoder_input_tokens": jnp.asarray(tokens),
+        "encoder_segment_ids": jnp.ones((2, 9), jnp.int32),
+        "encoder_token_types": jnp.asarray(types),
+    }
+    ours = foreign.model.clone(config=dataclasses.replace(foreign.model.config, dtype="float32"))
+    apply = ModelApply(ours)
+    params = nested(dict(foreign.params))
+    hidden, _ = apply.hidden(params, batch)
+    wanted = model.double()(torch.from_numpy(tokens), token_type_ids=torch.from_numpy(types))
+    logits = apply.logits(params, hidden)
+    check_close("logits", logits, wanted.prediction_logits.detach().numpy(), TOLERANCE)
+    pairs = apply.head(params, "pair_logits", hidden)[:, 0]
+    check_close("pairs", pairs, wanted.seq_relationship_logits.detach().numpy(), TOLERANCE)
+    (tmp_path / "b").mkdir()
+    write_huggingface(foreign, tmp_path / "b", np.dtype(np.float32))
+    again, info = kind.from_pretrained(tmp_path / "b", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, model.float().state_dict()[name]), name
 
 
 @pytest.mark.parametrize("name", ["bert", "modernbert"])

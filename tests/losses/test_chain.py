@@ -103,7 +103,7 @@ def test_a_packed_row_has_the_loss_of_its_examples_apart():
         assert packed == pytest.approx(float(sum(apart)), abs=ROUNDING), name
 
 
-NEEDS = "{} needs Classes.structure='{}', got '{}'; bind train.loss = @{}"
+NEEDS = "{} needs Classes.structure='{}', got Classes.structure='{}'; bind train.loss = @{}"
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ examples.
 
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
-from t5lite.core.errors import choose
+from t5lite.core.errors import check_choice
 from t5lite.core.examples import START_TOKEN, Example, Tokens
 
 Features = dict[str, Int[np.ndarray, "rows _"]]
@@ -129,18 +129,23 @@ class DecoderLayout:
 class EncoderLayout:
     """The encoder reads the inputs and predicts a target at every position.
 
-    With `has_types`, `encoder_token_types` are the types of the inputs.
+    With `has_types`, `encoder_token_types` are the types of the inputs. With `has_pairs`,
+    `encoder_pair_labels` is 1 at the first token of an example whose second part follows the first,
+    2 at that of another, and 0 elsewhere.
     """
 
     length: int
     # Not in the text by which runs of before resume; the objective's has it.
     has_types: bool = dataclasses.field(default=False, repr=False)
+    has_pairs: bool = dataclasses.field(default=False, repr=False)
 
     @property
     def lengths(self) -> dict[str, int]:
         names = ("input_tokens", "segment_ids", "target_tokens", "loss_weights")
         types = ("token_types",) if self.has_types else ()
-        return dict.fromkeys((f"encoder_{name}" for name in (*names, *types)), self.length)
+        pairs = ("pair_labels",) if self.has_pairs else ()
+        names = (*names, *types, *pairs)
+        return dict.fromkeys((f"encoder_{name}" for name in names), self.length)
 
     @property
     def capacity(self) -> tuple[int, ...]:
@@ -159,6 +164,8 @@ class EncoderLayout:
         features["encoder_loss_weights"][row, here] = example.get("target_weights", 1)
         if self.has_types:
             features["encoder_token_types"][row, here] = example.get("token_types", 0)
+        if self.has_pairs:
+            features["encoder_pair_labels"][row, here] = example.get("pair_labels", 0)
 
 
 _DECODER = (
@@ -178,6 +185,7 @@ def make_layout(
     has_inputs: bool,
     start_token: int = START_TOKEN,
     has_types: bool = False,
+    has_pairs: bool = False,
 ) -> Layout:
     """Returns the layout of a model whose `layout` is `kind`.
 
@@ -186,23 +194,18 @@ def make_layout(
         has_inputs: whether examples have inputs.
         start_token: precedes the first target.
         has_types: whether an encoder alone reads the types of tokens.
+        has_pairs: whether it decides if the second part of the inputs follows the first.
     """
-    layout = choose("the layout of the model", kind, LAYOUTS)
-    return layout(inputs_length, targets_length, total_length, has_inputs, start_token, has_types)
+    check_choice("the layout of the model", kind, LAYOUTS)
+    if kind == "encoder":
+        return EncoderLayout(inputs_length, has_types, has_pairs)
+    if kind == "decoder":
+        return DecoderLayout(total_length, has_inputs, start_token)
+    return EncoderDecoderLayout(inputs_length, targets_length, start_token)
 
 
-# From a model's `layout` to a function of the arguments of `make_layout`.
-LAYOUTS: Mapping[str, Callable[[int, int, int, bool, int, bool], Layout]] = {
-    "encoder_decoder": lambda inputs, targets, total, has_inputs, start_token, has_types: (
-        EncoderDecoderLayout(inputs, targets, start_token)
-    ),
-    "decoder": lambda inputs, targets, total, has_inputs, start_token, has_types: DecoderLayout(
-        total, has_inputs, start_token
-    ),
-    "encoder": lambda inputs, targets, total, has_inputs, start_token, has_types: EncoderLayout(
-        inputs, has_types
-    ),
-}
+# The values of a model's `layout`.
+LAYOUTS = ("encoder_decoder", "decoder", "encoder")
 
 
 def _write_decoder(
