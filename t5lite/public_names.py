@@ -29,6 +29,7 @@ from t5lite.losses.chain import CRF
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.losses.distillation import Distillation
 from t5lite.losses.next_sentence import NextSentence
+from t5lite.losses.task_weights import TaskWeights
 from t5lite.losses.two_passes import Adversarial, RDrop
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
 from t5lite.models.bottleneck import Bottleneck
@@ -190,6 +191,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "CRF": CRF,
     "SpanCrossEntropy": SpanCrossEntropy,
     "NextSentence": NextSentence,
+    "TaskWeights": TaskWeights,
     "Distillation": Distillation,
     "Teacher": Teacher,
     "RDrop": RDrop,

@@ -15,6 +15,7 @@ Tokens = Int[np.ndarray, "_"]
 # `inputs` and `targets`, either of which may be empty; `decoder_inputs` if they are not the targets
 # shifted right by one; `target_weights` of 0 and 1 if not every target counts; `token_types` of the
 # inputs if they have several parts; `pair_labels` if these may follow each other.
+# `task_id`, one number, in the examples of a mixture.
 Example = dict[str, Tokens]
 
 

@@ -102,9 +102,12 @@ class Loss(Protocol):
 
     A loss that compares the model with others has two more attributes: `needs`, their names, a
     constant of the class such as ("teacher",); and `in_evaluation`, the loss that evaluation scores
-    instead, because it has no other models. A loss of classes that depend on each other has the
-    constant `structure`, the `Classes.structure` of its model; "pairs" is that of a model with
-    `T5Config.next_sentence`.
+    instead, because it has no other models. So may others that evaluation cannot score.
+
+    A loss of classes that depend on each other has the constant `structure`, the
+    `Classes.structure` of its model; "pairs" is that of a model with `T5Config.next_sentence`. A
+    loss with the attribute `tasks` names the tasks of the run, and finds the number of each
+    target's task in `encoder_task_ids` or `decoder_task_ids`, counted from 1.
     """
 
     def __call__(
@@ -179,16 +182,39 @@ def check_structure(loss: Loss, structure: str) -> None:
         )
 
 
+def check_tasks(loss: Loss, tasks: Sequence[str], num_weighted: int) -> None:
+    """Checks that a loss with weights of tasks, if it is one, has one for each.
+
+    Args:
+        tasks: the names of the tasks of the run.
+        num_weighted: `T5Config.num_weighted_tasks`.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    kind = type(loss).__name__
+    named = getattr(loss, "tasks", None)
+    if named is not None and (tuple(named) != tuple(tasks) or len(tasks) < 2):
+        raise UserError(
+            f"{kind}.tasks must name the tasks of a mixture, {list(tasks)}, in this order, got "
+            f"{list(named)}"
+        )
+    wanted = len(named) if named is not None and getattr(loss, "learned", False) else 0
+    if num_weighted != wanted:
+        raise UserError(
+            f"T5Config.num_weighted_tasks must be {wanted} with train.loss = @{kind}(), the tasks "
+            f"whose weights are learned, got {num_weighted}"
+        )
+
+
 def needed_models(loss: Loss) -> tuple[str, ...]:
     """Returns the names of the other models that a loss compares the trained one with."""
     return tuple(getattr(loss, "needs", ()))
 
 
 def evaluation_loss(loss: Loss) -> Loss:
-    """Returns the loss that evaluation scores: the same, unless it needs other models."""
-    if not needed_models(loss):
-        return loss
-    scored: Loss = loss.in_evaluation  # type: ignore[attr-defined]  # checked by `check_loss`
+    """Returns the loss that evaluation scores: its `in_evaluation`, or the same."""
+    scored: Loss = getattr(loss, "in_evaluation", loss)
     return scored
 
 

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -26,9 +25,10 @@ from t5lite.models.initializers import ConstantInit, parameter
 from t5lite.models.logits_transform import LogitsTransform
 from t5lite.models.model import Model
 from t5lite.models.norms import Identity
+from t5lite.models.task_weights import WithTaskWeights
 
 
-class WithDecoder(nn.Module):
+class WithDecoder(WithTaskWeights):
     """What models with a decoder share: a `token_embedder`, a `decoder`, and logits of tokens."""
 
     config: T5Config
@@ -38,6 +38,7 @@ class WithDecoder(nn.Module):
 
     def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
         """Returns the logits of the token that follows each of those that `x` was computed from."""
+        self.init_task_weights()
         return self.decoder.logits(x, self.token_embedder)
 
     def extend_by_one(
@@ -184,7 +185,7 @@ class DecoderOnly(WithDecoder):
         return None
 
 
-class EncoderOnly(nn.Module):
+class EncoderOnly(WithTaskWeights):
     """An encoder with logits for each of its tokens: of tokens (masked LM), or of classes.
 
     Parameters:
@@ -241,6 +242,7 @@ class EncoderOnly(nn.Module):
         """Returns the logits at each position of `x`."""
         if self.is_initializing() and self.classes is None and self.config.next_sentence:
             self.pair_logits(x)
+        self.init_task_weights()
         x = self.logits_transform(x)
         if self.classes is not None:
             logits: Float[Array, "b l v"] = self.classifier(x)

@@ -92,9 +92,8 @@ class T5Config(T5Fields):
         self._check_combinations()
 
     def _check_sizes(self) -> None:
-        least = dict.fromkeys(
-            ("num_encoder_layers", "num_decoder_layers", "num_token_types", "start_token"), 0
-        )
+        from_zero = ("num_encoder_layers", "num_decoder_layers", "num_token_types")
+        least = dict.fromkeys((*from_zero, "num_weighted_tasks", "start_token"), 0)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             lowest = least.get(field.name, 1)

@@ -110,6 +110,8 @@ class T5Fields:
         logits_bias: whether logits of tokens have a bias, in encoder-only models.
         next_sentence: whether an encoder-only model of tokens also decides, from the first token of
             an example, whether the second part of its inputs follows the first (BERT).
+        num_weighted_tasks: tasks of a mixture whose losses have learned weights, see the loss
+            `TaskWeights`; 0 for none.
         prefix_attention: whether the inputs of a decoder-only model's example attend to each other
             in both directions (prefix language model).
         end_of_image_token: a token whose embedding is a vector of its own, which is not scaled and
@@ -174,6 +176,7 @@ class T5Fields:
     logits_transform: bool = False
     logits_bias: bool = False
     next_sentence: bool = False
+    num_weighted_tasks: int = 0
     prefix_attention: bool = False
     end_of_image_token: int | None = None
     start_token: int = START_TOKEN

@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -14,9 +13,10 @@ from t5lite.models.config import T5Config
 from t5lite.models.decoder import Decoder
 from t5lite.models.embedding import Embedding, embedded_tokens, offsets_name
 from t5lite.models.encoder import Encoder, encoder_output
+from t5lite.models.task_weights import WithTaskWeights
 
 
-class EncoderDecoderClassifier(nn.Module):
+class EncoderDecoderClassifier(WithTaskWeights):
     """An encoder-decoder whose decoder reads the inputs, shifted by one token, and has no targets.
 
     The first input of the decoder is `T5Config.start_token`, so its output at a token depends on
@@ -70,6 +70,7 @@ class EncoderDecoderClassifier(nn.Module):
 
     def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
         """Returns the logits of classes at each position of `x`."""
+        self.init_task_weights()
         logits: Float[Array, "b l v"] = self.classifier(x)
         return logits
 

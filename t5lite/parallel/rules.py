@@ -38,6 +38,7 @@ RULES: Rules = {
     "token_types": (),
     "classes": (),
     "following_classes": (),
+    "tasks": (),
     # Dimensions that adapters add, such as ranks.
     "adapter": (),
 }

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from t5lite.core.lazy import by_name
 from t5lite.core.numbers import as_inputs
+from t5lite.losses.loss import check_tasks
 from t5lite.models.flops import train_flops
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, check_lengths, on_mesh
@@ -63,13 +64,16 @@ def train_program(run: Run, mesh: DeviceMesh) -> TrainProgram:
 
     Raises:
         UserError: if the mesh does not divide the batch, a microbatch, a row or a parameter, a
-            pattern of `train.trainable` matches no parameter, or the teacher does not fit the run.
+            pattern of `train.trainable` matches no parameter, the loss names other tasks, or the
+            teacher does not fit the run.
     """
     sharding = batch_sharding(mesh, run.batch_size)
     batch_sharding(
         mesh, run.batch_size // run.microbatches, owner="train.batch_size / train.microbatches"
     )
     check_lengths(mesh, run.layout.lengths)
+    names = [task.name for task in run.task.tasks]
+    check_tasks(run.loss, names, run.model.config.num_weighted_tasks)
     with on_mesh(mesh):
         state, axes = abstract_state(
             run.model,

@@ -19,11 +19,17 @@ from t5lite.core.fields import (
 from t5lite.core.files import local_folder
 from t5lite.core.numbers import Number
 from t5lite.core.patterns import check_patterns
-from t5lite.data.batching.features import Layout, make_layout
+from t5lite.data.batching.features import Layout, TaskLayout, make_layout
 from t5lite.data.mixture import Mixture
 from t5lite.data.task import Task
 from t5lite.losses.cross_entropy import CrossEntropy
-from t5lite.losses.loss import Loss, check_loss, check_structure, evaluation_loss, needed_models
+from t5lite.losses.loss import (
+    Loss,
+    check_loss,
+    check_structure,
+    evaluation_loss,
+    needed_models,
+)
 from t5lite.models.classifier import INDEPENDENT, SPAN
 from t5lite.models.config_fields import DTYPES
 from t5lite.models.model import Model, check_adapters
@@ -331,7 +337,7 @@ class Run:
     @property
     def layout(self) -> Layout:
         """The layout of rows, which are as long as the longest example."""
-        return make_layout(
+        layout = make_layout(
             self.model.layout,
             inputs_length=self._longest("inputs_length"),
             targets_length=self._longest("targets_length"),
@@ -342,6 +348,7 @@ class Run:
             and any(getattr(task.objective, "has_types", False) for task in self.task.tasks),
             has_pairs=self.model.config.next_sentence,
         )
+        return TaskLayout(layout) if hasattr(self.loss, "tasks") else layout
 
     @property
     def joined_length(self) -> int:

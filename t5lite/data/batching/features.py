@@ -4,6 +4,7 @@ A batch is a dict of int32 [batch, length] arrays:
 
     encoder_input_tokens    encoder_segment_ids    encoder_token_types
     decoder_input_tokens    decoder_segment_ids    decoder_target_tokens    decoder_loss_weights
+    encoder_pair_labels     encoder_task_ids       decoder_task_ids
 
 Padding tokens are 0. The model finds padding by segment ids only: 0 is padding, and the examples
 of a row are 1, 2, ... in every feature, even if one of them has no tokens there.
@@ -20,6 +21,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
+from t5lite.core.batches import writing_side
 from t5lite.core.errors import check_choice
 from t5lite.core.examples import START_TOKEN, Example, Tokens
 
@@ -166,6 +168,40 @@ class EncoderLayout:
             features["encoder_token_types"][row, here] = example.get("token_types", 0)
         if self.has_pairs:
             features["encoder_pair_labels"][row, here] = example.get("pair_labels", 0)
+
+
+# The name in an example of the number of its task, counted from 1.
+TASK_ID = "task_id"
+_NO_TASK = np.zeros(1, np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskLayout:
+    """Another layout, and the number of the task of each target, counted from 1."""
+
+    layout: Layout
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        lengths = self.layout.lengths
+        side = writing_side(lengths)
+        return {**lengths, f"{side}_task_ids": lengths[f"{side}_target_tokens"]}
+
+    @property
+    def capacity(self) -> tuple[int, ...]:
+        return self.layout.capacity
+
+    def sizes(self, example: Example) -> tuple[int, ...]:
+        return self.layout.sizes(example)
+
+    def write(
+        self, features: Features, row: int, start: tuple[int, ...], segment: int, example: Example
+    ) -> None:
+        self.layout.write(features, row, start, segment, example)
+        side = writing_side(features)
+        is_own = features[f"{side}_segment_ids"][row] == segment
+        # Evaluation scores one task at a time, and reads none.
+        features[f"{side}_task_ids"][row, is_own] = example.get(TASK_ID, _NO_TASK)[0]
 
 
 _DECODER = (

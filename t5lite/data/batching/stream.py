@@ -22,7 +22,7 @@ from absl import flags
 from t5lite.core.errors import Unavailable
 from t5lite.core.examples import Example
 from t5lite.core.import_path import safe_children
-from t5lite.data.batching.features import Features, Layout, batch_of
+from t5lite.data.batching.features import TASK_ID, Features, Layout, batch_of
 from t5lite.data.batching.readers import ExampleReader, TextPosition
 from t5lite.data.batching.row_stream import Cursor, MakeExample, RowStream, first_cursor
 from t5lite.data.mixture import Mixture
@@ -69,6 +69,7 @@ def _row_examples(
 
     readers = [reader(number) for number in range(len(tasks))]
     bounds = np.cumsum(rates)
+    task_ids = [np.array([1 + number], np.int32) for number in range(len(tasks))]
     # One generator whose counter is set for each example: far cheaper than one per example.
     key = np.random.SeedSequence((seed, row)).generate_state(2, np.uint64)
     bits = np.random.Philox(key=key)
@@ -86,6 +87,8 @@ def _row_examples(
         found = readers[index].read(positions[index], rng)
         assert found is not None, "the records repeat"
         example, position = found
+        if len(tasks) > 1:
+            example = {**example, TASK_ID: task_ids[index]}
         return example, (*positions[:index], position, *positions[index + 1 :])
 
     return make
