@@ -5,11 +5,10 @@ Source: huggingface/transformers@v5.24.0:src/transformers/models/t5gemma.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 from t5lite.core.errors import UserError
-from t5lite.interop.class_labels import label_settings, read_classes
+from t5lite.interop.class_labels import label_settings
 from t5lite.interop.decoder_kinds import (
     GEMMA,
     GEMMA2_FORM,
@@ -26,25 +25,26 @@ from t5lite.interop.saved_class import saved_class
 from t5lite.interop.settings_values import optional_number, size, truth
 from t5lite.interop.stack_settings import stack_fields, stack_settings
 from t5lite.interop.stack_tensors import is_transposed, layer_tensor
+from t5lite.interop.t5gemma_classes import (
+    GEMMA_CLASSIFIER,
+    GEMMA_ENCODER,
+    GEMMA_GENERATOR,
+    GEMMA_TAGGER,
+    SCORE_TENSORS,
+    kind_to_write,
+    read_scores,
+    score_remarks,
+)
 from t5lite.interop.tied_logits import without_tied_head
 from t5lite.interop.two_stacks import both_stacks, one_encoder
 from t5lite.interop.writable import TWO_STACK_FIELDS, check_writable
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly
-from t5lite.models.classifier import Classes
 from t5lite.models.config import T5Config
 from t5lite.models.encoder_decoder_classifier import EncoderDecoderClassifier
 from t5lite.models.masks import Window
 from t5lite.models.model import Model
 
 _NAME = "T5Gemma"
-_GENERATOR = "ForConditionalGeneration"
-ENCODER = "EncoderModel"
-_TAGGER = "ForTokenClassification"
-_CLASSIFIER = "ForSequenceClassification"
-SCORE_TENSORS = {
-    "classifier/kernel": "score.out_proj.weight",
-    "classifier/bias": "score.out_proj.bias",
-}
 _LOGITS = "decoder/logits_dense/kernel"
 _LM_HEAD = "lm_head.out_proj.weight"
 DECODER_EMBEDDING = "decoder.embed_tokens.weight"
@@ -130,13 +130,15 @@ def _read(settings: Settings, tensors: dict[str, StoredArray], owner: str) -> Re
             **stack_fields(own, GEMMA2_FORM, path, window),
             "vocab_size": vocab_size,
         }
-    kind = saved_class(settings, (_GENERATOR, ENCODER, _TAGGER, _CLASSIFIER), owner)
+    kind = saved_class(
+        settings, (GEMMA_GENERATOR, GEMMA_ENCODER, GEMMA_TAGGER, GEMMA_CLASSIFIER), owner
+    )
     has_decoder = any(name.startswith("decoder.") for name in tensors)
     if kind is None and not has_decoder:
-        kind = ENCODER
-    classes = _read_classes(kind, has_decoder, settings, tensors, owner)
+        kind = GEMMA_ENCODER
+    classes = read_scores(kind, settings, tensors, owner)
     try:
-        if kind == ENCODER or (classes is not None and not has_decoder):
+        if kind == GEMMA_ENCODER or (classes is not None and not has_decoder):
             fields = one_encoder(stacks["encoder"])
             config = T5Config(**GEMMA, **fields, tied_logits=True, scale_tied_logits=False)
             return ReadModel(model=EncoderOnly(config, classes), tensors=tensors)
@@ -156,50 +158,13 @@ def _read(settings: Settings, tensors: dict[str, StoredArray], owner: str) -> Re
         )
         if classes is not None:
             config = dataclasses.replace(config, logits_soft_cap=None)
-            return ReadModel(model=EncoderDecoderClassifier(config, classes), tensors=tensors)
+            model = EncoderDecoderClassifier(config, classes)
+            return ReadModel(model=model, tensors=tensors, remarks=score_remarks(model))
     except UserError as error:
         raise UserError(f"{owner} does not describe a {_NAME}: {error}") from error
     if tied:
         tensors = without_tied_head(tensors, _LM_HEAD, DECODER_EMBEDDING, owner)
     return ReadModel(model=EncoderDecoder(config), tensors=tensors)
-
-
-def _read_classes(
-    kind: str | None,
-    has_decoder: bool,
-    settings: Settings,
-    tensors: Mapping[str, StoredArray],
-    owner: str,
-) -> Classes | None:
-    if kind not in (_TAGGER, _CLASSIFIER):
-        return None
-    if kind == _CLASSIFIER and has_decoder:
-        raise UserError(
-            f"{owner} holds an encoder-decoder {_NAME}{kind}, whose class depends on the padding "
-            "after its input; t5lite has none like it: use one of an encoder (is_encoder_decoder "
-            "false)"
-        )
-    matrix = SCORE_TENSORS["classifier/kernel"]
-    classes = read_classes(settings, tensors, owner, matrix=matrix, per_token=kind == _TAGGER)
-    return dataclasses.replace(classes, pooling="mean" if kind == _TAGGER else "last")
-
-
-def _kind_to_write(model: Model) -> str:
-    """Returns the class of a model.
-
-    Raises:
-        UserError: for classes that T5Gemma's classifiers do not have.
-    """
-    classes = model.classes
-    if classes is None:
-        return _GENERATOR if model.has_decoder else ENCODER
-    is_pooled = classes.pooling == "last" and not model.config.num_decoder_layers
-    if classes.has_dense or not (classes.per_token or is_pooled):
-        raise UserError(
-            f"--to=huggingface: {_NAME} of transformers has no counterpart of {classes}; keep the "
-            "checkpoint in t5lite's format"
-        )
-    return _TAGGER if classes.per_token else _CLASSIFIER
 
 
 def _write(model: Model, dtype: str) -> WrittenModel:
@@ -211,7 +176,7 @@ def _write(model: Model, dtype: str) -> WrittenModel:
         "separate_embeddings": has_decoder,
     }
     check_writable(model, _NAME, fixed, TWO_STACK_FIELDS, has_classes=True)
-    kind = _kind_to_write(model)
+    kind = kind_to_write(model, _NAME)
     common = {"torch_dtype": dtype, "tie_word_embeddings": config.tied_logits}
     settings: dict[str, Any] = {
         "architectures": [f"T5Gemma{kind}"],
@@ -232,7 +197,7 @@ def _write(model: Model, dtype: str) -> WrittenModel:
             ),
         },
     }
-    if kind == ENCODER:
+    if kind == GEMMA_ENCODER:
         remark = "the logits of tokens are not written: T5GemmaEncoderModel has none"
         return WrittenModel(
             settings=settings, skipped=frozenset({"logits_dense/kernel"}), remarks=(remark,)
@@ -245,7 +210,9 @@ def _write(model: Model, dtype: str) -> WrittenModel:
             GEMMA_CAP: config.logits_soft_cap,
         }
     unprefixed = frozenset({_LOGITS, *SCORE_TENSORS})
-    return WrittenModel(settings=settings, prefix="model.", unprefixed=unprefixed)
+    return WrittenModel(
+        settings=settings, prefix="model.", unprefixed=unprefixed, remarks=score_remarks(model)
+    )
 
 
 def flat_stack_ids(defaults: Settings, settings: Settings) -> Settings:

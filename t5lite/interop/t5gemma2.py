@@ -1,4 +1,4 @@
-"""T5Gemma 2 of transformers, without images: merged attention, one embedding, and taggers.
+"""T5Gemma 2 of transformers, without images: merged attention, one embedding, and classes.
 
 The vision tower and its projector are kept as they are; see `kept.py`.
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from t5lite.core.errors import UserError
-from t5lite.interop.class_labels import label_settings, read_classes
+from t5lite.interop.class_labels import label_settings
 from t5lite.interop.decoder_kinds import (
     GEMMA,
     GEMMA3_FORM,
@@ -31,7 +31,16 @@ from t5lite.interop.saved_class import saved_class
 from t5lite.interop.settings_values import optional_number, size
 from t5lite.interop.stack_settings import stack_fields, stack_settings
 from t5lite.interop.stack_tensors import is_transposed, layer_tensor
-from t5lite.interop.t5gemma import GEMMA_NORMS, SCORE_TENSORS, flat_stack_ids
+from t5lite.interop.t5gemma import GEMMA_NORMS, flat_stack_ids
+from t5lite.interop.t5gemma_classes import (
+    GEMMA_CLASSIFIER,
+    GEMMA_GENERATOR,
+    GEMMA_TAGGER,
+    SCORE_TENSORS,
+    kind_to_write,
+    read_scores,
+    score_remarks,
+)
 from t5lite.interop.tied_logits import without_tied_head
 from t5lite.interop.two_stacks import both_stacks
 from t5lite.interop.writable import TWO_STACK_FIELDS, check_writable, no_counterpart
@@ -42,9 +51,6 @@ from t5lite.models.masks import Window
 from t5lite.models.model import Model
 
 _NAME = "T5Gemma 2"
-_GENERATOR = "ForConditionalGeneration"
-# The class of sequences is that of the token before padding, if there is any: none is like it here.
-_TAGGER = "ForTokenClassification"
 _END_OF_IMAGE = "encoder.embed_tokens.eoi_embedding"
 _EMBEDDING = "encoder.embed_tokens.weight"
 # Parts of a model with images; the classes need them.
@@ -132,7 +138,7 @@ def _encoder_width(window: Window) -> int | None:
 
 
 def _read(settings: Settings, tensors: dict[str, StoredArray], owner: str) -> ReadModel:
-    kind = saved_class(settings, (_GENERATOR, _TAGGER), owner)
+    kind = saved_class(settings, (GEMMA_GENERATOR, GEMMA_TAGGER, GEMMA_CLASSIFIER), owner)
     where = f"{owner}/config.json: "
     outer = settings.get("encoder") or {}
     own = {
@@ -163,26 +169,20 @@ def _read(settings: Settings, tensors: dict[str, StoredArray], owner: str) -> Re
         raise UserError(f"{owner} does not describe a {_NAME}: {error}") from error
     for alias in _ALIASES:
         tensors = without_tied_head(tensors, alias, _EMBEDDING, owner)
-    if kind != _TAGGER:
+    classes = read_scores(kind, settings, tensors, owner)
+    if classes is None:
         return ReadModel(model=EncoderDecoder(config), tensors=tensors)
-    config = dataclasses.replace(config, logits_soft_cap=None)
-    matrix = SCORE_TENSORS["classifier/kernel"]
-    classes = read_classes(settings, tensors, owner, matrix=matrix, per_token=True)
-    return ReadModel(model=EncoderDecoderClassifier(config, classes), tensors=tensors)
+    model = EncoderDecoderClassifier(dataclasses.replace(config, logits_soft_cap=None), classes)
+    return ReadModel(model=model, tensors=tensors, remarks=score_remarks(model))
 
 
 def _write(model: Model, dtype: str) -> WrittenModel:
     config = model.config
     expressed = TWO_STACK_FIELDS | {"end_of_image_token"}
     check_writable(model, _NAME, _FIXED, expressed, has_classes=True)
-    classes = model.classes
     if not config.num_decoder_layers:
         raise no_counterpart(_NAME, config, "num_decoder_layers")
-    if classes is not None and (classes.has_dense or not classes.per_token):
-        raise UserError(
-            f"--to=huggingface: {_NAME} of transformers has no counterpart of {classes}; keep the "
-            "checkpoint in t5lite's format"
-        )
+    kind = kind_to_write(model, _NAME)
     common = {"torch_dtype": dtype, "tie_word_embeddings": True}
     encoder = stack_settings(config.encoder_config(), GEMMA3_FORM, "encoder", _encoder_width, _NAME)
     decoder = stack_settings(config, GEMMA3_FORM, "decoder", lambda pair: pair[0] + 1, _NAME)
@@ -190,9 +190,9 @@ def _write(model: Model, dtype: str) -> WrittenModel:
     end = config.end_of_image_token
     end = config.vocab_size if end is None else end
     settings: dict[str, Any] = {
-        "architectures": [f"T5Gemma2{_GENERATOR if classes is None else _TAGGER}"],
+        "architectures": [f"T5Gemma2{kind}"],
         "model_type": "t5gemma2",
-        **label_settings(classes),
+        **label_settings(model.classes),
         "is_encoder_decoder": True,
         "vocab_size": config.vocab_size,
         **common,
@@ -215,6 +215,7 @@ def _write(model: Model, dtype: str) -> WrittenModel:
         prefix="model.",
         unprefixed=frozenset(SCORE_TENSORS),
         usual_kept=_no_vision(config),
+        remarks=score_remarks(model),
     )
 
 

@@ -10,7 +10,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from t5lite.core.errors import UserError
+from t5lite.core.lazy import LazyArray
 from t5lite.interop.huggingface import read_huggingface, write_huggingface
+from t5lite.models.classifier import Classes
+from t5lite.models.encoder_decoder_classifier import EncoderDecoderClassifier
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "huggingface"
 
@@ -87,12 +90,41 @@ def test_classifier_that_transformers_does_not_have_is_not_written(changes, mess
         write_huggingface(foreign, tmp_path, np.dtype(np.float32))
 
 
-def test_class_that_depends_on_padding_is_rejected(tmp_path):
-    folder = folder_with(
-        tmp_path, "t5gemma_decoder_tagger", architectures=["T5GemmaForSequenceClassification"]
+def test_class_of_a_sequence_by_t5gemmas_decoder_comes_with_a_remark():
+    foreign = read_huggingface(GOLDEN / "t5gemma_decoder_classifier")
+    assert foreign.model.classes == Classes(
+        count=3, per_token=False, pooling="last", names=("no", "maybe", "yes")
     )
-    with pytest.raises(UserError, match="whose class depends on the padding after its input"):
-        read_huggingface(folder)
+    assert any("that transformers computes without padding" in r for r in foreign.remarks)
+    tagger = read_huggingface(GOLDEN / "t5gemma_decoder_tagger")
+    assert not any("padding" in remark for remark in tagger.remarks)
+
+
+@pytest.mark.parametrize(
+    ("end", "classes"),
+    [
+        ("ForSequenceClassification", Classes(count=2, per_token=False, pooling="last")),
+        ("ForTokenClassification", Classes(count=2, per_token=True)),
+    ],
+)
+def test_classes_of_t5gemma_2_are_written_and_read_back(end, classes, tmp_path):
+    foreign = read_huggingface(GOLDEN / "t5gemma2")
+    config = dataclasses.replace(foreign.model.config, logits_soft_cap=None)
+    arrays = {
+        "classifier/kernel": np.arange(24, dtype=np.float32).reshape(12, 2),
+        "classifier/bias": np.float32([3, 4]),
+    }
+    scores = {n: LazyArray(a.shape, a.dtype, lambda a=a: a) for n, a in arrays.items()}
+    model = EncoderDecoderClassifier(config, classes)
+    changed = dataclasses.replace(foreign, model=model, params={**foreign.params, **scores})
+    remarks = write_huggingface(changed, tmp_path, np.dtype(np.float32))
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["architectures"] == [f"T5Gemma2{end}"]
+    again = read_huggingface(tmp_path)
+    assert again.model == model
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(again.params[name].load(), array)
+    assert any("without padding" in remark for remark in remarks) != classes.per_token
 
 
 def test_class_of_the_last_token_of_t5gemmas_encoder_has_no_dense_layer(tmp_path):

@@ -31,6 +31,7 @@ VARIANTS = {
     "modernbert_biases",
     "modernbert_tagger",
     "t5gemma_classifier",
+    "t5gemma_decoder_classifier",
     "t5gemma_decoder_tagger",
     "t5gemma_encoder",
 }

@@ -88,6 +88,7 @@ ENCODER_CLASSES = {
     **CLASSES,
     "is_encoder_decoder": False,
 }
+DECODER_CLASSES = {"encoder": LARGER, "decoder": GEMMA2, **IDS, **CLASSES}
 
 T5GEMMA2 = {
     "encoder": {
@@ -130,12 +131,17 @@ CASES = {
         {"encoder": LARGER, "decoder": GEMMA2, **IDS, "is_encoder_decoder": False},
     ),
     "t5gemma2": (transformers.T5Gemma2ForConditionalGeneration, T5GEMMA2),
+    "t5gemma2_classifier": (
+        transformers.T5Gemma2ForSequenceClassification,
+        {**T5GEMMA2, **CLASSES},
+    ),
     "t5gemma2_tagger": (transformers.T5Gemma2ForTokenClassification, {**T5GEMMA2, **CLASSES}),
     "t5gemma_classifier": (transformers.T5GemmaForSequenceClassification, ENCODER_CLASSES),
     "t5gemma_tagger": (transformers.T5GemmaForTokenClassification, ENCODER_CLASSES),
-    "t5gemma_decoder_tagger": (
-        transformers.T5GemmaForTokenClassification,
-        {"encoder": LARGER, "decoder": GEMMA2, **IDS, **CLASSES},
+    "t5gemma_decoder_tagger": (transformers.T5GemmaForTokenClassification, DECODER_CLASSES),
+    "t5gemma_decoder_classifier": (
+        transformers.T5GemmaForSequenceClassification,
+        DECODER_CLASSES,
     ),
     "gemma2": (transformers.Gemma2ForCausalLM, GEMMA2),
     "gemma3": (transformers.Gemma3ForCausalLM, GEMMA3),
@@ -288,7 +294,11 @@ def compute(model, batch) -> dict[str, np.ndarray]:
         made = model(**arguments, use_cache=False)
     if "labels" in batch:
         outputs["logits"] = made.logits
-        loss = torch.nn.functional.cross_entropy(made.logits, tensors["labels"])
+        if hasattr(model.model, "decoder"):
+            # Such a class depends on the padding of a batch: each row is one.
+            rows = zip(tensors["inputs"], tensors["inputs_mask"] > 0, strict=True)
+            outputs["logits"] = torch.cat([model(row[mask][None]).logits for row, mask in rows])
+        loss = torch.nn.functional.cross_entropy(outputs["logits"], tensors["labels"])
     elif not is_encoder:
         outputs["logits"] = made.logits
         mask = tensors["targets_mask" if "targets_mask" in batch else "inputs_mask"] > 0
