@@ -38,6 +38,7 @@ from t5lite.models.description import describe
 from t5lite.models.model import parameters
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import state_axes, tree_shardings
+from t5lite.training.about import LENGTHS
 from t5lite.training.base_checkpoint import BASE, Base
 from t5lite.training.checkpoint_folders import FOLDER
 from t5lite.training.lazy_checkpoints import write_lazily
@@ -225,7 +226,7 @@ def _write(
         "vocabulary_fingerprint": None if vocabulary is None else vocabulary.fingerprint,
     }
     if foreign.lengths:
-        about["lengths"] = dict(foreign.lengths)
+        about[LENGTHS] = dict(foreign.lengths)
     state = _state(foreign, conversion.mesh.make())
     if base is not None:
         state = base.without(state)

@@ -18,6 +18,7 @@ from t5lite.interop.tensor_files import read_json
 from t5lite.models.adapted_maps import with_adapters
 from t5lite.models.description import model_of
 from t5lite.models.model import parameters
+from t5lite.training.about import LENGTHS
 from t5lite.training.base_checkpoint import Base
 from t5lite.training.checkpoint_names import base_checkpoint, find_checkpoint, open_checkpoint
 from t5lite.training.lazy_checkpoints import stored_params
@@ -119,7 +120,7 @@ def _read_t5lite(
         check_array(folder, name, shape, params[name])
     foreign = Foreign(
         model=model,
-        lengths=about.get("lengths") or {},
+        lengths=about.get(LENGTHS) or {},
         kept=read_kept(pathlib.Path(folder).absolute().parent.parent),
         params=params if conversion.allow_nonfinite else finite_lazy(params, folder),
         step=step,

@@ -1,5 +1,6 @@
 """The lengths in config.json that no model here is limited by, kept for programs that are.
 
+Checkpoints carry them as `about["lengths"]`, also those of runs that start from converted ones.
 T5's relative positions and rotations have no last position, so `T5Config` has no such field.
 """
 

@@ -20,6 +20,9 @@ from t5lite.core.records import (
 )
 from t5lite.training.base_checkpoint import BASE, BASE_SCHEMA
 
+# The lengths that limit a converted model in other programs; see `interop/lengths.py`.
+LENGTHS = "lengths"
+
 _INTEGER = Kind("an integer", lambda value: type(value) is int)
 _INTEGERS = list_of(integer(0))
 
@@ -67,6 +70,7 @@ ABOUT_SCHEMA = Schema(
         "data": _DATA.kind,
         "improvements": _IMPROVEMENTS.kind,
         BASE: BASE_SCHEMA.kind,
+        LENGTHS: OBJECT,
     }
 )
 

@@ -12,6 +12,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from t5lite.core.errors import Unavailable
 from t5lite.parallel.processes import wait_for_all_processes
+from t5lite.training.about import LENGTHS
 from t5lite.training.array_checksums import ArrayChecksum, array_checksums
 from t5lite.training.base_checkpoint import BASE
 from t5lite.training.checkpoint_deleter import CheckpointDeleter
@@ -46,7 +47,8 @@ class Checkpoints(StoredCheckpoints):
         asynchronous: whether training continues while a checkpoint is written.
         moved_base: see `StoredCheckpoints`.
 
-    `saved_base` is the base of what is saved; None saves all parameters.
+    `saved_base` is the base of what is saved; None saves all parameters. `saved_lengths` is saved
+    with it, unless it is None.
     """
 
     def __init__(
@@ -110,6 +112,8 @@ class Checkpoints(StoredCheckpoints):
         if self.saved_base is not None:
             state = self.saved_base.without(state)
             about = {**about, BASE: self.saved_base.describe()}
+        if self.saved_lengths:
+            about = {**about, LENGTHS: self.saved_lengths}
         # Checked first, because a write that fails halfway prints pages of tracebacks.
         self.check_room(state)
         args = ocp.args.Composite(

@@ -15,6 +15,7 @@ from t5lite.models.adapted_maps import added_names, values_from_kernels
 from t5lite.models.description import check_same, describe
 from t5lite.models.model import Model
 from t5lite.parallel.processes import from_first_process
+from t5lite.training.about import LENGTHS
 from t5lite.training.bad_steps import no_recent_steps
 from t5lite.training.base_checkpoint import Base, with_params
 from t5lite.training.checkpoint_errors import Damaged, read_together
@@ -112,6 +113,7 @@ def resume_latest(
                 break
             continue
         checkpoints.saved_base = checkpoints.base(step)
+        checkpoints.saved_lengths = about.get(LENGTHS)
         if damaged:
             checkpoints.move_damaged_aside(damaged, step)
         log(f"resuming at step {step} from {run.model_dir}")
@@ -186,14 +188,16 @@ def new_state(program: TrainProgram, checkpoints: StoredCheckpoints, log: Log) -
     if run.initial_checkpoint is None:
         return program.init(program.hyper)
     source, step = open_checkpoint(run.initial_checkpoint)
-    _log_differences(run, source.about(step), log)
+    about = source.about(step)
+    checkpoints.saved_lengths = about.get(LENGTHS)
+    _log_differences(run, about, log)
     if run.restore_optimizer:
         if "opt_state" not in source.metadata(step):
             raise UserError(
                 f"train.restore_optimizer: {run.initial_checkpoint} holds no optimizer state; "
                 "T5X checkpoints have one if converted with convert.optimizer_state"
             )
-        _check_trainable(program, source.about(step), run.initial_checkpoint)
+        _check_trainable(program, about, run.initial_checkpoint)
         log(f"starting from step and state of {run.initial_checkpoint}")
         state = _restore(program, source, step)
         names = list(by_name(state.params))

@@ -7,7 +7,7 @@
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -72,6 +72,7 @@ class StoredCheckpoints:
         self._moved_base = moved_base
         # Of checkpoints that are saved here.
         self.saved_base: Base | None = None
+        self.saved_lengths: Mapping[str, Any] | None = None
         # Each is found and checked once.
         self._bases: dict[Base, tuple[StoredCheckpoints, int]] = {}
         # By step, with the time at which the checksums were written.
