@@ -210,6 +210,8 @@ def _write(model: Model, dtype: str) -> WrittenModel:
         **written_sizes(config),
         "hidden_act": written_activation(config, _NAME, ()),
         "max_position_embeddings": config.max_positions,
+        # CTranslate2 asks for it, and transformers 5 has no default.
+        "position_embedding_type": "absolute",
         "type_vocab_size": config.num_token_types,
         "layer_norm_eps": config.norm_epsilon,
         "hidden_dropout_prob": float(config.dropout_rate),

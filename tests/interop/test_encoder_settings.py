@@ -136,6 +136,11 @@ def test_field_without_a_counterpart_is_rejected_by_name(family, field):
         check_required({**SETTINGS[family], field: "other"}, FAMILIES[family].fields, "c: ")
 
 
+def test_written_bert_names_the_kind_of_its_positions():
+    written = BERT_FAMILY.write(model_of("bert"), "float32").settings
+    assert written["position_embedding_type"] == "absolute"
+
+
 def test_settings_of_transformers_4_give_the_same_modernbert():
     old = model_of("modernbert", layer_types=None, rope_parameters=None, **OF_TRANSFORMERS_4)
     assert old == model_of("modernbert")
