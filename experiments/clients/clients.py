@@ -23,7 +23,7 @@ class UnscaledConverter(ctranslate2.converters.TransformersConverter):
         return spec
 
 
-def ctranslate2_translator(run, exported, records, quantization, converter_class):
+def ctranslate2_translator(run, exported, records, quantization, converter_class, batch_size):
     """Greedy predictions, and scores of the targets, of `ctranslate2.Translator`."""
     folder = f"{run}_ct2_{quantization}"
     converter = converter_class(str(exported))
@@ -31,12 +31,19 @@ def ctranslate2_translator(run, exported, records, quantization, converter_class
     client = ctranslate2.Translator(folder, compute_type=quantization, intra_threads=1)
     tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
     inputs = [tokenizer.convert_ids_to_tokens(tokenizer(r["inputs"]).input_ids) for r in records]
-    made = client.translate_batch(inputs, beam_size=1, max_decoding_length=ours.TARGETS_LENGTH)
+    made = client.translate_batch(
+        inputs,
+        max_batch_size=batch_size,
+        beam_size=1,
+        max_decoding_length=ours.TARGETS_LENGTH,
+    )
     texts = [tokenizer.decode(tokenizer.convert_tokens_to_ids(m.hypotheses[0])) for m in made]
     targets = [tokenizer.convert_ids_to_tokens(tokenizer(r["targets"]).input_ids) for r in records]
     # The client adds the end of a sequence itself.
     targets = [[t for t in target if t != tokenizer.eos_token] for target in targets]
-    scores = [sum(s.log_probs) for s in client.score_batch(inputs, targets)]
+    scores = [
+        sum(s.log_probs) for s in client.score_batch(inputs, targets, max_batch_size=batch_size)
+    ]
     return texts, scores
 
 

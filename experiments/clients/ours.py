@@ -3,6 +3,7 @@
 import json
 
 import flax.traverse_util
+import jax
 import jax.numpy as jnp
 import models
 import numpy as np
@@ -18,7 +19,7 @@ TARGETS_LENGTH = 16
 
 
 class Ours:
-    """A trained model and its vocabulary, run in float32 without padding."""
+    """A trained model and its vocabulary, run in float32; rows are padded, so it compiles once."""
 
     def __init__(self, run):
         checkpoint = find_checkpoint(run)
@@ -29,6 +30,7 @@ class Ours:
         self.vocabulary = saved_vocabulary(about, run)
         loaded = {n: jnp.asarray(a.load()) for n, a in stored_params(checkpoints, step).items()}
         self.params = flax.traverse_util.unflatten_dict(loaded, sep="/")
+        self.apply = jax.jit(self.model.apply, static_argnames="method")
 
     def ids(self, text):
         """Returns the ids of an input, with those that the vocabulary puts around it."""
@@ -36,18 +38,21 @@ class Ours:
 
     def logits(self, ids):
         """Returns the logits of a model without targets, [tokens, classes or vocabulary]."""
-        return self._apply(ids)
+        return self._apply(ids, "__call__")
 
     def states(self, ids):
         """Returns the output of the encoder, [tokens, width]."""
-        return self._apply(ids, method="encode")
+        return self._apply(ids, "encode")
 
-    def _apply(self, ids, **method):
+    def _apply(self, ids, method):
+        count = len(ids)
+        padding = (0, INPUTS_LENGTH - count)
         batch = {
-            "encoder_input_tokens": jnp.asarray(ids)[None],
-            "encoder_segment_ids": jnp.ones((1, len(ids)), jnp.int32),
+            "encoder_input_tokens": np.pad(ids, padding)[None].astype(np.int32),
+            "encoder_segment_ids": np.pad(np.ones(count, np.int32), padding)[None],
         }
-        return np.asarray(self.model.apply({"params": self.params}, batch, **method)[0], np.float64)
+        made = self.apply({"params": self.params}, batch, method=method)
+        return np.asarray(made[0, :count], np.float64)
 
 
 def log_softmax(logits):

@@ -20,9 +20,12 @@ RESULTS = flags.DEFINE_string("results", "experiments/clients/results.jsonl", "A
 ONLY = flags.DEFINE_list("only", [], "Names of models; all if not given.")
 
 QUANTIZATIONS = ("float32", "int8")
+# Of CTranslate2, in examples: all of them at once.
+BATCH = 100
 PIPELINES = {
     "t5_classifier": clients.text_classification,
     "t5gemma_classifier": clients.text_classification,
+    "t5gemma_decoder_classifier": clients.text_classification,
     "t5_tagger": clients.token_classification,
     "modernbert_tagger": clients.token_classification,
     "bert": clients.fill_mask,
@@ -37,12 +40,16 @@ def measurements(name, run, exported, records):
         predicted = ours.infer(run, asked)
         usual = ctranslate2.converters.TransformersConverter
         forms = [
-            (f"CTranslate2, {quantization}", quantization, usual) for quantization in QUANTIZATIONS
+            (f"CTranslate2, {quantization}", quantization, usual, BATCH)
+            for quantization in QUANTIZATIONS
         ]
         if name == "t5_gated":
-            forms.append(("CTranslate2, float32, unscaled", "float32", clients.UnscaledConverter))
-        for client, quantization, kind in forms:
-            arguments = (run, exported, predicted, quantization, kind)
+            unscaled = clients.UnscaledConverter
+            forms.append(("CTranslate2, float32, unscaled", "float32", unscaled, BATCH))
+        if name == "t5gemma_2":
+            forms.append(("CTranslate2, float32, batches of 1", "float32", usual, 1))
+        for client, *form in forms:
+            arguments = (run, exported, predicted, *form)
             yield client, functools.partial(clients.ctranslate2_translator, *arguments), predicted
         yield (
             "transformers generate",
