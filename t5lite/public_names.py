@@ -28,6 +28,7 @@ from t5lite.losses.answer_span import SpanCrossEntropy
 from t5lite.losses.chain import CRF
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.losses.distillation import Distillation
+from t5lite.losses.layer_distillation import LayerDistillation
 from t5lite.losses.next_sentence import NextSentence
 from t5lite.losses.task_weights import TaskWeights
 from t5lite.losses.two_passes import Adversarial, RDrop
@@ -192,6 +193,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "SpanCrossEntropy": SpanCrossEntropy,
     "NextSentence": NextSentence,
     "TaskWeights": TaskWeights,
+    "LayerDistillation": LayerDistillation,
     "Distillation": Distillation,
     "Teacher": Teacher,
     "RDrop": RDrop,

@@ -23,12 +23,13 @@ from t5lite.models.encoder import Encoder, encoder_output
 from t5lite.models.experts import EXPERT_STATISTICS
 from t5lite.models.initializers import ConstantInit, parameter
 from t5lite.models.logits_transform import LogitsTransform
+from t5lite.models.loss_parameters import WithLossParameters
 from t5lite.models.model import Model
 from t5lite.models.norms import Identity
-from t5lite.models.task_weights import WithTaskWeights
+from t5lite.models.stack import LAYER_OUTPUTS, outputs_in_order
 
 
-class WithDecoder(WithTaskWeights):
+class WithDecoder(WithLossParameters):
     """What models with a decoder share: a `token_embedder`, a `decoder`, and logits of tokens."""
 
     config: T5Config
@@ -38,7 +39,7 @@ class WithDecoder(WithTaskWeights):
 
     def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
         """Returns the logits of the token that follows each of those that `x` was computed from."""
-        self.init_task_weights()
+        self.init_loss_parameters()
         return self.decoder.logits(x, self.token_embedder)
 
     def extend_by_one(
@@ -185,7 +186,7 @@ class DecoderOnly(WithDecoder):
         return None
 
 
-class EncoderOnly(WithTaskWeights):
+class EncoderOnly(WithLossParameters):
     """An encoder with logits for each of its tokens: of tokens (masked LM), or of classes.
 
     Parameters:
@@ -242,7 +243,7 @@ class EncoderOnly(WithTaskWeights):
         """Returns the logits at each position of `x`."""
         if self.is_initializing() and self.classes is None and self.config.next_sentence:
             self.pair_logits(x)
-        self.init_task_weights()
+        self.init_loss_parameters()
         x = self.logits_transform(x)
         if self.classes is not None:
             logits: Float[Array, "b l v"] = self.classifier(x)
@@ -288,19 +289,36 @@ class ModelApply:
         self, params: Any, batch: Batch, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b l e"], dict[str, Float[Array, "layers b"]]]:
         """Returns the input of `logits`, and the statistics of experts of each layer and row."""
+        x, statistics, _ = self._applied(params, batch, key, layers=False)
+        return x, statistics
+
+    def recorded(
+        self, params: Any, batch: Batch, key: Key[Array, ""] | None = None
+    ) -> tuple[
+        Float[Array, "b l e"], dict[str, Float[Array, "layers b"]], dict[str, Float[Array, "..."]]
+    ]:
+        """Returns what `hidden` does, and the outputs of all layers of each stack, by its name."""
+        return self._applied(params, batch, key, layers=True)
+
+    def _applied(
+        self, params: Any, batch: Batch, key: Key[Array, ""] | None, *, layers: bool
+    ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         has_experts = self.model.config.num_experts is not None
+        wanted = {EXPERT_STATISTICS: has_experts, LAYER_OUTPUTS: layers}
+        asked = [name for name, is_wanted in wanted.items() if is_wanted]
         result: Any = self.model.apply(
             {"params": params},
             batch,
             dropout_rate=None if key is None else self.dropout_rate,
             rngs=None if key is None else {"dropout": key},
             method="hidden",
-            mutable=[EXPERT_STATISTICS] if has_experts else False,
+            mutable=asked or False,
         )
-        if not has_experts:
-            return result, {}
+        if not asked:
+            return result, {}, {}
         hidden, collections = result
-        return hidden, _by_statistic(collections[EXPERT_STATISTICS])
+        statistics = _by_statistic(collections[EXPERT_STATISTICS]) if has_experts else {}
+        return hidden, statistics, outputs_in_order(collections[LAYER_OUTPUTS]) if layers else {}
 
     def logits(self, params: Any, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
         """Returns the logits of a part of what `hidden` returned."""

@@ -112,6 +112,8 @@ class T5Fields:
             an example, whether the second part of its inputs follows the first (BERT).
         num_weighted_tasks: tasks of a mixture whose losses have learned weights, see the loss
             `TaskWeights`; 0 for none.
+        teacher_embed_dim: width of a teacher whose layers `LayerDistillation` compares with those
+            of this model, through a linear map for each stack; None to compare them directly.
         prefix_attention: whether the inputs of a decoder-only model's example attend to each other
             in both directions (prefix language model).
         end_of_image_token: a token whose embedding is a vector of its own, which is not scaled and
@@ -177,6 +179,7 @@ class T5Fields:
     logits_bias: bool = False
     next_sentence: bool = False
     num_weighted_tasks: int = 0
+    teacher_embed_dim: int | None = None
     prefix_attention: bool = False
     end_of_image_token: int | None = None
     start_token: int = START_TOKEN

@@ -11,7 +11,7 @@ from t5lite.models.config import T5Config
 from t5lite.models.masks import Positions
 from t5lite.models.norms import Sublayers
 from t5lite.models.positions import POSITIONS
-from t5lite.models.stack import Stream, constrained, feed_forward, window_pattern
+from t5lite.models.stack import LAYER_OUTPUTS, Stream, constrained, feed_forward, window_pattern
 
 
 class Incremental(NamedTuple):
@@ -92,7 +92,9 @@ class DecoderLayer(Sublayers):
             y = y.reshape(x.shape)
         else:
             y = self.mlp(normed, is_token, dropout_rate=dropout_rate)
-        return constrained(self.add_output("mlp", x, y, dropout_rate)), own
+        x = constrained(self.add_output("mlp", x, y, dropout_rate))
+        self.sow(LAYER_OUTPUTS, "output", x)
+        return x, own
 
     def _self_attended(
         self,

@@ -25,6 +25,7 @@ from t5lite.models.norms import (
 )
 from t5lite.models.positions import POSITIONS, check_row_length, positions_in_examples
 from t5lite.models.stack import (
+    LAYER_OUTPUTS,
     Stream,
     constrained,
     feed_forward,
@@ -82,7 +83,9 @@ class EncoderLayer(Sublayers):
         )
         x = self.add_output("attention", x, self.attention.out(attended), dropout_rate)
         y = self.mlp(self.sublayer_input("mlp", x), is_token, dropout_rate=dropout_rate)
-        return constrained(self.add_output("mlp", x, y, dropout_rate)), None
+        x = constrained(self.add_output("mlp", x, y, dropout_rate))
+        self.sow(LAYER_OUTPUTS, "output", x)
+        return x, None
 
 
 class Encoder(nn.Module):

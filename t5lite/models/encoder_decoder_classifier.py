@@ -13,10 +13,10 @@ from t5lite.models.config import T5Config
 from t5lite.models.decoder import Decoder
 from t5lite.models.embedding import Embedding, embedded_tokens, offsets_name
 from t5lite.models.encoder import Encoder, encoder_output
-from t5lite.models.task_weights import WithTaskWeights
+from t5lite.models.loss_parameters import WithLossParameters
 
 
-class EncoderDecoderClassifier(WithTaskWeights):
+class EncoderDecoderClassifier(WithLossParameters):
     """An encoder-decoder whose decoder reads the inputs, shifted by one token, and has no targets.
 
     The first input of the decoder is `T5Config.start_token`, so its output at a token depends on
@@ -70,7 +70,7 @@ class EncoderDecoderClassifier(WithTaskWeights):
 
     def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
         """Returns the logits of classes at each position of `x`."""
-        self.init_task_weights()
+        self.init_loss_parameters()
         logits: Float[Array, "b l v"] = self.classifier(x)
         return logits
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from t5lite.core.batches import Batch, targets_of, writing_side
+from t5lite.core.errors import UserError
 from t5lite.models.architectures import ModelApply
 from t5lite.models.model import Model
 
@@ -144,6 +145,23 @@ class FrozenModel:
         if rows.positions is not None:
             x = jnp.take_along_axis(x, rows.positions[..., None], axis=1)
         return x, rows.known
+
+    def recorded(
+        self, batch: Batch
+    ) -> tuple[Float[Array, "b l e"], Bool[Array, "b l"], dict[str, Float[Array, "..."]]]:
+        """Returns what `hidden` does, and the outputs of all layers of each stack, by its name.
+
+        Raises:
+            UserError: if the model has rows of its own.
+        """
+        rows = self.rows(batch)
+        if rows.positions is not None:
+            raise UserError(
+                "LayerDistillation needs a teacher of the model's kind, which reads the same rows, "
+                f"got {type(self.model).__name__}; bind train.loss = @Distillation()"
+            )
+        x, _, outputs = ModelApply(self.model).recorded(self.params, rows.batch)
+        return x, rows.known, outputs
 
     def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
         """Returns logits in the order of the trained model's, of a part of `hidden`."""

@@ -13,11 +13,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from t5lite.core.lazy import by_name
 from t5lite.models.config_fields import T5Fields
 from t5lite.models.experts import EXPERT_STATISTICS, Experts
 from t5lite.models.feedforward import FeedForward
 from t5lite.models.linear import LINEAR_RESULT
 from t5lite.models.masks import Window
+
+# The output of each layer, kept only where a caller asks for it.
+LAYER_OUTPUTS = "layer_outputs"
 
 Stream = Float[Array, "b l e"]
 
@@ -109,7 +113,7 @@ def stacked_layers(
 def _scan(layer: Any, config: T5Fields, length: int, num_arguments: int) -> Any:
     return nn.scan(
         layer,
-        variable_axes={"params": 0, EXPERT_STATISTICS: 0},
+        variable_axes={"params": 0, EXPERT_STATISTICS: 0, LAYER_OUTPUTS: 0},
         split_rngs={"params": True, "dropout": True},
         length=length,
         unroll=min(config.scan_unroll, length),
@@ -250,3 +254,28 @@ def unstacked(params: Any, length: int) -> dict[str, Any]:
     if "0" in params:
         return dict(params)
     return {str(n): jax.tree.map(lambda x, n=n: x[n], params) for n in range(length)}
+
+
+def outputs_in_order(tree: Any) -> dict[str, Float[Array, "..."]]:
+    """Returns what the layers of each stack recorded, by the name of the stack.
+
+    Args:
+        tree: the collection `LAYER_OUTPUTS`.
+    """
+    groups: dict[str, dict[tuple[str, int], Any]] = {}
+    for path, leaf in by_name(tree).items():
+        stack, _, *part = path.split("/")
+        # Such as "output/0", or "repetitions/1/output/0" of a patterned stack.
+        group = (part[0], int(part[1])) if len(part) > 2 else ("repetitions", 0)
+        groups.setdefault(stack, {})[group] = leaf
+    return {stack: _in_order(parts) for stack, parts in groups.items()}
+
+
+def _in_order(parts: Mapping[tuple[str, int], Any]) -> Float[Array, "n b l e"]:
+    found = []
+    for group in ("apart", "repetitions", "rest"):
+        leaves = [leaf for (name, _), leaf in sorted(parts.items()) if name == group]
+        if leaves:
+            each = jnp.stack(leaves, axis=1)
+            found.append(each.reshape(-1, *each.shape[2:]))
+    return jnp.concatenate(found)

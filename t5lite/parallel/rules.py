@@ -39,6 +39,7 @@ RULES: Rules = {
     "classes": (),
     "following_classes": (),
     "tasks": (),
+    "teacher_embed": (),
     # Dimensions that adapters add, such as ranks.
     "adapter": (),
 }
