@@ -39,6 +39,8 @@ from t5lite.models.config import T5Config
 from t5lite.models.encoder_decoder_classifier import EncoderDecoderClassifier
 from t5lite.models.ia3 import IA3
 from t5lite.models.lora import LoRA
+from t5lite.models.prefix_tuning import PrefixTuning
+from t5lite.models.prompt_tuning import PromptTuning, PTuning
 from t5lite.objectives.causal import Causal
 from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.extraction import Extraction
@@ -188,6 +190,9 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "LoRA": LoRA,
     "IA3": IA3,
     "Bottleneck": Bottleneck,
+    "PrefixTuning": PrefixTuning,
+    "PromptTuning": PromptTuning,
+    "PTuning": PTuning,
     "CrossEntropy": CrossEntropy,
     "CRF": CRF,
     "SpanCrossEntropy": SpanCrossEntropy,

@@ -18,6 +18,7 @@ from t5lite.inference.buckets import batches_by_length, bucket
 from t5lite.inference.decoding import Decoded, Decoding
 from t5lite.inference.sampling import sample
 from t5lite.models.model import GenerativeModel
+from t5lite.models.token_adapters import prompt_length
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import (
     batch_sharding,
@@ -206,15 +207,17 @@ def _batch_of(
 ) -> dict[str, np.ndarray]:
     """Returns the batch that `decoding.prefill` takes; rows without a prompt are padding."""
     fixed = model.config.num_experts is not None
+    before = prompt_length(model.config.adapters)
     if model.has_encoder:
         width = bucket(max(len(prompt.inputs) for prompt in prompts), inputs_length, fixed=fixed)
         batch = {
-            name: np.zeros((rows, width), np.int32)
+            name: np.zeros((rows, before + width), np.int32)
             for name in ("encoder_input_tokens", "encoder_segment_ids")
         }
         for row, prompt in enumerate(prompts):
-            batch["encoder_input_tokens"][row, : len(prompt.inputs)] = prompt.inputs
-            batch["encoder_segment_ids"][row, : len(prompt.inputs)] = 1
+            end = before + len(prompt.inputs)
+            batch["encoder_input_tokens"][row, before:end] = prompt.inputs
+            batch["encoder_segment_ids"][row, :end] = 1
         if all(len(prompt.prefix) == 0 for prompt in prompts):
             return batch
         prefixes = [prompt.prefix for prompt in prompts]
@@ -223,27 +226,31 @@ def _batch_of(
     sequences = [np.concatenate([prompt.inputs, prompt.prefix]) for prompt in prompts]
     # A prefix is at most as long as a target.
     width = bucket(1 + max(map(len, sequences)), 1 + inputs_length + targets_length, fixed=fixed)
-    batch = _right_aligned(sequences, rows, width, model.config.start_token)
+    batch = _right_aligned(sequences, rows, before + width, model.config.start_token, before)
     if model.config.prefix_attention:
         sees_all = np.zeros_like(batch["decoder_segment_ids"])
         for row, prompt in enumerate(prompts):
-            first = sees_all.shape[1] - len(sequences[row]) - 1
+            first = sees_all.shape[1] - len(sequences[row]) - 1 - before
             # As in training: the inputs and the start token before them.
-            count = len(prompt.inputs) + 1 if len(prompt.inputs) else 0
+            count = before + len(prompt.inputs) + 1 if len(prompt.inputs) else 0
             sees_all[row, first : first + count] = 1
         batch["decoder_causal_attention"] = sees_all
     return batch
 
 
 def _right_aligned(
-    sequences: Sequence[Tokens], rows: int, width: int, start_token: int
+    sequences: Sequence[Tokens], rows: int, width: int, start_token: int, before: int = 0
 ) -> dict[str, np.ndarray]:
-    """Returns the start token and the sequences, all ending in the last position."""
+    """Returns the start token and the sequences, all ending in the last position.
+
+    Args:
+        before: tokens of any id before the start token.
+    """
     tokens, segments = np.zeros((2, rows, width), np.int32)
     for row, ids in enumerate(sequences):
         tokens[row, width - len(ids) - 1] = start_token
         tokens[row, width - len(ids) :] = ids
-        segments[row, width - len(ids) - 1 :] = 1
+        segments[row, width - len(ids) - 1 - before :] = 1
     return {"decoder_input_tokens": tokens, "decoder_segment_ids": segments}
 
 

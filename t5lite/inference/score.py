@@ -10,11 +10,18 @@ import numpy as np
 from t5lite.core.batches import Batch
 from t5lite.core.examples import Example
 from t5lite.core.numbers import as_inputs
-from t5lite.data.batching.features import DecoderLayout, EncoderDecoderLayout, Layout, batch_of
+from t5lite.data.batching.features import (
+    DecoderLayout,
+    EncoderDecoderLayout,
+    Layout,
+    batch_of,
+    with_prompt,
+)
 from t5lite.inference.buckets import batches_by_length, bucket
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.models.architectures import ModelApply
 from t5lite.models.model import GenerativeModel
+from t5lite.models.token_adapters import prompt_length
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
 
@@ -96,16 +103,19 @@ def _layout_of(
 ) -> Layout:
     """Returns a layout that fits the targets and inputs of some examples."""
     fixed = model.config.num_experts is not None
+    prompt = prompt_length(model.config.adapters)
     if model.has_encoder:
         targets, inputs = np.max(sizes, axis=0).tolist()
-        return EncoderDecoderLayout(
+        both = EncoderDecoderLayout(
             bucket(inputs, inputs_length, fixed=fixed),
             bucket(targets, targets_length, fixed=fixed),
             model.config.start_token,
         )
+        return with_prompt(both, prompt)
     longest = inputs_length + targets_length
-    return DecoderLayout(
+    one = DecoderLayout(
         bucket(max(map(sum, sizes)), longest, fixed=fixed),
         has_inputs=True,
         start_token=model.config.start_token,
     )
+    return with_prompt(one, prompt)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5lite.core.errors import UserError
 from t5lite.core.lazy import LazyArray
 from t5lite.interop.foreign import Foreign
 from t5lite.models.adapted_maps import (
@@ -17,7 +18,7 @@ from t5lite.models.adapted_maps import (
     merged_weights,
     with_adapters,
 )
-from t5lite.models.adapters import MapWeights
+from t5lite.models.adapters import Adapter, MapWeights
 
 
 def merge_adapters(foreign: Foreign) -> Foreign:
@@ -26,6 +27,12 @@ def merge_adapters(foreign: Foreign) -> Foreign:
     Raises:
         UserError: if an adapter cannot be merged.
     """
+    for adapter in foreign.model.config.adapters:
+        if not isinstance(adapter, Adapter):
+            raise UserError(
+                f"T5Config.adapters: {adapter} changes no linear map and cannot be merged; write "
+                "it with --to=peft, or keep it with --to=t5lite and convert.merge_adapters=False"
+            )
     maps = adapted_maps(foreign.model)
     params = dict(foreign.params)
     for name, one in maps.items():

@@ -9,9 +9,11 @@ from t5lite.models.config import T5Config
 from t5lite.models.ia3 import IA3
 from t5lite.models.lora import LoRA
 from t5lite.models.model import Model
+from t5lite.models.prefix_tuning import PrefixTuning
+from t5lite.models.prompt_tuning import PromptTuning, PTuning
 
 # Adapters that gin files name without their modules.
-_PUBLIC = (LoRA, IA3, Bottleneck)
+_PUBLIC = (LoRA, IA3, Bottleneck, PrefixTuning, PromptTuning, PTuning)
 # Fields that belong to a run and not to a model.
 _OF_RUNS = ("attention", "dropout_rate", "dtype", "remat", "scan_unroll")
 

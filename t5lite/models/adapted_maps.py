@@ -15,6 +15,7 @@ from t5lite.models.adapters import (
     MapSite,
     MapWeights,
     MergeableAdapter,
+    map_adapters,
 )
 from t5lite.models.initializers import Parameter
 from t5lite.models.model import Model, computed_once, parameters
@@ -72,7 +73,7 @@ def _no_parameter(*arguments: Any) -> Any:
     raise AssertionError(f"a recorded site makes no parameters, got {arguments}")
 
 
-def with_adapters(model: Model, adapters: tuple[Adapter, ...]) -> Model:
+def with_adapters(model: Model, adapters: tuple[Any, ...]) -> Model:
     """Returns the model with other adapters."""
     changed: Model = model.clone(config=dataclasses.replace(model.config, adapters=adapters))
     return changed
@@ -93,7 +94,7 @@ def linear_maps(model: Model) -> dict[str, AdaptedMap]:
     boxes = parameters(with_adapters(model, (*config.adapters, recorder)))
     maps: dict[str, AdaptedMap] = {}
     for name, site in recorder.sites.items():
-        attached = tuple(adapter for adapter in config.adapters if adapter.attaches_to(name))
+        attached = tuple(map_adapters(config.adapters, name))
         beside = {
             full.rpartition("/")[2]: box
             for full, box in boxes.items()
@@ -111,8 +112,9 @@ def linear_maps(model: Model) -> dict[str, AdaptedMap]:
 
 def added_names(model: Model) -> list[str]:
     """Returns the names of the parameters that the adapters of a model add, in order."""
-    maps = adapted_maps(model)
-    return sorted(f"{name}/{part}" for name, one in maps.items() for part in one.added)
+    if not model.config.adapters:
+        return []
+    return sorted(parameters(model).keys() - parameters(with_adapters(model, ())).keys())
 
 
 def values_from_kernels(

@@ -5,7 +5,7 @@ by name and read the dimensions of a map from its `MapSite`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -137,6 +137,11 @@ class Adapter(Protocol):
     def wrap(self, site: MapSite, apply: MapFunction) -> MapFunction: ...
 
 
+def map_adapters(adapters: Sequence[Any], name: str) -> list[Adapter]:
+    """Returns the adapters of the map of this full name."""
+    return [a for a in adapters if isinstance(a, Adapter) and a.attaches_to(name)]
+
+
 @runtime_checkable
 class KernelAdapter(Protocol):
     """An adapter some of whose parameters start from the kernels of their maps.
@@ -163,7 +168,7 @@ class MergeableAdapter(Protocol):
     ) -> MapWeights: ...
 
 
-def resolve_adapter(owner: str, given: Any) -> Adapter:
+def resolve_adapter(owner: str, given: Any) -> Any:
     """Returns an adapter, or the one that a name of `ADAPTERS` or a "module:function" makes.
 
     Raises:
@@ -172,13 +177,19 @@ def resolve_adapter(owner: str, given: Any) -> Adapter:
     """
     adapter = named(owner, given, ADAPTERS)() if isinstance(given, str) else given
     params = getattr(adapter, "__dataclass_params__", None)
-    if isinstance(adapter, type) or not isinstance(adapter, Adapter):
+    if isinstance(adapter, type) or not _is_adapter(adapter):
         raise UserError(
-            f"{owner} must be adapters, with the methods attaches_to and wrap, got {given!r}"
+            f"{owner} must be adapters, with the methods attaches_to and wrap, attaches_to and "
+            f"keys_values, or vectors, got {given!r}"
         )
     if params is None or not params.frozen:
         raise UserError(f"{owner} must be frozen dataclasses, got {type(adapter).__name__}")
     return adapter
+
+
+def _is_adapter(given: Any) -> bool:
+    of_name = hasattr(given, "wrap") or hasattr(given, "keys_values")
+    return hasattr(given, "vectors") or (of_name and hasattr(given, "attaches_to"))
 
 
 def describe_adapter(adapter: Any) -> dict[str, Any]:
@@ -188,7 +199,7 @@ def describe_adapter(adapter: Any) -> dict[str, Any]:
     return {"adapter": f"{kind.__module__}:{kind.__qualname__}", "fields": fields}
 
 
-def adapter_from_description(described: Mapping[str, Any]) -> Adapter:
+def adapter_from_description(described: Mapping[str, Any]) -> Any:
     """Returns the adapter that `describe_adapter` was given.
 
     Raises:
@@ -201,7 +212,7 @@ def adapter_from_description(described: Mapping[str, Any]) -> Adapter:
     except UserError as error:
         raise UserError(f"{error}; put its module on PYTHONPATH") from error
     # The class is checked before it is called: a checkpoint may name anything.
-    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and hasattr(kind, "wrap")):
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and _is_adapter(kind)):
         raise UserError(f"the checkpoint names {name!r} as an adapter, which is none")
     tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return resolve_adapter("T5Config.adapters", kind(**tuples))

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -14,11 +15,11 @@ from t5lite.core.batches import Batch
 from t5lite.core.lazy import by_name
 from t5lite.core.numbers import Number
 from t5lite.core.transitions import Transitions
-from t5lite.models.cache import Cache
+from t5lite.models.cache import Cache, updated
 from t5lite.models.classifier import NEXT_SENTENCE, POOLINGS, Classes, Classifier
 from t5lite.models.config import T5Config
 from t5lite.models.decoder import Decoder, logits_map, token_logits
-from t5lite.models.embedding import Embedding, embedded_tokens, offsets_name
+from t5lite.models.embedding import Embedding, offsets_name
 from t5lite.models.encoder import Encoder, encoder_output
 from t5lite.models.experts import EXPERT_STATISTICS
 from t5lite.models.initializers import ConstantInit, parameter
@@ -26,6 +27,8 @@ from t5lite.models.logits_transform import LogitsTransform
 from t5lite.models.loss_parameters import WithLossParameters
 from t5lite.models.model import Model
 from t5lite.models.norms import Identity
+from t5lite.models.positions import positions_in_examples
+from t5lite.models.prompts import embedded_tokens, make_prompt
 from t5lite.models.stack import LAYER_OUTPUTS, outputs_in_order
 
 
@@ -59,7 +62,8 @@ class EncoderDecoder(WithDecoder):
 
     Parameters:
         token_embedder/embedding, encoder/..., decoder/...; encoder_token_embedder/embedding with
-        `separate_embeddings`, when token_embedder is the decoder's.
+        `separate_embeddings`, when token_embedder is the decoder's; prompt/... if an adapter adds
+        one.
     """
 
     layout: ClassVar[str] = "encoder_decoder"
@@ -71,13 +75,14 @@ class EncoderDecoder(WithDecoder):
         self.encoder_token_embedder = None
         if self.config.separate_embeddings:
             self.encoder_token_embedder = Embedding(of_encoder)
+        self.prompt = make_prompt(self.config)
         self.encoder = Encoder(of_encoder)
         self.decoder = Decoder(self.config)
 
     def encode(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b k e"]:
         """Returns the encoder's output for `encoder_input_tokens`."""
         embedding = self.encoder_token_embedder or self.token_embedder
-        return encoder_output(self.encoder, embedding, batch, dropout_rate)
+        return encoder_output(self.encoder, embedding, batch, dropout_rate, self.prompt)
 
     def decode(
         self,
@@ -105,7 +110,7 @@ class EncoderDecoder(WithDecoder):
         """Returns the embedded tokens of both stacks, by the names of their offsets in a batch."""
         embedding = self.encoder_token_embedder or self.token_embedder
         return {
-            offsets_name("encoder"): embedded_tokens(embedding, batch, "encoder"),
+            offsets_name("encoder"): embedded_tokens(embedding, batch, "encoder", self.prompt),
             offsets_name("decoder"): embedded_tokens(self.token_embedder, batch, "decoder"),
         }
 
@@ -134,7 +139,7 @@ class DecoderOnly(WithDecoder):
     language model.
 
     Parameters:
-        token_embedder/embedding, decoder/...
+        token_embedder/embedding, decoder/...; prompt/... if an adapter adds one.
     """
 
     layout: ClassVar[str] = "decoder"
@@ -142,11 +147,13 @@ class DecoderOnly(WithDecoder):
 
     def setup(self) -> None:
         self.token_embedder = Embedding(self.config)
+        self.prompt = make_prompt(self.config)
         self.decoder = Decoder(self.config)
 
     def embedded(self, batch: Batch) -> dict[str, Any]:
         """Returns the embedded tokens, by the name of their offsets in a batch."""
-        return {offsets_name("decoder"): embedded_tokens(self.token_embedder, batch, "decoder")}
+        x = embedded_tokens(self.token_embedder, batch, "decoder", self.prompt)
+        return {offsets_name("decoder"): x}
 
     def start(self, batch: Batch, *, capacity: int) -> Cache:
         """Returns the cache for the rows of `decoder_input_tokens`, before any token."""
@@ -161,12 +168,18 @@ class DecoderOnly(WithDecoder):
         """
         x = self.token_embedder(batch["decoder_input_tokens"])
         segments = batch["decoder_segment_ids"]
+        if self.prompt is not None:
+            every = updated(cache.segment_ids, segments, cache.length, axis=1)
+            positions = positions_in_examples(every)
+            x = self.prompt(
+                x, jax.lax.dynamic_slice_in_dim(positions, cache.length, x.shape[1], axis=1)
+            )
         return self.decoder.extend(x, segments, self._prefix(batch), cache)
 
     def hidden(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b l e"]:
         """Returns the input of `logits` for the whole batch."""
         return self.decoder(
-            embedded_tokens(self.token_embedder, batch, "decoder"),
+            embedded_tokens(self.token_embedder, batch, "decoder", self.prompt),
             batch["decoder_segment_ids"],
             self._prefix(batch),
             None,
@@ -190,7 +203,8 @@ class EncoderOnly(WithLossParameters):
     """An encoder with logits for each of its tokens: of tokens (masked LM), or of classes.
 
     Parameters:
-        token_embedder/embedding, encoder/...; logits_transform/... if there is one; for tokens,
+        token_embedder/embedding, encoder/...; prompt/... if an adapter adds one;
+        logits_transform/... if there is one; for tokens,
         unless logits are tied, logits_dense/kernel [embed, vocab], and with `logits_bias`
         logits_bias [vocab], zeros, and with `next_sentence` next_sentence/..., as classifier/...;
         for classes classifier/..., see `Classifier`. Kernels are truncated normal with variance
@@ -209,6 +223,7 @@ class EncoderOnly(WithLossParameters):
     def setup(self) -> None:
         config = self.config
         self.token_embedder = Embedding(config)
+        self.prompt = make_prompt(config)
         self.encoder = Encoder(config)
         self.logits_transform = LogitsTransform(config) if config.logits_transform else Identity()
         if self.classes is not None:
@@ -226,7 +241,7 @@ class EncoderOnly(WithLossParameters):
 
     def encode(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b l e"]:
         """Returns the encoder's output for `encoder_input_tokens`."""
-        return encoder_output(self.encoder, self.token_embedder, batch, dropout_rate)
+        return encoder_output(self.encoder, self.token_embedder, batch, dropout_rate, self.prompt)
 
     def hidden(self, batch: Batch, *, dropout_rate: Number | None = None) -> Float[Array, "b l e"]:
         """Returns the input of `logits` for the whole batch."""
@@ -237,7 +252,8 @@ class EncoderOnly(WithLossParameters):
 
     def embedded(self, batch: Batch) -> dict[str, Any]:
         """Returns the embedded tokens, by the name of their offsets in a batch."""
-        return {offsets_name("encoder"): embedded_tokens(self.token_embedder, batch, "encoder")}
+        x = embedded_tokens(self.token_embedder, batch, "encoder", self.prompt)
+        return {offsets_name("encoder"): x}
 
     def logits(self, x: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
         """Returns the logits at each position of `x`."""

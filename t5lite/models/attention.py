@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Key
 from t5lite.core.numbers import Number
 from t5lite.models.dropout import dropout
 from t5lite.models.masks import AttentionMask
-from t5lite.models.relative_bias import AttentionBias, DenseBias
+from t5lite.models.relative_bias import AttentionBias
 
 # Finite, so that the softmax of a query without visible keys is not NaN; see `attend`.
 MASKED_SCORE = -1e10
@@ -81,7 +81,7 @@ def _materialised(
 ) -> tuple[AttentionMask, AttentionBias | None]:
     dense = AttentionMask(visible=mask.to_array(query_length, key_length))
     if bias is not None:
-        bias = DenseBias(array=bias.to_array(query_length, key_length))
+        bias = bias.materialised(query_length, key_length)
     return dense, bias
 
 

@@ -1,10 +1,12 @@
 """Multi-head attention with its linear maps, and positions as the configuration says."""
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from t5lite.core.named import named
@@ -13,11 +15,12 @@ from t5lite.models.adapters import Axis
 from t5lite.models.attention import ATTENTION, AttentionFunction, prepared
 from t5lite.models.config_fields import T5Fields
 from t5lite.models.initializers import ScaledInit
-from t5lite.models.linear import LinearMap
+from t5lite.models.linear import LinearMap, add_parameter
 from t5lite.models.masks import AttentionMask, Positions
 from t5lite.models.norms import make_norm
 from t5lite.models.positions import POSITIONS
 from t5lite.models.relative_bias import AttentionBias
+from t5lite.models.token_adapters import AttentionSite, attention_adapters
 
 
 class KeysValues(NamedTuple):
@@ -40,12 +43,14 @@ class AttentionContext(NamedTuple):
         positions: of queries and own keys, [l] or, if they differ between rows, [b, l]; None is
             0, 1, ...
         source_positions: of the encoder's output in cross-attention, where it has any.
+        in_examples: positions of queries in their examples, [l] or [b, l], if adapters need them.
     """
 
     mask: AttentionMask
     bias: AttentionBias | None = None
     positions: Positions = None
     source_positions: Positions = None
+    in_examples: Positions = None
 
 
 def attention_function(config: T5Fields) -> AttentionFunction:
@@ -59,10 +64,18 @@ def prepared_context(
     bias: AttentionBias | None,
     query_length: int,
     key_length: int,
+    prefix: int = 0,
 ) -> AttentionContext:
-    """Returns the context that all layers of a stack share."""
+    """Returns the context that all layers of a stack share.
+
+    Args:
+        mask, key_length: without the keys of a prefix.
+        bias: with them.
+        prefix: number of these keys.
+    """
+    mask = mask.with_shared_keys(prefix, key_length)
     function = attention_function(config)
-    return AttentionContext(*prepared(function, mask, bias, query_length, key_length))
+    return AttentionContext(*prepared(function, mask, bias, query_length, key_length + prefix))
 
 
 class Attention(nn.Module):
@@ -75,6 +88,7 @@ class Attention(nn.Module):
         out/kernel [heads, kv, embed], normal with variance 1 / (heads * kv).
         query/bias, ... with `linear_bias`, zeros.
         query_norm/scale, key_norm/scale [kv] with `qk_norm`, but not in cross-attention.
+        What the attached adapters add.
 
     Args:
         full_name: prefix of the maps' names, such as `decoder/layers/self_attention`.
@@ -120,6 +134,14 @@ class Attention(nn.Module):
             adapters=config.adapters,
             has_bias=config.linear_bias,
         )
+        site = AttentionSite(
+            name=self.full_name,
+            heads=Axis("heads", config.kv_heads),
+            kv=kv,
+            parameter=functools.partial(add_parameter, self),
+        )
+        attached = attention_adapters(config.adapters, self.full_name)
+        self.prefixes = [adapter.keys_values(site) for adapter in attached]
 
     def queries(
         self, x: Float[Array, "b q e"], positions: Positions = None
@@ -137,6 +159,26 @@ class Attention(nn.Module):
         """Returns the keys and values of `source`, a sequence other than the queries'."""
         key, value = (_by_head(part(source), "key_length") for part in (self.key, self.value))
         return KeysValues(self.key_norm(key) if self.has_norms else key, value)
+
+    def prefix(self, rows: int) -> KeysValues | None:
+        """Returns the keys and values of adapters for so many rows; None if there are none."""
+        if not self.prefixes:
+            return None
+        dtype = self.config.compute_dtype
+        key, value = (
+            jnp.concatenate(parts)[None].astype(dtype) for parts in zip(*self.prefixes, strict=True)
+        )
+        # They are the tokens before position 0, and all turned alike: PEFT turns none of them, and
+        # counts positions from the first key of the prefix.
+        count = key.shape[1]
+        key = self._placed(key, np.full(count, -count))
+        made = (jnp.broadcast_to(part, (rows, *part.shape[1:])) for part in (key, value))
+        return KeysValues(*(_by_head(part, "key_length") for part in made))
+
+    def after_prefix(self, source: KeysValues) -> KeysValues:
+        """Returns the keys and values of adapters, then these."""
+        prefix = self.prefix(source.key.shape[0])
+        return source if prefix is None else source.after(prefix)
 
     def __call__(
         self,

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from t5lite.core.examples import START_TOKEN
 from t5lite.core.numbers import Number
+from t5lite.models.token_adapters import DECODER_ATTENTION, prefix_length
 
 # Fields that a field `encoder_...` overrides for the encoder.
 ENCODER_FIELDS = (
@@ -119,8 +120,8 @@ class T5Fields:
         end_of_image_token: a token whose embedding is a vector of its own, which is not scaled and
             does not make its logit (T5Gemma 2); None for none.
         start_token: the token before the first target; 0, the padding id, in T5.
-        adapters: parameter-efficient changes to linear maps, as objects or "module:function"; the
-            first is the innermost. See `adapters.Adapter`.
+        adapters: parameter-efficient changes, as objects or "module:function"; of those of a linear
+            map the first is the innermost. See `adapters.Adapter` and `token_adapters`.
         dtype: of the computation, "bfloat16" or "float32"; for parameters see `train.param_dtype`.
         remat: what the backward pass recomputes: "none", "attention" (its weights), "minimal" (all
             but the results of linear maps) or "full".
@@ -207,6 +208,12 @@ class T5Fields:
     def reads_encoded_by_position(self) -> bool:
         """Whether what the decoder reads of an input depends on positions in the example."""
         return self.merged_attention or self.cross_positions != "none"
+
+    @property
+    def reads_positions_in_examples(self) -> bool:
+        """Whether self-attention of the decoder needs the positions of tokens in their examples."""
+        has_prefix = prefix_length(self.adapters, DECODER_ATTENTION) > 0
+        return self.reads_encoded_by_position or has_prefix
 
     def windowed_config(self: _Fields, window: Any) -> _Fields:
         """Returns the configuration of self-attention in layers with this window, None for none.

@@ -4,7 +4,7 @@ cache.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -24,7 +24,7 @@ from t5lite.models.linear import LinearMap
 from t5lite.models.masks import AttentionMask, Positions
 from t5lite.models.norms import make_final_norm
 from t5lite.models.positions import POSITIONS, positions_in_examples
-from t5lite.models.relative_bias import RelativeBias
+from t5lite.models.relative_bias import AttentionBias, RelativeBias
 from t5lite.models.stack import (
     Stream,
     constrained,
@@ -32,6 +32,17 @@ from t5lite.models.stack import (
     unstacked,
     window_pattern,
 )
+from t5lite.models.token_adapters import CROSS_ATTENTION, DECODER_ATTENTION, prefix_length
+
+
+class _Positions(NamedTuple):
+    """Positions of new tokens: in their row, None for 0, 1, ..., and in their examples.
+
+    The latter are None if no layer needs them.
+    """
+
+    of_row: Positions
+    in_examples: Positions
 
 
 def logits_map(config: T5Config, full_name: str) -> LinearMap:
@@ -116,11 +127,12 @@ class Decoder(nn.Module):
             causal=True,
         )
         bias = None if self.relpos_bias is None else self.relpos_bias(length)
-        positions = None
-        if self.config.reads_encoded_by_position:
-            positions = positions_in_examples(segment_ids)
+        in_examples = None
+        if self.config.reads_positions_in_examples:
+            in_examples = positions_in_examples(segment_ids)
+        positions = _Positions(None, in_examples)
         contexts = self._contexts(mask, bias, positions, length, segment_ids, encoded_segment_ids)
-        cross = self._cross_context(segment_ids, encoded_segment_ids, positions)
+        cross = self._cross_context(segment_ids, encoded_segment_ids, in_examples)
         x = constrained(self.input_dropout(x, dropout_rate))
         x, _ = self.layers(x, contexts, encoded, cross, segment_ids > 0, dropout_rate)
         return self.output_dropout(self.decoder_norm(x), dropout_rate)
@@ -141,14 +153,9 @@ class Decoder(nn.Module):
             source_positions = positions_in_examples(encoded_segment_ids)
 
         def of_layer(layer: DecoderLayer, variables: Any) -> LayerCache:
-            if encoded is None:
-                return LayerCache(own, None)
-            made: Any = layer.apply(
-                variables, encoded, source_positions, method="encoded_keys_values"
-            )
-            if config.merged_attention:
-                return LayerCache(own.after(made), None)
-            return LayerCache(own, made)
+            made: Any = layer.apply(variables, rows, encoded, source_positions, method="memory")
+            before, of_encoded = made
+            return LayerCache(own if before is None else own.after(before), of_encoded)
 
         return Cache(
             length=jnp.zeros([], jnp.int32),
@@ -185,14 +192,12 @@ class Decoder(nn.Module):
             key_prefix=key_prefix,
             causal=True,
         )
-        positions = jnp.arange(count) + start
-        in_examples = positions
-        if self.config.reads_encoded_by_position:
+        in_examples = None
+        if self.config.reads_positions_in_examples:
             every = positions_in_examples(mask.key_segment_ids)
             in_examples = jax.lax.dynamic_slice_in_dim(every, start, count, 1)
-        return self._extended(
-            x, segment_ids, positions, in_examples, mask, cache, alternatives=False
-        )
+        positions = _Positions(jnp.arange(count) + start, in_examples)
+        return self._extended(x, segment_ids, positions, mask, cache, alternatives=False)
 
     def extend_by_one(
         self,
@@ -209,15 +214,19 @@ class Decoder(nn.Module):
         """
         segments = jnp.ones(x.shape[:2], jnp.int32)
         positions = jnp.broadcast_to(position, (x.shape[1],))
+        in_examples = None
+        if self.config.reads_positions_in_examples:
+            # Rows may begin with padding, which no hypothesis sees.
+            in_examples = jnp.sum(visible, axis=2, dtype=jnp.int32) - 1
+        both = _Positions(positions, in_examples)
         mask = AttentionMask(visible=visible[:, None])
-        return self._extended(x, segments, positions, positions, mask, cache, alternatives=True)
+        return self._extended(x, segments, both, mask, cache, alternatives=True)
 
     def _extended(
         self,
         x: Stream,
         segment_ids: Int[Array, "b l"],
-        positions: Int[Array, "l"],
-        in_examples: Int[Array, "l"] | Int[Array, "b l"],
+        positions: _Positions,
         mask: AttentionMask,
         cache: Cache,
         *,
@@ -226,17 +235,18 @@ class Decoder(nn.Module):
         start = cache.length
         count = x.shape[1]
         capacity = cache.segment_ids.shape[1]
-        key_positions = updated(cache.positions, positions, start, axis=0)
-        mask = dataclasses.replace(mask, query_positions=positions, key_positions=key_positions)
+        key_positions = updated(cache.positions, positions.of_row, start, axis=0)
+        mask = dataclasses.replace(
+            mask, query_positions=positions.of_row, key_positions=key_positions
+        )
         bias = None
         if self.relpos_bias is not None:
-            bias = self.relpos_bias(capacity, positions, key_positions)
+            bias = self.relpos_bias(capacity, positions.of_row, key_positions)
         encoded_segment_ids = cache.encoded_segment_ids
-        contexts = self._contexts(
-            mask, bias, in_examples, capacity, segment_ids, encoded_segment_ids
-        )
-        cross = self._cross_context(segment_ids, encoded_segment_ids, in_examples)
-        memory = encoded_segment_ids.shape[1] if self.config.merged_attention else 0
+        contexts = self._contexts(mask, bias, positions, capacity, segment_ids, encoded_segment_ids)
+        cross = self._cross_context(segment_ids, encoded_segment_ids, positions.in_examples)
+        memory = prefix_length(self.config.adapters, DECODER_ATTENTION)
+        memory += encoded_segment_ids.shape[1] if self.config.merged_attention else 0
         layers: list[LayerCache] = []
         for (layer, variables), cached in zip(self._each_layer(), cache.layers, strict=True):
             slot = start + memory if memory else start
@@ -261,20 +271,34 @@ class Decoder(nn.Module):
         self,
         mask: AttentionMask,
         bias: RelativeBias | None,
-        positions: Positions,
+        positions: _Positions,
         key_length: int,
         segment_ids: Int[Array, "b l"],
         encoded_segment_ids: Int[Array, "b source"] | None,
     ) -> tuple[AttentionContext, ...]:
         """Returns the context of self-attention for each window."""
         query_length = segment_ids.shape[1]
+        prefix = prefix_length(self.config.adapters, DECODER_ATTENTION)
+        with_prefix: AttentionBias | None = bias
+        if self.relpos_bias is not None and bias is not None:
+            with_prefix = self.relpos_bias.with_prefix(
+                bias, prefix, positions.in_examples, limit=key_length, key_length=key_length
+            )
         if self.config.merged_attention and encoded_segment_ids is not None:
             mask = mask.with_memory(segment_ids, encoded_segment_ids, key_length)
             key_length += encoded_segment_ids.shape[1]
         masks = [dataclasses.replace(mask, window=window) for window in self.pattern.windows]
         lengths = query_length, key_length
-        contexts = (prepared_context(self.config, each, bias, *lengths) for each in masks)
-        return tuple(context._replace(positions=positions) for context in contexts)
+        contexts = (
+            prepared_context(self.config, each, with_prefix, *lengths, prefix) for each in masks
+        )
+        # A relative bias is of positions in the row.
+        rotary = self.config.positions == "rotary" and self.config.reads_positions_in_examples
+        own = positions.in_examples if rotary else positions.of_row
+        return tuple(
+            context._replace(positions=own, in_examples=positions.in_examples)
+            for context in contexts
+        )
 
     def _cross_context(
         self,
@@ -286,7 +310,8 @@ class Decoder(nn.Module):
             return None
         mask = AttentionMask(query_segment_ids=segment_ids, key_segment_ids=encoded_segment_ids)
         lengths = segment_ids.shape[1], encoded_segment_ids.shape[1]
-        context = prepared_context(self.config, mask, None, *lengths)
+        prefix = prefix_length(self.config.adapters, CROSS_ATTENTION)
+        context = prepared_context(self.config, mask, None, *lengths, prefix)
         if self.config.cross_positions == "none":
             return context
         theirs = encoded_segment_ids[:, None, :]

@@ -12,6 +12,7 @@ from t5lite.models.masks import Positions
 from t5lite.models.norms import Sublayers
 from t5lite.models.positions import POSITIONS
 from t5lite.models.stack import LAYER_OUTPUTS, Stream, constrained, feed_forward, window_pattern
+from t5lite.models.token_adapters import CROSS_ATTENTION, DECODER_ATTENTION, prefix_length
 
 
 class Incremental(NamedTuple):
@@ -48,26 +49,39 @@ class DecoderLayer(Sublayers):
 
     def setup(self) -> None:
         config = self.config
-        name = "decoder/layers"
         cross = ("cross_attention",) if config.has_cross_attention else ()
         self.add_sublayers("self_attention", *cross, "mlp")
         windows = window_pattern(config.decoder_windows, config.num_decoder_layers).windows
         of_window = config.windowed_config(windows[self.kind])
-        self.self_attention = Attention(of_window, f"{name}/self_attention")
+        self.self_attention = Attention(of_window, DECODER_ATTENTION)
         self.relpos_bias = POSITIONS[config.positions].layer_bias(config, bidirectional=False)
         if config.has_cross_attention:
             self.encoder_decoder_attention = Attention(
-                config.windowed_config(None), f"{name}/encoder_decoder_attention", is_cross=True
+                config.windowed_config(None), CROSS_ATTENTION, is_cross=True
             )
-        self.mlp = feed_forward(config, f"{name}/mlp")
+        self.mlp = feed_forward(config, "decoder/layers/mlp")
 
-    def encoded_keys_values(
-        self, encoded: Float[Array, "b source source_embed"], positions: Positions
-    ) -> ByHead:
-        """Returns the keys and values of what was encoded."""
+    def memory(
+        self,
+        rows: int,
+        encoded: Float[Array, "b source source_embed"] | None,
+        positions: Positions,
+    ) -> tuple[ByHead | None, ByHead | None]:
+        """Returns the keys and values before those of tokens, and those of cross-attention.
+
+        Args:
+            positions: of what was encoded.
+        """
+        attention = self.self_attention
         if self.config.merged_attention:
-            return by_head(self.self_attention.memory(encoded))
-        return by_head(self.encoder_decoder_attention.keys_values(encoded, positions))
+            assert encoded is not None, "no encoder outputs for merged attention"
+            return by_head(attention.after_prefix(attention.memory(encoded))), None
+        prefix = attention.prefix(rows)
+        own = None if prefix is None else by_head(prefix)
+        if encoded is None:
+            return own, None
+        cross = self.encoder_decoder_attention
+        return own, by_head(cross.after_prefix(cross.keys_values(encoded, positions)))
 
     def __call__(
         self,
@@ -111,13 +125,22 @@ class DecoderLayer(Sublayers):
         if incremental is not None:
             own = incremental.cached.own.with_new(source, incremental.start)
             source = own.read()
-        elif self.config.merged_attention:
-            assert encoded is not None, "no encoder outputs for merged attention"
-            source = source.after(attention.memory(encoded))
+        else:
+            if self.config.merged_attention:
+                assert encoded is not None, "no encoder outputs for merged attention"
+                source = source.after(attention.memory(encoded))
+            source = attention.after_prefix(source)
         if self.relpos_bias is not None:
-            length = source.key.shape[1]
+            prefix = prefix_length(self.config.adapters, DECODER_ATTENTION)
+            length = source.key.shape[1] - prefix
             key_positions = None if incremental is None else incremental.key_positions
-            bias = self.relpos_bias(length, context.positions, key_positions)
+            bias = self.relpos_bias.with_prefix(
+                self.relpos_bias(length, context.positions, key_positions),
+                prefix,
+                context.in_examples,
+                limit=length,
+                key_length=length,
+            )
             context = context._replace(bias=bias)
         queries = attention.queries(normed, context.positions)
         y = attention(queries, source, context, dropout_rate=dropout_rate)
@@ -135,6 +158,7 @@ class DecoderLayer(Sublayers):
         if cached is None:
             assert encoded is not None, "neither encoder outputs nor their keys and values"
             source = attention.keys_values(encoded, context.source_positions)
+            source = attention.after_prefix(source)
         else:
             source = cached.read()
         queries = attention.queries(self.sublayer_input("cross_attention", x), context.positions)

@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from t5lite.core.batches import Batch
 from t5lite.models.adapters import Axis
 from t5lite.models.config_fields import T5Fields
 from t5lite.models.initializers import ConstantInit, Initializer, NormalInit, ScaledInit, parameter
@@ -66,13 +65,6 @@ class Embedding(nn.Module):
 def offsets_name(stack: str) -> str:
     """Returns the name in a batch of what is added to the embedded tokens of a stack."""
     return f"{stack}_embedding_offsets"
-
-
-def embedded_tokens(embedding: Embedding, batch: Batch, stack: str) -> Float[Array, "b l e"]:
-    """Returns the embedded tokens of "encoder" or "decoder", with their offsets in the batch."""
-    x = embedding(batch[f"{stack}_input_tokens"])
-    offsets = batch.get(offsets_name(stack))
-    return x if offsets is None else x + offsets.astype(x.dtype)
 
 
 class LookupTable(nn.Module):

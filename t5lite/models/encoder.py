@@ -14,7 +14,7 @@ from t5lite.models.adapters import Axis
 from t5lite.models.attention_layer import Attention
 from t5lite.models.config import T5Config
 from t5lite.models.dropout import Dropout
-from t5lite.models.embedding import Embedding, LookupTable, embedded_tokens
+from t5lite.models.embedding import Embedding, LookupTable
 from t5lite.models.mixers import MIXERS
 from t5lite.models.norms import (
     NORM_PLACEMENTS,
@@ -24,6 +24,7 @@ from t5lite.models.norms import (
     make_norm,
 )
 from t5lite.models.positions import POSITIONS, check_row_length, positions_in_examples
+from t5lite.models.prompts import InputPrompt, embedded_tokens
 from t5lite.models.stack import (
     LAYER_OUTPUTS,
     Stream,
@@ -32,6 +33,7 @@ from t5lite.models.stack import (
     stacked_layers,
     window_pattern,
 )
+from t5lite.models.token_adapters import ENCODER_ATTENTION, prefix_length
 
 
 class EncoderLayer(Sublayers):
@@ -55,13 +57,12 @@ class EncoderLayer(Sublayers):
 
     def setup(self) -> None:
         config = self.config
-        name = "encoder/layers"
         normalised = ("attention",) if self.input_is_normalised else ()
         self.add_sublayers("attention", "mlp", normalised=normalised)
         windows = window_pattern(config.encoder_windows, config.num_encoder_layers).windows
         of_window = config.windowed_config(windows[self.kind])
-        self.attention = Attention(of_window, f"{name}/attention")
-        self.mlp = feed_forward(config, f"{name}/mlp")
+        self.attention = Attention(of_window, ENCODER_ATTENTION)
+        self.mlp = feed_forward(config, "encoder/layers/mlp")
         self.relpos_bias = POSITIONS[config.positions].layer_bias(config, bidirectional=True)
         self.part_names = _add_parts(self, MIXERS[config.encoder_attention].layer_parts(config))
 
@@ -73,11 +74,23 @@ class EncoderLayer(Sublayers):
         dropout_rate: Number | None,
     ) -> tuple[Stream, None]:
         mixer = MIXERS[self.config.encoder_attention]
+        context = contexts[self.kind]
+        bias = None
+        if self.relpos_bias is not None:
+            prefix = prefix_length(self.config.adapters, ENCODER_ATTENTION)
+            length = x.shape[1]
+            bias = self.relpos_bias.with_prefix(
+                self.relpos_bias(length),
+                prefix,
+                context.in_examples,
+                limit=length,
+                key_length=length,
+            )
         attended = mixer.mix(
             self.attention,
             self.sublayer_input("attention", x),
-            contexts[self.kind],
-            None if self.relpos_bias is None else self.relpos_bias(x.shape[1]),
+            context,
+            bias,
             {name: getattr(self, name) for name in self.part_names},
             dropout_rate,
         )
@@ -173,11 +186,15 @@ class Encoder(nn.Module):
 
 
 def encoder_output(
-    encoder: Encoder, embedding: Embedding, batch: Batch, dropout_rate: Number | None
+    encoder: Encoder,
+    embedding: Embedding,
+    batch: Batch,
+    dropout_rate: Number | None,
+    prompt: InputPrompt | None = None,
 ) -> Stream:
     """Returns the encoder's output for `encoder_input_tokens`."""
     return encoder(
-        embedded_tokens(embedding, batch, "encoder"),
+        embedded_tokens(embedding, batch, "encoder", prompt),
         batch["encoder_segment_ids"],
         batch.get("encoder_token_types"),
         dropout_rate=dropout_rate,

@@ -11,9 +11,10 @@ from t5lite.core.transitions import Transitions
 from t5lite.models.classifier import POOLINGS, Classes, Classifier
 from t5lite.models.config import T5Config
 from t5lite.models.decoder import Decoder
-from t5lite.models.embedding import Embedding, embedded_tokens, offsets_name
+from t5lite.models.embedding import Embedding, offsets_name
 from t5lite.models.encoder import Encoder, encoder_output
 from t5lite.models.loss_parameters import WithLossParameters
+from t5lite.models.prompts import embedded_tokens
 
 
 class EncoderDecoderClassifier(WithLossParameters):

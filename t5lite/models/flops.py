@@ -83,11 +83,13 @@ def _count(model: Model, lengths: Mapping[str, int], trained: Collection[str] | 
     encoded = embedded
     if config.separate_embeddings:
         encoded = products.trains("encoder_token_embedder/embedding")
+    has_prompt = products.trains("prompt")
     if model.has_encoder:
-        encoded = _encoder(products, config.encoder_config(), encoded, inputs)
+        encoded = _encoder(products, config.encoder_config(), encoded or has_prompt, inputs)
     x = encoded
     if config.num_decoder_layers:
-        x = _decoder(products, config, embedded, encoded, targets, inputs)
+        first = embedded or (has_prompt and not model.has_encoder)
+        x = _decoder(products, config, first, encoded, targets, inputs)
     if config.logits_transform:
         flops = 2 * config.embed_dim**2 * inputs
         x = products.linear(flops, x, "logits_transform/dense")
@@ -206,8 +208,9 @@ def _attention(
         return any(parts)
 
     query = products.linear(wide, x, f"{name}/query") or products.trains(f"{name}/query_norm")
-    key = made("key") or products.trains(f"{name}/key_norm")
-    value = made("value")
+    trains = products.trains
+    key = made("key") or trains(f"{name}/key_norm") or trains(f"{name}/prefix_key")
+    value = made("value") or trains(f"{name}/prefix_value")
     weights = products.product(pairs, query, key) or bias
     return products.linear(wide, products.product(pairs, weights, value), f"{name}/out")
 

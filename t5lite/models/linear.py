@@ -15,7 +15,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from t5lite.models.adapters import Adapter, Axis, MapFunction, MapSite
+from t5lite.models.adapters import Axis, MapFunction, MapSite, map_adapters
 from t5lite.models.initializers import ConstantInit, Initializer, parameter
 
 # The name that checkpoint policies know the results of linear maps by.
@@ -88,6 +88,12 @@ batching.primitive_batchers[_linear_p] = _batched
 mlir.register_lowering(_linear_p, mlir.lower_fun(_einsum, multiple_results=False))
 
 
+def add_parameter(module: nn.Module, name: str, initializer: Initializer, *axes: Axis) -> Any:
+    """Returns the value of a parameter of a module with these dimensions."""
+    init = parameter(initializer, tuple(axis.name for axis in axes))
+    return module.param(name, init, tuple(axis.size for axis in axes))
+
+
 class LinearMap(nn.Module):
     """A linear map in the dtype of its input, and the adapters attached to it.
 
@@ -110,7 +116,7 @@ class LinearMap(nn.Module):
     outputs: tuple[Axis, ...]
     initializer: Initializer
     full_name: str
-    adapters: tuple[Adapter, ...] = ()
+    adapters: tuple[Any, ...] = ()
     stacked: tuple[Axis, ...] = ()
     has_bias: bool = False
 
@@ -128,7 +134,7 @@ class LinearMap(nn.Module):
                 return result
             return result + jnp.expand_dims(bias.astype(x.dtype), range(result.ndim - bias.ndim))
 
-        attached = [adapter for adapter in self.adapters if adapter.attaches_to(self.full_name)]
+        attached = map_adapters(self.adapters, self.full_name)
         if not attached:
             return base(x)
         site = MapSite(
@@ -152,8 +158,7 @@ class LinearMap(nn.Module):
         return (*self.stacked, *self.inputs, *self.outputs)
 
     def _parameter(self, name: str, initializer: Initializer, *axes: Axis) -> Any:
-        init = parameter(initializer, tuple(axis.name for axis in axes))
-        return self.param(name, init, tuple(axis.size for axis in axes))
+        return add_parameter(self, name, initializer, *axes)
 
     def _dropout_key(self) -> Any:
         return self.make_rng("dropout") if self.has_rng("dropout") else None

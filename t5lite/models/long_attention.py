@@ -23,7 +23,9 @@ from t5lite.models.attention_layer import (
 )
 from t5lite.models.config_fields import T5Fields
 from t5lite.models.masks import AttentionMask
+from t5lite.models.positions import positions_in_examples
 from t5lite.models.relative_bias import DenseBias, RelativePositionBias
+from t5lite.models.token_adapters import ENCODER_ATTENTION, prefix_length
 
 
 class LongContext(NamedTuple):
@@ -84,6 +86,10 @@ def long_context(
     radius = config.local_radius
     block = radius + 1
     lengths = block, 3 * block
+    prefix = prefix_length(config.adapters, ENCODER_ATTENTION)
+    in_examples = None
+    if prefix:
+        in_examples = in_blocks(positions_in_examples(segment_ids), block)
     mask = AttentionMask(
         query_segment_ids=in_blocks(segment_ids, block),
         key_segment_ids=with_neighbours(segment_ids, block),
@@ -93,7 +99,10 @@ def long_context(
     bias = relpos_bias(distance_limit=3 * block, query_offset=block)
     count = segment_ids.shape[1] // config.global_block_size
     if side_relpos_bias is None or count == 0:
-        return LongContext(prepared_context(config, mask, bias, *lengths))
+        with_prefix = relpos_bias.with_prefix(
+            bias, prefix, in_examples, limit=segment_ids.shape[1], key_length=lengths[1]
+        )
+        return LongContext(prepared_context(config, mask, with_prefix, *lengths, prefix))
 
     is_token = segment_ids > 0
     blocks = blocks_of_tokens(is_token, config.global_block_size)
@@ -115,8 +124,16 @@ def long_context(
         axis=3,
     )
     # The bias on global tokens depends on the row, which a `RelativeBias` cannot express.
-    dense = AttentionMask(visible=visible), DenseBias(array=scores)
-    return LongContext(prepared_context(config, *dense, block, 3 * block + count), summed)
+    lengths = block, 3 * block + count
+    with_prefix = relpos_bias.with_prefix(
+        DenseBias(array=scores),
+        prefix,
+        in_examples,
+        limit=segment_ids.shape[1],
+        key_length=lengths[1],
+    )
+    dense = AttentionMask(visible=visible)
+    return LongContext(prepared_context(config, dense, with_prefix, *lengths, prefix), summed)
 
 
 def long_attention(
@@ -141,6 +158,7 @@ def long_attention(
                 for part, every in zip(near, side, strict=True)
             )
         )
+    near = attention.after_prefix(near)
     queries = in_blocks(attention.queries(x), block)
     attended = attention(queries, near, context.attention, dropout_rate=dropout_rate)
     return attended.reshape(rows, -1, *attended.shape[2:])[:, :length]

@@ -14,6 +14,14 @@ from jaxtyping import Array, Bool, Int
 
 # Positions of tokens, one for each query or key, the same in all rows of a batch.
 Positions = Any
+# Fields of a mask with an axis of keys, and which of their axes it is.
+_KEY_AXES = {
+    "key_segment_ids": 1,
+    "key_prefix": 1,
+    "memory_keys": 0,
+    "shared_keys": 0,
+    "visible": 3,
+}
 # How many tokens to the left and to the right of itself a query may attend to; None is no limit.
 Window = tuple[int, int]
 
@@ -33,6 +41,8 @@ class AttentionMask:
         memory_keys: True for keys that are no tokens of the queries' sequence, bool [k], such as
             encoder states that self-attention also reads (merged attention): `causal` and `window`
             do not apply to them.
+        shared_keys: True for keys that every query attends to, whatever the other fields say, bool
+            [k], such as those of a prefix of all examples.
         visible: an explicit mask, bool [#b, 1, q, k], for what no rule expresses.
         causal: whether a query attends to no key at a later position.
         window: how far a query sees to the left and to the right, in positions.
@@ -57,6 +67,7 @@ class AttentionMask:
     query_prefix: Any = None
     key_prefix: Any = None
     memory_keys: Any = None
+    shared_keys: Any = None
     visible: Any = None
     causal: bool = dataclasses.field(default=False, metadata={"static": True})
     window: Window | None = dataclasses.field(default=None, metadata={"static": True})
@@ -81,6 +92,8 @@ class AttentionMask:
             mine = self.query_segment_ids[:, None, :, None]
             theirs = self.key_segment_ids[:, None, None, :]
             allowed = _both(allowed, (mine == theirs) & (theirs != 0))
+        if self.shared_keys is not None and allowed is not None:
+            allowed = allowed | self.shared_keys[None, None, None]
         return allowed
 
     def with_memory(
@@ -119,6 +132,32 @@ class AttentionMask:
         assert self.key_prefix is None, "a prefix has no memory"
         return dataclasses.replace(self, **changed)
 
+    def with_shared_keys(self, count: int, key_length: int) -> "AttentionMask":
+        """Returns the mask with keys before the others that every query attends to.
+
+        Args:
+            count: of these keys.
+            key_length: number of the other keys.
+
+        >>> ids = jnp.array([[1, 2, 0]])
+        >>> mask = AttentionMask(query_segment_ids=ids, key_segment_ids=ids, causal=True)
+        >>> mask.with_shared_keys(1, 3).to_array(3, 4)[0, 0].astype(int)
+        Array([[1, 1, 0, 0],
+               [1, 0, 1, 0],
+               [1, 0, 0, 0]], dtype=int32)
+        """
+        if count == 0:
+            return self
+        changed: dict[str, Any] = {
+            "key_positions": jnp.pad(_positions(self.key_positions, key_length), (count, 0)),
+            "shared_keys": jnp.arange(count + key_length) < count,
+        }
+        for name, axis in _KEY_AXES.items():
+            if name not in changed and (field := getattr(self, name)) is not None:
+                widths = [(count if n == axis else 0, 0) for n in range(field.ndim)]
+                changed[name] = jnp.pad(field, widths)
+        return dataclasses.replace(self, **changed)
+
     def keys(self, start: int | Int[Array, ""], size: int) -> "AttentionMask":
         """Returns the mask on the keys `start` to `start + size` alone; `start` may be traced.
 
@@ -129,8 +168,7 @@ class AttentionMask:
                [1, 1]], dtype=int32)
         """
         sliced: dict[str, Any] = {"key_positions": key_positions(self.key_positions, start, size)}
-        axes = {"key_segment_ids": 1, "key_prefix": 1, "memory_keys": 0, "visible": 3}
-        for name, axis in axes.items():
+        for name, axis in _KEY_AXES.items():
             if (field := getattr(self, name)) is not None:
                 sliced[name] = jax.lax.dynamic_slice_in_dim(field, start, size, axis)
         return dataclasses.replace(self, **sliced)

@@ -16,7 +16,9 @@ from t5lite.models.config_fields import T5Fields
 from t5lite.models.long_attention import LongContext, long_attention, long_context
 from t5lite.models.masks import AttentionMask, Window
 from t5lite.models.norms import make_norm
+from t5lite.models.positions import positions_in_examples
 from t5lite.models.relative_bias import AttentionBias, RelativePositionBias
+from t5lite.models.token_adapters import ENCODER_ATTENTION, prefix_length
 
 # Modules by the names under which a mixer asked for them.
 Parts = Mapping[str, Any]
@@ -44,8 +46,14 @@ class Mixer:
     ) -> tuple[Any, ...]:
         """Returns for each window what `mix` needs to know of the batch, for all layers at once."""
         length = segment_ids.shape[1]
-        bias = None if relpos_bias is None else relpos_bias(length)
-        return tuple(
+        prefix = prefix_length(config.adapters, ENCODER_ATTENTION)
+        in_examples = positions_in_examples(segment_ids) if prefix else None
+        bias: AttentionBias | None = None
+        if relpos_bias is not None:
+            bias = relpos_bias.with_prefix(
+                relpos_bias(length), prefix, in_examples, limit=length, key_length=length
+            )
+        contexts = (
             prepared_context(
                 config,
                 AttentionMask(
@@ -54,8 +62,12 @@ class Mixer:
                 bias,
                 length,
                 length,
+                prefix,
             )
             for window in windows
+        )
+        return tuple(
+            context._replace(positions=in_examples, in_examples=in_examples) for context in contexts
         )
 
     def mix(
@@ -74,9 +86,10 @@ class Mixer:
             bias: of this layer; None if its layers share one, which is in the context.
         """
         attended: AttentionContext = context if bias is None else context._replace(bias=bias)
-        return attention(
-            attention.queries(x), attention.keys_values(x), attended, dropout_rate=dropout_rate
-        )
+        positions = attended.positions
+        source = attention.after_prefix(attention.keys_values(x, positions))
+        queries = attention.queries(x, positions)
+        return attention(queries, source, attended, dropout_rate=dropout_rate)
 
 
 @dataclasses.dataclass(frozen=True)

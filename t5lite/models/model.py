@@ -16,6 +16,7 @@ from t5lite.models.cache import Cache
 from t5lite.models.classifier import Classes
 from t5lite.models.config import T5Config
 from t5lite.models.initializers import Parameter
+from t5lite.models.token_adapters import AttentionAdapter, InputAdapter
 
 _Result = TypeVar("_Result")
 
@@ -100,20 +101,31 @@ def init(model: Model, key: Key[Array, ""]) -> Any:
 
 
 def check_adapters(model: Model) -> None:
-    """Checks that each adapter of a model attaches to some map.
+    """Checks that each adapter of a model attaches to something.
 
     Raises:
-        UserError: for the first that attaches to none, with the names of all maps.
+        UserError: for the first that attaches to nothing, with the names of what there is.
     """
     if not model.config.adapters:
         return
     kernels = (name for name in parameters(model) if name.endswith("/kernel"))
     heads = {"classifier", "next_sentence"}
-    names = sorted({name.removesuffix("/kernel") for name in kernels} - heads)
+    maps = {name.removesuffix("/kernel") for name in kernels} - heads
+    attention = {name.removesuffix("/query") for name in maps if name.endswith("attention/query")}
     for adapter in model.config.adapters:
+        if isinstance(adapter, InputAdapter):
+            if model.classes is not None or model.config.next_sentence:
+                raise UserError(
+                    f"T5Config.adapters: {adapter} is for models that predict tokens alone, got "
+                    f"{type(model).__name__} with classes; use PrefixTuning"
+                )
+            continue
+        of_attention = isinstance(adapter, AttentionAdapter)
+        names = sorted(attention if of_attention else maps)
         if not any(map(adapter.attaches_to, names)):
+            kind = "attention layer" if of_attention else "map"
             raise UserError(
-                f"T5Config.adapters: {adapter} attaches to no map; there are {', '.join(names)}"
+                f"T5Config.adapters: {adapter} attaches to no {kind}; there are {', '.join(names)}"
             )
 
 

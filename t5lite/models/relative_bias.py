@@ -72,6 +72,10 @@ class RelativeBias:
         )
         return jnp.asarray(self.table, self.dtype)[:, buckets]
 
+    def materialised(self, query_length: int, key_length: int) -> "DenseBias":
+        """Returns the bias with nothing left to compute in each layer."""
+        return DenseBias(array=self.to_array(query_length, key_length))
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,8 +95,51 @@ class DenseBias:
         array = jax.lax.dynamic_slice_in_dim(self.array, start, size, 3)
         return dataclasses.replace(self, array=array)
 
+    def materialised(self, query_length: int, key_length: int) -> "DenseBias":
+        """Returns the bias with nothing left to compute in each layer."""
+        return self
 
-AttentionBias = RelativeBias | DenseBias
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrefixedBias:
+    """The bias on keys of a prefix, which depends on positions in examples, and on all others.
+
+    Args:
+        prefix: [#b, h, q, prefix].
+        rest: on the keys after it.
+        key_length: number of the keys after it.
+    """
+
+    prefix: Any
+    rest: RelativeBias | DenseBias
+    key_length: int = dataclasses.field(metadata={"static": True})
+
+    def to_array(self, query_length: int, key_length: int) -> Float[Array, "#b h q k"]:
+        """Returns the bias of every query on every key."""
+        count = self.prefix.shape[3]
+        assert key_length == count + self.key_length, (key_length, count, self.key_length)
+        rest = self.rest.to_array(query_length, self.key_length)
+        rows = max(self.prefix.shape[0], rest.shape[0])
+        parts = (jnp.broadcast_to(x, (rows, *x.shape[1:])) for x in (self.prefix, rest))
+        return jnp.concatenate(list(parts), axis=3)
+
+    def keys(self, start: int | Int[Array, ""], size: int) -> DenseBias:
+        """Returns the bias on the keys `start` to `start + size` alone; `start` may be traced."""
+        count = self.prefix.shape[3]
+        every = self.to_array(self.prefix.shape[2], count + self.key_length)
+        return DenseBias(array=every).keys(start, size)
+
+    def materialised(self, query_length: int, key_length: int) -> "PrefixedBias":
+        """Returns the bias with nothing left to compute in each layer but joining both parts.
+
+        Joined here, the rest would have a copy for each row of the batch.
+        """
+        rest = self.rest.materialised(query_length, self.key_length)
+        return dataclasses.replace(self, rest=rest)
+
+
+AttentionBias = RelativeBias | DenseBias | PrefixedBias
 
 
 class RelativePositionBias(nn.Module):
@@ -132,6 +179,34 @@ class RelativePositionBias(nn.Module):
             max_distance=config.max_distance,
             dtype=config.compute_dtype,
         )
+
+    def with_prefix(
+        self,
+        rest: RelativeBias | DenseBias,
+        count: int,
+        in_examples: Int[Array, "b q"] | Int[Array, "q"] | None,
+        *,
+        limit: int,
+        key_length: int,
+    ) -> AttentionBias:
+        """Returns a bias with keys before all others: the tokens before the first of each example.
+
+        Args:
+            rest: on the others.
+            count: of these keys.
+            in_examples: positions of queries in their examples; None if there are no such keys.
+            limit: every such position is below it.
+            key_length: number of the other keys.
+        """
+        if count == 0:
+            return rest
+        assert in_examples is not None, "a prefix without positions of queries in their examples"
+        farthest = limit + count - 1
+        values = self(limit).values(np.arange(-farthest, 0))
+        keys = jnp.expand_dims(jnp.arange(count) - count, range(in_examples.ndim))
+        prefix = values[:, keys - in_examples[..., None] + farthest]
+        prefix = prefix[None] if prefix.ndim == 3 else jnp.moveaxis(prefix, 1, 0)
+        return PrefixedBias(prefix=prefix, rest=rest, key_length=key_length)
 
 
 def relative_position_bucket(

@@ -17,6 +17,7 @@ from t5lite.models.description import model_of
 from t5lite.models.flops import forward_flops
 from t5lite.models.frozen import FrozenModel, JoinedRows, SameRows
 from t5lite.models.model import Model
+from t5lite.models.token_adapters import prompt_length
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.processes import from_first_process
 from t5lite.parallel.sharding import check_lengths
@@ -180,6 +181,12 @@ def _rows(run: Run, teacher: Teacher, model: Model, owner: str) -> SameRows | Jo
     """Returns how a teacher reads the batches of a run, after all checks of that."""
     eos_id = run.task.vocabulary.eos_id
     config = model.config
+    prompts = [prompt_length(each.config.adapters) for each in (run.model, model)]
+    if prompts[0] != prompts[1] or (any(prompts) and run.model.layout != model.layout):
+        raise UserError(
+            f"{owner} must be of the kind of the model and have as many vectors in its prompt "
+            f"({prompts[0]}), got {prompts[1]} of {type(model).__name__}; use PrefixTuning instead"
+        )
     if run.model.layout == "encoder_decoder" and model.layout == "decoder":
         if teacher.start_token is not None and run.packed:
             raise UserError(

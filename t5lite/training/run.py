@@ -19,7 +19,7 @@ from t5lite.core.fields import (
 from t5lite.core.files import local_folder
 from t5lite.core.numbers import Number
 from t5lite.core.patterns import check_patterns
-from t5lite.data.batching.features import Layout, TaskLayout, make_layout
+from t5lite.data.batching.features import Layout, TaskLayout, make_layout, with_prompt
 from t5lite.data.mixture import Mixture
 from t5lite.data.task import Task
 from t5lite.losses.cross_entropy import CrossEntropy
@@ -34,6 +34,7 @@ from t5lite.models.classifier import INDEPENDENT, SPAN
 from t5lite.models.config_fields import DTYPES
 from t5lite.models.model import Model, check_adapters
 from t5lite.models.positions import check_row_length
+from t5lite.models.token_adapters import prompt_length
 from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.extraction import Extraction
 from t5lite.objectives.masked_lm import MaskedLM
@@ -337,18 +338,21 @@ class Run:
     @property
     def layout(self) -> Layout:
         """The layout of rows, which are as long as the longest example."""
+        prompt = prompt_length(self.model.config.adapters)
         layout = make_layout(
             self.model.layout,
-            inputs_length=self._longest("inputs_length"),
+            # Rows hold the prompt, and are as long as the multiple with it.
+            inputs_length=self._longest("inputs_length", prompt) - prompt,
             targets_length=self._longest("targets_length"),
-            total_length=self._longest("total_length"),
+            total_length=self._longest("total_length", prompt) - prompt,
             has_inputs=any(task.objective.inputs_length for task in self.task.tasks),
             start_token=self.model.config.start_token,
             has_types=self.model.config.num_token_types > 1
             and any(getattr(task.objective, "has_types", False) for task in self.task.tasks),
             has_pairs=self.model.config.next_sentence,
         )
-        return TaskLayout(layout) if hasattr(self.loss, "tasks") else layout
+        prompted = with_prompt(layout, prompt)
+        return TaskLayout(prompted) if hasattr(self.loss, "tasks") else prompted
 
     @property
     def joined_length(self) -> int:
@@ -357,9 +361,11 @@ class Run:
             return self._longest("inputs_length") + self._longest("targets_length")
         return self._longest("total_length")
 
-    def _longest(self, name: str) -> int:
-        """Returns a length of the longest example, rounded up to that of a row, in tokens."""
-        length: int = max(getattr(task.objective, name) for task in self.task.tasks)
+    def _longest(self, name: str, more: int = 0) -> int:
+        """Returns a length of the longest example and `more`, rounded up to that of a row, in
+        tokens.
+        """
+        length: int = more + max(getattr(task.objective, name) for task in self.task.tasks)
         return length + -length % self.length_multiple
 
     @property

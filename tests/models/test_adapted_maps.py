@@ -57,7 +57,10 @@ def test_gin_files_of_adapters_train_what_the_method_trains():
         "ia3",
         "lora",
         "norms",
+        "p_tuning",
         "pissa",
+        "prefix",
+        "prompt",
     ]
     for path in FILES:
         files = ["gin/run/quickstart.gin", str(path)]
@@ -69,4 +72,4 @@ def test_gin_files_of_adapters_train_what_the_method_trains():
             assert set(trained) == {name for name in params if "norm/" in name}
             continue
         assert set(trained) == {name for name in added if "lora_initial" not in name}, path
-        assert all(re.search("lora|ia3|bottleneck", name) for name in added)
+        assert all(re.search("lora|ia3|bottleneck|prefix_|prompt_", name) for name in added)

@@ -13,6 +13,8 @@ from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly
 from t5lite.models.ia3 import IA3
 from t5lite.models.lora import LoRA
+from t5lite.models.prefix_tuning import PrefixTuning
+from t5lite.models.prompt_tuning import PTuning
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.parallel.mesh import Mesh
@@ -35,7 +37,12 @@ OF_LARGEST = 1e-4
 
 DENSE = {"num_heads": 4}
 EXPERTS = {**DENSE, "num_experts": 4, "experts_per_token": 2, "capacity_factor": 1.0}
-ADAPTERS = (LoRA(rank=4, decomposed=True, initialization="pissa"), IA3())
+ADAPTERS = (
+    LoRA(rank=4, decomposed=True, initialization="pissa"),
+    IA3(),
+    PrefixTuning(length=3),
+    PTuning(length=2, hidden_dim=6),
+)
 # Not AdamW: it divides by the size of a gradient, and an expert, or a parameter before several
 # norms, may have next to none.
 SGD = make_optimizer(optax.sgd, name="sgd", learning_rate=0.1, momentum=0.9)

@@ -14,9 +14,11 @@ from t5lite.core.run_directory import read_metrics
 from t5lite.data.text.special_tokens import SpecialTokens
 from t5lite.data.text.vocabularies import ByteVocabulary
 from t5lite.losses.cross_entropy import CrossEntropy
+from t5lite.models.adapted_maps import with_adapters
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
 from t5lite.models.flops import forward_flops
 from t5lite.models.frozen import JoinedRows, SameRows
+from t5lite.models.prompt_tuning import PromptTuning
 from t5lite.training import loop
 from t5lite.training.checkpoint_names import open_checkpoint
 from t5lite.training.frozen import load_frozen, open_frozen
@@ -176,6 +178,12 @@ BIDIRECTIONAL = EncoderOnly(
             {},
             r"must have the T5Config.start_token of the model \(0\), got 2",
         ),
+        (
+            with_adapters(STUDENT, (PromptTuning(length=2),)),
+            {},
+            {},
+            r"as many vectors in its prompt \(0\), got 2 of EncoderDecoder; use PrefixTuning",
+        ),
         (STUDENT, {"start_token": 0}, {}, "start_token is for a decoder-only teacher of an"),
         (DECODER, {"start_token": 0}, {"packed": True}, "start_token must be None with train.pack"),
         (DECODER, {"start_token": 384}, {}, "start_token must be under the T5Config.vocab_size"),
@@ -183,7 +191,17 @@ BIDIRECTIONAL = EncoderOnly(
         (DECODER, {}, {"loss": CrossEntropy()}, "train.teacher is used by no loss, got train.loss"),
         (None, {"checkpoint": "/none"}, {}, "checkpoint '/none' not found; name a MODEL_DIR"),
     ],
-    ids=["kind", "start", "start for one kind", "packed", "id", "dtype", "loss", "missing"],
+    ids=[
+        "kind",
+        "start",
+        "prompt",
+        "start for one kind",
+        "packed",
+        "id",
+        "dtype",
+        "loss",
+        "missing",
+    ],
 )
 def test_a_teacher_that_does_not_fit_is_an_error_before_compilation(
     model, settings, changes, message, make, tmp_path

@@ -14,6 +14,8 @@ from t5lite.core.run_directory import outcomes, read_metrics
 from t5lite.models.architectures import EncoderDecoder
 from t5lite.models.ia3 import IA3
 from t5lite.models.lora import LoRA
+from t5lite.models.prefix_tuning import PrefixTuning
+from t5lite.models.prompt_tuning import PromptTuning
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.optimizers.schedules import CosineSchedule
 from t5lite.parallel.mesh import Mesh
@@ -212,10 +214,11 @@ def test_a_trial_returns_to_its_own_good_checkpoint(make_run, monkeypatch):
 
 @pytest.mark.proof
 def test_trials_with_adapters_over_one_base_equal_the_same_runs_alone(make_run, of_three_steps):
+    adapters = LoRA(rank=2, decomposed=True), IA3(), PrefixTuning(length=2), PromptTuning(length=3)
     choices = {
-        "model": EncoderDecoder(small.config(adapters=(LoRA(rank=2, decomposed=True), IA3()))),
+        "model": EncoderDecoder(small.config(adapters=adapters)),
         "initial_checkpoint": str(of_three_steps[1] / "checkpoints" / "3"),
-        "trainable": [".*/(lora|ia3)_.*"],
+        "trainable": [".*/(lora|ia3|prefix|prompt)_.*"],
     }
     runs = [make_run("a", rate=1e-2, **choices), make_run("b", rate=3e-3, seed=1, **choices)]
     assert together(runs, 2) == dict.fromkeys("ab", "finished")

@@ -204,6 +204,58 @@ class TaskLayout:
         features[f"{side}_task_ids"][row, is_own] = example.get(TASK_ID, _NO_TASK)[0]
 
 
+@dataclasses.dataclass(frozen=True)
+class PromptedLayout:
+    """Another layout with the tokens of a prompt before those that each example has in the first
+    feature. They have no targets; their ids are 0, as the model has vectors of its own for them.
+
+    >>> layout = PromptedLayout(EncoderDecoderLayout(8, 5), 2)
+    >>> pair = {"inputs": np.array([5, 1]), "targets": np.array([7, 1])}
+    >>> batch = batch_of(layout, [[pair, pair]])
+    >>> for name in ("encoder_input_tokens", "encoder_segment_ids", "decoder_segment_ids"):
+    ...     print(batch[name][0])
+    [0 0 5 1 0 0 5 1 0 0]
+    [1 1 1 1 2 2 2 2 0 0]
+    [1 1 2 2 0]
+    """
+
+    layout: Layout
+    prompt_length: int
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        more = self.prompt_length
+        lengths = self.layout.lengths
+        return {n: k + more * n.startswith(self._stack) for n, k in lengths.items()}
+
+    @property
+    def capacity(self) -> tuple[int, ...]:
+        first, *rest = self.layout.capacity
+        return first + self.prompt_length, *rest
+
+    def sizes(self, example: Example) -> tuple[int, ...]:
+        first, *rest = self.layout.sizes(example)
+        return first + self.prompt_length, *rest
+
+    def write(
+        self, features: Features, row: int, start: tuple[int, ...], segment: int, example: Example
+    ) -> None:
+        at = slice(start[0], start[0] + self.prompt_length)
+        self.layout.write(features, row, (at.stop, *start[1:]), segment, example)
+        features[f"{self._stack}_segment_ids"][row, at] = segment
+        if "decoder_causal_attention" in features and len(example["inputs"]):
+            features["decoder_causal_attention"][row, at] = 1
+
+    @property
+    def _stack(self) -> str:
+        return "encoder" if "encoder_input_tokens" in self.layout.lengths else "decoder"
+
+
+def with_prompt(layout: Layout, prompt_length: int) -> Layout:
+    """Returns a layout with so many tokens of a prompt before those of each example."""
+    return PromptedLayout(layout, prompt_length) if prompt_length else layout
+
+
 _DECODER = (
     "decoder_input_tokens",
     "decoder_segment_ids",
