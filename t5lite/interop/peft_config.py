@@ -1,6 +1,6 @@
 """`adapter_config.json` of PEFT: what each field means, both ways.
 
-Source: huggingface/peft@v0.21.2:src/peft/tuners/{lora,ia3}/config.py.
+Source: huggingface/peft@v0.21.2:src/peft/tuners/*/config.py.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,7 +15,11 @@ from t5lite.models.model import Model
 
 LORA_TYPE = "LORA"
 IA3_TYPE = "IA3"
-PEFT_TYPES = (LORA_TYPE, IA3_TYPE)
+PREFIX_TYPE = "PREFIX_TUNING"
+PROMPT_TYPE = "PROMPT_TUNING"
+P_TUNING_TYPE = "P_TUNING"
+PROMPT_TYPES = (PREFIX_TYPE, PROMPT_TYPE, P_TUNING_TYPE)
+PEFT_TYPES = (LORA_TYPE, IA3_TYPE, *PROMPT_TYPES)
 _OF_FILES = (
     "auto_mapping",
     "base_model_name_or_path",
@@ -31,10 +35,29 @@ _OF_FILES = (
     "runtime_config",
     "task_type",
 )
+# Sizes of prompts, and how they start and train: files hold what networks have computed.
+_OF_PROMPTS = (
+    "num_virtual_tokens",
+    "token_dim",
+    "num_transformer_submodules",
+    "num_attention_heads",
+    "num_layers",
+    "encoder_hidden_size",
+    "encoder_reparameterization_type",
+    "encoder_num_layers",
+    "encoder_dropout",
+    "prefix_projection",
+    "init_weights",
+    "prompt_tuning_init",
+    "prompt_tuning_init_text",
+    "tokenizer_name_or_path",
+    "tokenizer_kwargs",
+)
 # Fields that are applied, or only say which maps are adapted, which the tensors do too.
 _APPLIED = {
     LORA_TYPE: ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "target_modules"),
     IA3_TYPE: ("target_modules", "feedforward_modules"),
+    **dict.fromkeys(PROMPT_TYPES, _OF_PROMPTS),
 }
 # How adapters start, as far as the base stays as it is.
 _FIRST_VALUES = (True, False, "gaussian", "orthogonal", "eva")
@@ -101,6 +124,16 @@ def _number(config: Mapping[str, Any], name: str, owner: str) -> float:
     return float(value)
 
 
+def common_settings(model: Model, base_name: str | None) -> dict[str, Any]:
+    """Returns the fields of adapter_config.json that all types have."""
+    generates = "SEQ_2_SEQ_LM" if model.has_encoder else "CAUSAL_LM"
+    return {
+        "task_type": generates if model.has_decoder else "FEATURE_EXTRACTION",
+        "base_model_name_or_path": base_name,
+        "inference_mode": True,
+    }
+
+
 def adapter_settings(
     adapter: Adapter, model: Model, modules: Mapping[str, str], base_name: str | None
 ) -> dict[str, Any]:
@@ -113,11 +146,8 @@ def adapter_settings(
     Raises:
         UserError: for an adapter that PEFT has no counterpart of.
     """
-    generates = "SEQ_2_SEQ_LM" if model.has_encoder else "CAUSAL_LM"
     common = {
-        "task_type": generates if model.has_decoder else "FEATURE_EXTRACTION",
-        "base_model_name_or_path": base_name,
-        "inference_mode": True,
+        **common_settings(model, base_name),
         "fan_in_fan_out": False,
         "modules_to_save": None,
         "target_modules": sorted(modules),

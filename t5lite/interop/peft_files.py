@@ -8,6 +8,7 @@ import math
 import pathlib
 import re
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +18,13 @@ from t5lite.interop.families import family_to_write
 from t5lite.interop.foreign import Foreign, StoredArray, check_array
 from t5lite.interop.peft_config import (
     IA3_TYPE,
+    PROMPT_TYPES,
     adapter_settings,
+    common_settings,
     lora_of,
     read_adapter_config,
 )
+from t5lite.interop.peft_prompts import PromptAdapter, read_prompt, write_prompt
 from t5lite.interop.tensor_files import read_json, tensors_of
 from t5lite.models.adapted_maps import AdaptedMap, adapted_maps, linear_maps, with_adapters
 from t5lite.models.adapters import Adapter
@@ -30,6 +34,7 @@ from t5lite.models.model import Model
 
 PEFT_CONFIG_FILE = "adapter_config.json"
 PEFT_TENSOR_FILE = "adapter_model.safetensors"
+_HOW_TO_LOAD = "load it with peft.PeftModel.from_pretrained(base, the output)"
 _ROOT = "base_model.model."
 _LORA_PARTS = {"lora_A.weight": "lora_down", "lora_B.weight": "lora_up"}
 _MAGNITUDE = {"lora_magnitude_vector": "lora_magnitude"}
@@ -61,7 +66,7 @@ def module_names(model: Model) -> dict[str, str]:
 
 def read_peft(
     folder: pathlib.Path, base: Model, ignore_fields: Collection[str] = ()
-) -> tuple[Adapter, dict[str, LazyArray]]:
+) -> tuple[Adapter | PromptAdapter, dict[str, LazyArray]]:
     """Returns the adapter in a folder, and its parameters by t5lite's names.
 
     Args:
@@ -80,6 +85,8 @@ def read_peft(
     path = folder / PEFT_TENSOR_FILE
     if not path.is_file():
         raise UserError(f"{path} does not exist; save the adapter with safe_serialization=True")
+    if kind in PROMPT_TYPES:
+        return read_prompt(kind, config, tensors_of(path), base, str(path))
     parts = _SCALE if kind == IA3_TYPE else {**_LORA_PARTS, **_MAGNITUDE}
     found = _by_map(tensors_of(path), parts, base, str(path))
     adapter: LoRA | IA3
@@ -224,8 +231,6 @@ def write_peft(foreign: Foreign, folder: pathlib.Path, base_name: str | None) ->
         UserError: for a model without adapters, with several, or with one that PEFT has no
             counterpart of.
     """
-    import safetensors.numpy
-
     model = foreign.model
     adapters = model.config.adapters
     if len(adapters) != 1 or model.classes is not None:
@@ -233,12 +238,16 @@ def write_peft(foreign: Foreign, folder: pathlib.Path, base_name: str | None) ->
             f"--to=peft writes one adapter of a model without classes, got {len(adapters)} of "
             f"{type(model).__name__}; merge them with --to=huggingface"
         )
+    if isinstance(adapters[0], PromptAdapter):
+        settings, tensors, remarks = write_prompt(foreign)
+        _write_files(folder, {**settings, **common_settings(model, base_name)}, tensors)
+        return [*remarks, _HOW_TO_LOAD]
     maps = adapted_maps(model)
     known = module_names(with_adapters(model, ()))
     if other := sorted(maps.keys() - known.keys()):
         raise UserError(f"--to=peft: {other[0]} has no module of its own in transformers")
     modules: dict[str, str] = {}
-    tensors: dict[str, np.ndarray] = {}
+    tensors = {}
     for name, one in maps.items():
         loaded = {part: foreign.params[f"{name}/{part}"].load() for part in one.added}
         count = len(next(iter(loaded.values()))) if one.stacked_layers else 1
@@ -251,13 +260,21 @@ def write_peft(foreign: Foreign, folder: pathlib.Path, base_name: str | None) ->
             made = _tensors_of_layer(one, {p: np.asarray(x, np.float32) for p, x in layer.items()})
             tensors |= {f"{_ROOT}{module}.{key}": value for key, value in made.items()}
     settings = adapter_settings(adapters[0], model, modules, base_name)
+    _write_files(folder, settings, tensors)
+    return [_HOW_TO_LOAD]
+
+
+def _write_files(
+    folder: pathlib.Path, settings: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
+) -> None:
+    import safetensors.numpy
+
     text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
     (folder / PEFT_CONFIG_FILE).write_text(text, encoding="utf-8")
-    safetensors.numpy.save_file(tensors, folder / PEFT_TENSOR_FILE, metadata={"format": "pt"})
+    safetensors.numpy.save_file(dict(tensors), folder / PEFT_TENSOR_FILE, metadata={"format": "pt"})
     for path in folder.iterdir():
         # safetensors creates its file for the owner alone.
         path.chmod((folder / PEFT_CONFIG_FILE).stat().st_mode)
-    return ["load it with peft.PeftModel.from_pretrained(base, the output)"]
 
 
 def _tensors_of_layer(one: AdaptedMap, parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

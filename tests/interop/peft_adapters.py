@@ -18,6 +18,8 @@ from tests.interop import transformers_stacks
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 PEFT_GOLDEN = GOLDEN / "peft"
 _LORA = {"r": 2, "lora_alpha": 3}
+_PROMPT = {"task_type": "SEQ_2_SEQ_LM", "num_virtual_tokens": 3}
+_PREFIX = {**_PROMPT, "token_dim": 15, "num_attention_heads": 3}
 T5_NAMES = ["q", "v", "o", "wi_0"]
 GEMMA_NAMES = ["q_proj", "v_proj", "o_proj", "down_proj"]
 
@@ -36,8 +38,27 @@ CASES = {
         "t5gemma",
         peft.LoraConfig(**_LORA, use_dora=True, target_modules=GEMMA_NAMES),
     ),
+    "prefix": ("t5_1_1", peft.PrefixTuningConfig(**_PREFIX)),
+    "projected_prefix_of_3": (
+        "t5_1_1",
+        peft.PrefixTuningConfig(
+            **_PREFIX, num_layers=3, prefix_projection=True, encoder_hidden_size=7
+        ),
+    ),
+    "umt5_prefix": ("umt5", peft.PrefixTuningConfig(**_PREFIX)),
+    "prompt": ("t5_1_1", peft.PromptTuningConfig(**_PROMPT)),
+    "p_tuning": ("t5_1_1", peft.PromptEncoderConfig(**_PROMPT, encoder_hidden_size=6)),
 }
-FROZEN = ("rslora_dora", "ia3")
+# Of P-tuning's networks.
+NETWORKS = {
+    "mlp": {"encoder_hidden_size": 6},
+    "lstm": {
+        "encoder_hidden_size": 6,
+        "encoder_reparameterization_type": "LSTM",
+        "encoder_num_layers": 2,
+    },
+}
+FROZEN = ("rslora_dora", "ia3", "prefix", "prompt")
 
 
 def make(case: str, folder: pathlib.Path, seed: int) -> None:
@@ -92,8 +113,24 @@ def logits(model, base: str) -> np.ndarray:
     return made.logits.numpy()
 
 
+def network(name: str, seed: int) -> dict[str, np.ndarray]:
+    """The parameters of a network of P-tuning by their names in torch, and its `vectors`."""
+    torch.manual_seed(seed)
+    sizes = {"token_dim": 5, "num_transformer_submodules": 1, "inference_mode": False}
+    config = peft.PromptEncoderConfig(num_virtual_tokens=4, **sizes, **NETWORKS[name])
+    made = peft.PromptEncoder(config).double()
+    with torch.no_grad():
+        vectors = made(torch.arange(4)[None])[0]
+    parameters = {name: value.numpy() for name, value in made.state_dict().items()}
+    return {name: value.astype(np.float32) for name, value in parameters.items()} | {
+        "vectors": vectors.numpy()
+    }
+
+
 if __name__ == "__main__":
     print(f"torch {torch.__version__}, transformers {transformers.__version__}")
     for number, name in enumerate(FROZEN):
         make(name, PEFT_GOLDEN / name, seed=number)
         print(name)
+    for name in NETWORKS:
+        np.savez(PEFT_GOLDEN / f"p_tuning_{name}.npz", **network(name, seed=0))

@@ -17,6 +17,7 @@ from tests.interop import peft_adapters  # noqa: E402
 
 # transformers warns of what peft calls.
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
 @pytest.mark.parametrize("case", sorted(peft_adapters.CASES))
 def test_fresh_adapters_give_equal_logits_both_ways(case, tmp_path):
     transformers.logging.set_verbosity_error()

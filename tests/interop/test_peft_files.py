@@ -4,6 +4,7 @@ import pathlib
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -16,6 +17,7 @@ from t5lite.interop.peft_files import read_peft, with_adapters, write_peft
 from t5lite.models.ia3 import IA3
 from t5lite.models.lora import LoRA
 from t5lite.models.model import parameters
+from t5lite.models.token_adapters import prompt_length
 from tests.interop.comparison import TOLERANCE, batch_of, check_close, nested
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
@@ -37,6 +39,9 @@ def logits_of(foreign, base):
     """Logits of the base's inputs, and which of them count."""
     outputs = dict(np.load(GOLDEN / "huggingface" / base / "outputs.npz"))
     batch = batch_of(outputs, start=foreign.model.config.start_token)
+    before = ((0, 0), (prompt_length(foreign.model.config.adapters), 0))
+    for name, value in (("encoder_input_tokens", 0), ("encoder_segment_ids", 1)):
+        batch[name] = jnp.pad(batch[name], before, constant_values=value)
     apply = jax.jit(lambda params: foreign.model.apply({"params": params}, batch))
     return np.asarray(apply(nested(dict(foreign.params)))), outputs["targets_mask"] > 0
 
@@ -99,6 +104,7 @@ def test_pissa_is_written_as_twice_the_rank(rng, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"peft_type": "CPT"}, "peft_type is unknown: got 'CPT'; .*PREFIX_TUNING"),
         ({"peft_type": "LOHA"}, "peft_type is unknown: got 'LOHA'; .*LORA"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights must leave the base as it is"),
         ({"rank_pattern": {"q": 3}}, "rank_pattern is not applied by t5lite, got {'q': 3}"),
