@@ -11,10 +11,15 @@ import optax
 
 from t5lite.core.errors import UserError
 from t5lite.core.fields import field_error
+from t5lite.data.class_balance import ClassBalance
+from t5lite.data.curriculum import LengthCurriculum
 from t5lite.data.mixture import Mixture
 from t5lite.data.sources.file_source import FileSource
 from t5lite.data.sources.tfds_source import TfdsSource
 from t5lite.data.task import Task
+from t5lite.data.text.augmentations import DropWords, SpanNoise, SwapWords
+from t5lite.data.text.dialogue import Dialogue
+from t5lite.data.text.few_shot import FewShot
 from t5lite.data.text.special_tokens import SpecialTokens
 from t5lite.data.text.tokenizers_vocabulary import TokenizersVocabulary
 from t5lite.data.text.vocabularies import ByteVocabulary, SentencePieceVocabulary
@@ -206,6 +211,13 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "Decoding": Decoding,
     "Task": Task,
     "Mixture": Mixture,
+    "DropWords": DropWords,
+    "SwapWords": SwapWords,
+    "SpanNoise": SpanNoise,
+    "FewShot": FewShot,
+    "Dialogue": Dialogue,
+    "ClassBalance": ClassBalance,
+    "LengthCurriculum": LengthCurriculum,
     "TfdsSource": TfdsSource,
     "FileSource": FileSource,
     "ByteVocabulary": ByteVocabulary,

@@ -12,7 +12,7 @@ from t5lite.core.json_values import decode_json
 from t5lite.data.batching.stream import eval_examples
 from t5lite.data.task import Task
 from t5lite.data.text import preprocessors, templates
-from t5lite.data.text.fields import JsonText
+from t5lite.data.text.fields import JsonText, Record
 
 log = logging.getLogger(__name__)
 
@@ -58,30 +58,40 @@ def questions(task: Task, split: str) -> Iterator[Question]:
         texts = tokens[number]
         if not texts:
             continue
-        inputs, targets = texts
-        example = objective.from_pair(inputs, targets, vocabulary)
+        made = [
+            (inputs, targets, objective.from_pair(inputs, targets, vocabulary))
+            for inputs, targets in zip(texts[::2], texts[1::2], strict=True)
+        ]
         if not (task.metrics or task.category):
             # The tokens suffice, and may come from a cache.
-            yield Question(example=example, answers=[])
+            for _, _, example in made:
+                yield Question(example=example, answers=[])
             continue
         record = preprocessors.changed(
             "Task.preprocessors", task.preprocessors, records[number], number, kept=kept
         )
         assert record is not None, "a dropped record has no texts"
-        if task.references is None:
-            separator = task.list_separator
-            answers = [templates.fill(task.targets, record, list_separator=separator)]
-        else:
-            answers = _references(record, task.references, number)
         choices = fixed
         if isinstance(task.choices, str):
             choices = encoded(_choices(record, task.choices, number))
-        yield Question(
-            example=example,
-            answers=answers,
-            choices=[(text, objective.from_pair(inputs, ids, vocabulary)) for text, ids in choices],
-            category=task.category and _field("Task.category", record, task.category),
-        )
+        for inputs, targets, example in made:
+            yield Question(
+                example=example,
+                answers=_answers(task, record, number, targets),
+                choices=[
+                    (text, objective.from_pair(inputs, ids, vocabulary)) for text, ids in choices
+                ],
+                category=task.category and _field("Task.category", record, task.category),
+            )
+
+
+def _answers(task: Task, record: Record, number: int, targets: Tokens) -> list[str]:
+    """Returns the right answers of a record or, in a dialogue, of a turn."""
+    if task.references is not None:
+        return _references(record, task.references, number)
+    if task.dialogue is not None:
+        return [task.vocabulary.decode(targets)]
+    return [templates.fill(task.targets, record, list_separator=task.list_separator)]
 
 
 def _field(owner: str, record: Mapping[str, str], name: str) -> str:

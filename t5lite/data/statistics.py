@@ -26,9 +26,9 @@ def unigram_entropy(task: Task, split: str) -> float:
     counts = np.zeros(task.vocabulary.size, np.int64)
     records = task.tokens(split)
     for number in range(len(records)):
-        # The targets of a pair, or the running text.
-        *_, tokens = records[number] or (np.zeros(0, np.int32),)
-        counts += np.bincount(tokens, minlength=len(counts))
+        # The targets of pairs, or the running text.
+        for tokens in records[number][1::2] if task.takes_pairs else records[number][:1]:
+            counts += np.bincount(tokens, minlength=len(counts))
     shares = counts[counts > 0] / counts.sum()
     return float(-np.sum(shares * np.log(shares)))
 
@@ -100,7 +100,7 @@ def task_statistics(task: Task, split: str, *, max_records: int) -> TaskStatisti
         left_out=len(texts) - len(kept),
         lengths={
             name: _lengths(
-                [text[at] for text in kept] or [np.zeros(0, np.int32)],
+                [ids for text in kept for ids in text[at::2]] or [np.zeros(0, np.int32)],
                 len(records) / len(texts),
                 # The end of sequence takes a position.
                 limits[at] - 1 if task.takes_pairs else None,

@@ -19,6 +19,10 @@ from t5lite.data.storage.array_records import ArrayRecords
 from t5lite.data.storage.building import BuildOptions, Recipe
 from t5lite.data.storage.shards import ShardWriter, summaries_of
 from t5lite.data.text import preprocessors, templates
+from t5lite.data.text.augmentations import Augmentation, augmentation_version, augmented
+from t5lite.data.text.dialogue import Dialogue, dialogue_pairs, dialogue_text, encoded_turns
+from t5lite.data.text.few_shot import Shots, fill_with_shots
+from t5lite.data.text.fields import Record
 from t5lite.data.text.vocabulary import Vocabulary
 
 # Raise it whenever the same records, templates, preprocessors and vocabulary give other tokens than
@@ -30,7 +34,11 @@ SHARD_RECORDS = 1 << 16
 
 @runtime_checkable
 class TokenRecords(Protocol):
-    """The token ids of each text of a record, by number; none if a preprocessor dropped it."""
+    """The token ids of each text of a record, by number; none if a preprocessor dropped it.
+
+    They are (text,) or (inputs, targets). Of a dialogue they are the text and the weights of its
+    tokens, or (inputs, targets, inputs, targets, ...).
+    """
 
     @property
     def fingerprint(self) -> str: ...
@@ -46,6 +54,10 @@ class Tokenized:
         texts: templates, one for each text of a record.
         steps: names of preprocessors, in the order in which they are applied.
         list_separator: joins lists that a template names without a separator.
+        augmentations: of the records that training reads.
+        shots: few-shot examples in the first text.
+        dialogue: takes the role of `texts`.
+        max_length: tokens of the longest text of a dialogue, or of the longest inputs.
     """
 
     records: Records
@@ -53,34 +65,88 @@ class Tokenized:
     steps: tuple[str, ...]
     vocabulary: Vocabulary
     list_separator: str | None = None
+    augmentations: tuple[Augmentation, ...] = ()
+    shots: Shots | None = None
+    dialogue: Dialogue | None = None
+    takes_pairs: bool = False
+    max_length: int = 0
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Changes with the text of the records."""
         steps = [preprocessors.version(step) for step in self.steps]
-        return f"{self.records.fingerprint}, {', '.join(map(repr, self.texts))} {steps}".strip()
+        made_of = f"{self.records.fingerprint}, {', '.join(map(repr, self.texts))} {steps}".strip()
+        others = [augmentation_version(each) for each in self.augmentations]
+        if self.shots is not None:
+            others += [repr(self.shots.few_shot), self.shots.fingerprint]
+        if self.dialogue is not None:
+            others.append(repr(self.dialogue))
+        return f"{made_of} {others}" if others else made_of
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the texts of a record differ from one reading in training to the next."""
+        return bool(self.augmentations) or (
+            self.shots is not None and not self.shots.few_shot.fixed
+        )
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[Tokens, ...]:
-        record = preprocessors.changed(
+        return self.read(index)
+
+    def record(self, index: int) -> Record | None:
+        """Returns a record after the preprocessors; None if one drops it."""
+        return preprocessors.changed(
             "Task.preprocessors",
             self.steps,
             self.records[index],
             index,
             kept=self.vocabulary.kept_texts if self.steps else None,
         )
-        if record is None:
+
+    def read(self, index: int, rng: np.random.Generator | None = None) -> tuple[Tokens, ...]:
+        """Returns the texts of a record.
+
+        Args:
+            rng: of augmentations and few-shot examples; None for the same texts at every call,
+                without augmentation.
+
+        Raises:
+            UserError: naming the record.
+        """
+        plain = record = self.record(index)
+        if plain is None or record is None:
             return ()
+        if rng is not None and self.augmentations:
+            record = augmented(self.augmentations, plain, index, rng, self.vocabulary)
         try:
-            texts = [
-                templates.fill(text, record, list_separator=self.list_separator)
-                for text in self.texts
-            ]
+            if self.dialogue is not None:
+                return self._dialogue_texts(self.dialogue, record)
+            shots = self.shots.texts(plain, index, rng) if self.shots is not None else ()
+            return tuple(self.vocabulary.encode(text) for text in self._filled(record, shots))
         except UserError as error:
             raise UserError(f"record {index}: {error}") from error
-        return tuple(map(self.vocabulary.encode, texts))
+
+    def _filled(self, record: Record, shots: Sequence[str]) -> list[str]:
+        separator = self.list_separator
+        if self.shots is None:
+            return [templates.fill(text, record, list_separator=separator) for text in self.texts]
+        inputs, *others = self.texts
+
+        def fits(text: str) -> bool:
+            return len(self.vocabulary.encode(text)) <= self.max_length
+
+        return [
+            fill_with_shots(inputs, record, shots, fits, separator),
+            *(templates.fill(text, record, list_separator=separator) for text in others),
+        ]
+
+    def _dialogue_texts(self, turns_of: Dialogue, record: Record) -> tuple[Tokens, ...]:
+        turns = encoded_turns(turns_of, record, self.vocabulary)
+        made = dialogue_pairs if self.takes_pairs else dialogue_text
+        return made(turns, self.max_length)
 
 
 @dataclasses.dataclass(frozen=True)

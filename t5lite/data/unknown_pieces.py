@@ -27,7 +27,9 @@ def unknown_fraction(task: Task, split: str) -> float:
     unknown = 0
     tokens = 0
     for number in order[:SAMPLE_RECORDS]:
-        for ids in records[int(number)]:
+        texts = records[int(number)]
+        # The text of a dialogue comes with weights.
+        for ids in texts if task.takes_pairs else texts[:1]:
             unknown += int((ids == vocabulary.unknown_id).sum())
             tokens += len(ids)
         if tokens >= SAMPLE_TOKENS:

@@ -1,6 +1,7 @@
 """Causal language modelling: predict every token from the tokens before it in its window."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,6 +26,9 @@ class Causal:
     >>> example["decoder_inputs"].tolist(), example["targets"].tolist()
     ([7, 8, 9], [8, 9, 7])
     """
+
+    # Targets are the end of the text, so that each has the weight of its token in a dialogue.
+    targets_end_text: ClassVar[bool] = True
 
     targets_length: int
     lookahead: int = dataclasses.field(default=1, init=False)

@@ -1,6 +1,7 @@
 """Prefix language modelling: predict the text after a split from the text before it."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -28,6 +29,9 @@ class PrefixLM:
     prefix_lm with random_prefix_noise_mask; Tay et al., UL2, section 3.1.1 for a fixed fraction.
     Differs: T5 also ends the inputs with an end of sequence.
     """
+
+    # Targets are the end of the text, so that each has the weight of its token in a dialogue.
+    targets_end_text: ClassVar[bool] = True
 
     inputs_length: int
     targets_length: int

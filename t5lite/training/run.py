@@ -284,6 +284,7 @@ class Run:
             objective = type(task.objective).__name__
             _check_positions_have_targets(self.model, task.objective)
             _check_document_start(self.model, task)
+            _check_few_shot(task, self.train_split)
             predicts = self.model.has_decoder or classes is not None
             if task.metrics and not predicts:
                 raise UserError(
@@ -387,6 +388,18 @@ class Run:
             layer_rates=self.layer_rates,
             moving_average=self.moving_average,
         )
+
+
+def _check_few_shot(task: Task, train_split: str) -> None:
+    """Raises a UserError if few-shot examples come from another split than that of training."""
+    few_shot = task.few_shot
+    if few_shot is None:
+        return
+    # A slice is as in "train[:10%]".
+    name = train_split.partition("[")[0]
+    if few_shot.split.partition("[")[0] != name:
+        rule = f"{name!r}, the split of training, or a part of it"
+        raise field_error(few_shot, "split", rule)
 
 
 def _check_document_start(model: Model, task: Task) -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from t5lite.core.errors import UserError
-from t5lite.data.batching import stream
 from t5lite.data.batching.features import DecoderLayout, EncoderDecoderLayout, batch_of
+from t5lite.data.batching.order import shuffled_order
 from t5lite.data.batching.row_stream import Cursor
 from t5lite.data.batching.stream import eval_examples
 from t5lite.data.sources.file_source import FileSource
@@ -115,7 +115,7 @@ def _pairs(count, folder, **changes):
 def test_an_epoch_holds_every_example_once(packed, tmp_path):
     count, seed = 400, 5
     batches = take(_pairs(count, tmp_path), 80, packed=packed, seed=seed)
-    order = stream._order(count, (seed, 0))
+    order = shuffled_order(count, (seed, 0))
     for row in range(BATCH_SIZE):
         numbers = []
         for features, _ in batches:
@@ -206,7 +206,7 @@ def nothing(record):
 
 @pytest.mark.parametrize("count", [1, 2, 7, 1000])
 def test_the_order_of_an_epoch_is_a_permutation_and_differs_from_the_next(count):
-    order = stream._order(count, (3, 0))
+    order = shuffled_order(count, (3, 0))
     epochs = [[order(e * count + i) for i in range(count)] for e in range(3)]
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
     if count > 7:

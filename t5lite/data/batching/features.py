@@ -312,6 +312,9 @@ def _write_decoder(
     features["decoder_target_tokens"][row, here] = targets
     features["decoder_segment_ids"][row, here] = segment
     features["decoder_loss_weights"][row, here] = 1
+    if "target_weights" in example:
+        weights = example["target_weights"]
+        features["decoder_loss_weights"][row, here.stop - len(weights) : here.stop] = weights
     if "decoder_inputs" in example:
         features["decoder_input_tokens"][row, here] = example["decoder_inputs"]
     else:

@@ -27,78 +27,102 @@ class ExampleReader:
 
     Args:
         records: from `Task.tokens`.
-        order: maps the number of a document in reading order to a record number; None after the
-            last document.
+        read: returns the texts of a document by its number in reading order; None after the last.
     """
 
     def __init__(
         self,
         task: Task,
         records: TokenRecords,
-        order: Callable[[int], int | None],
+        read: Callable[[int], tuple[Tokens, ...] | None],
     ) -> None:
         self._task = task
         self._records = records
-        self._order = order
+        self._read = read
+        # Of the records that are read, in tokens.
+        self._max_length: int | None = None
         # Testing a protocol costs as much as making an example.
         self._takes_pairs = task.takes_pairs
         self._latest: tuple[int, tuple[Tokens, ...] | None] = (-1, None)
 
     def read(
-        self, position: TextPosition, rng: np.random.Generator
+        self, position: TextPosition, rng: np.random.Generator, step: int | None = None
     ) -> tuple[Example, TextPosition] | None:
         """Returns the example at `position` and the position after it; None at the end.
+
+        Args:
+            step: of training, for the curriculum of the task; None in evaluation.
 
         Raises:
             UserError: if no record gives an example.
         """
+        curriculum = self._task.curriculum
+        self._max_length = None
+        if curriculum is not None and step is not None:
+            self._max_length = curriculum.max_length(step)
         if self._takes_pairs:
             return self._pair(position)
         vocabulary = self._task.vocabulary
         objective = cast(TextObjective, self._task.objective)
         denoiser = objective.choose(rng, vocabulary)
-        if self._task.join_documents:
-            found = self._joined(position, denoiser)
-        else:
-            found = self._piece(position, denoiser)
-        return found and (denoiser(found[0], rng, vocabulary), found[1])
+        make = self._joined if self._task.join_documents else self._piece
+        found = make(position, denoiser)
+        if found is None:
+            return None
+        tokens, weights, following = found
+        example = denoiser(tokens, rng, vocabulary)
+        if weights is not None:
+            example["target_weights"] = _target_weights(example, weights)
+        return example, following
 
     def _pair(self, position: TextPosition) -> tuple[Example, TextPosition] | None:
         objective = cast(PairObjective, self._task.objective)
+        # Of the pairs of a document.
+        offset = position.offset
         for document in self._documents(position.document):
             if (texts := self._texts(document)) is None:
                 return None
-            if texts:
-                example = objective.from_pair(texts[0], texts[1], self._task.vocabulary)
-                return example, TextPosition(document + 1)
+            if self._is_read(texts):
+                inputs = texts[2 * offset]
+                targets = texts[2 * offset + 1]
+                offset += 1
+                has_more = len(texts) > 2 * offset
+                after = TextPosition(document, offset) if has_more else TextPosition(document + 1)
+                return objective.from_pair(inputs, targets, self._task.vocabulary), after
+            offset = 0
         raise AssertionError("documents never end")
 
     def _piece(
         self, position: TextPosition, denoiser: Denoiser
-    ) -> tuple[Tokens, TextPosition] | None:
-        """Returns the tokens of one example, all from one record."""
+    ) -> tuple[Tokens, Tokens | None, TextPosition] | None:
+        """Returns the tokens of one example, all from one record, and their weights."""
         ahead = denoiser.lookahead
         offset = position.offset
         for document in self._documents(position.document):
-            if (text := self._framed(document, ahead)) is None:
+            if (texts := self._framed(document, ahead)) is None:
                 return None
-            if len(text) > offset + ahead:
+            text, *weights = texts
+            # The stage of a curriculum may end in the middle of a record.
+            if len(text) > offset + ahead and (
+                offset or self._is_read(self._texts(document) or ())
+            ):
                 tokens = text[offset : offset + denoiser.tokens_length]
                 end = offset + len(tokens) - ahead
                 has_more = len(text) > end + ahead
                 after = TextPosition(document, end) if has_more else TextPosition(document + 1)
-                return tokens, after
+                some = weights[0][offset : offset + len(tokens)] if weights else None
+                return tokens, some, after
             offset = 0
         raise AssertionError("documents never end")
 
     def _joined(
         self, position: TextPosition, denoiser: Denoiser
-    ) -> tuple[Tokens, TextPosition] | None:
+    ) -> tuple[Tokens, Tokens | None, TextPosition] | None:
         """Returns the tokens of one example, from the concatenation of all records."""
         own, following = self._running(position, denoiser.tokens_length - denoiser.lookahead)
         ahead, _ = self._running(following, denoiser.lookahead)
         tokens = np.concatenate([own, ahead]) if len(ahead) else own
-        return None if len(tokens) <= denoiser.lookahead else (tokens, following)
+        return None if len(tokens) <= denoiser.lookahead else (tokens, None, following)
 
     def _running(self, position: TextPosition, count: int) -> tuple[Tokens, TextPosition]:
         """Returns the next `count` tokens, or fewer at the end, and the position after them."""
@@ -122,8 +146,8 @@ class ExampleReader:
         tokens = np.concatenate(pieces) if pieces else _NO_TOKENS
         return tokens, TextPosition(document, offset)
 
-    def _framed(self, document: int, lookahead: int) -> Tokens | None:
-        """Returns the text of a record, empty if a preprocessor dropped the record.
+    def _framed(self, document: int, lookahead: int) -> tuple[Tokens, ...] | None:
+        """Returns the text of a record, empty for a dropped record, and any weights of its tokens.
 
         If every token is predicted from the one before it, the text starts with the vocabulary's
         `document_start` and ends with an end of sequence.
@@ -131,12 +155,24 @@ class ExampleReader:
         texts = self._texts(document)
         if texts is None:
             return None
-        text = texts[0] if texts else _NO_TOKENS
+        if not texts:
+            return (_NO_TOKENS,)
+        text = texts[0]
         if not lookahead or not len(text):
-            return text
+            return texts
         vocabulary = self._task.vocabulary
-        framed = [[vocabulary.document_start], text, [vocabulary.eos_id]]
-        return np.concatenate(framed).astype(np.int32)
+        ends = ([vocabulary.document_start], [vocabulary.eos_id])
+        framed = [np.concatenate([ends[0], text, ends[1]]).astype(np.int32)]
+        for weights in texts[1:]:
+            # The end of sequence counts as the last token of the text does.
+            framed.append(np.concatenate([[0], weights, weights[-1:]]).astype(np.int32))
+        return tuple(framed)
+
+    def _is_read(self, texts: tuple[Tokens, ...]) -> bool:
+        """Whether a record has texts that are not too long for the curriculum."""
+        if not texts or self._max_length is None:
+            return bool(texts)
+        return _record_length(texts, self._takes_pairs) <= self._max_length
 
     def _documents(self, first: int) -> Iterator[int]:
         """Counts documents from `first`; fails if no record holds text."""
@@ -146,8 +182,7 @@ class ExampleReader:
 
     def _texts(self, document: int) -> tuple[Tokens, ...] | None:
         if self._latest[0] != document:
-            number = self._order(document)
-            self._latest = (document, None if number is None else self._records[number])
+            self._latest = (document, self._read(document))
         return self._latest[1]
 
     def _check_text(self, num_empty: int) -> None:
@@ -156,14 +191,41 @@ class ExampleReader:
         The row alone proves nothing: it reads only a share of the records.
 
         Raises:
-            UserError: if no record holds text.
+            UserError: if no record holds text, or all are too long for the curriculum.
         """
-        if num_empty > len(self._records) and not self._has_text:
+        if num_empty <= len(self._records):
+            return
+        if self._shortest is None:
             raise UserError(
                 f"task {self._task.name!r} gives no example: none of its {len(self._records):,} "
                 "records holds a token; check its source, Task.preprocessors and templates"
             )
+        if self._max_length is not None and self._shortest > self._max_length:
+            raise UserError(
+                f"LengthCurriculum.max_lengths must be at least the {self._shortest} tokens of the "
+                f"shortest record of task {self._task.name!r}, got {self._max_length}"
+            )
 
     @functools.cached_property
-    def _has_text(self) -> bool:
-        return any(any(map(len, self._records[number])) for number in range(len(self._records)))
+    def _shortest(self) -> int | None:
+        """Tokens of the shortest record; None if none holds a token."""
+        every = (self._records[number] for number in range(len(self._records)))
+        return min(
+            (_record_length(t, self._takes_pairs) for t in every if any(map(len, t))), default=None
+        )
+
+
+def _record_length(texts: tuple[Tokens, ...], takes_pairs: bool) -> int:
+    """Returns the tokens of a record; of its longest pair if it gives several."""
+    if not takes_pairs:
+        return len(texts[0])
+    return max(len(i) + len(t) for i, t in zip(texts[::2], texts[1::2], strict=True))
+
+
+def _target_weights(example: Example, weights: Tokens) -> Tokens:
+    """Returns the weights of targets that are the end of a text, or that and an end of sequence."""
+    count = len(example["targets"])
+    # Causal language modelling adds no end of sequence.
+    if "decoder_inputs" in example:
+        return weights[len(weights) - count :]
+    return np.append(weights[len(weights) - count + 1 :], weights[-1:])

@@ -8,11 +8,10 @@ far others read ahead.
 """
 
 import dataclasses
-import functools
 import itertools
 import multiprocessing
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -20,13 +19,21 @@ import numpy as np
 from absl import flags
 
 from t5lite.core.errors import Unavailable
-from t5lite.core.examples import Example
+from t5lite.core.examples import Example, Tokens
 from t5lite.core.import_path import safe_children
 from t5lite.data.batching.features import TASK_ID, Features, Layout, batch_of
+from t5lite.data.batching.order import Order
 from t5lite.data.batching.readers import ExampleReader, TextPosition
 from t5lite.data.batching.row_stream import Cursor, MakeExample, RowStream, first_cursor
+from t5lite.data.batching.training_records import (
+    Labels,
+    training_labels,
+    training_order,
+    training_reader,
+)
 from t5lite.data.mixture import Mixture
 from t5lite.data.task import Task
+from t5lite.data.tokens import TokenRecords
 from t5lite.data.unknown_pieces import warn_of_unknown_pieces
 
 # Batches made ahead of the step.
@@ -52,7 +59,8 @@ class Cursors:
 def _row_examples(
     tasks: Sequence[Task],
     rates: Sequence[float],
-    tokens: Sequence[Any],
+    tokens: Sequence[TokenRecords],
+    orders: Sequence[Order],
     *,
     row: int,
     batch_size: int,
@@ -61,10 +69,9 @@ def _row_examples(
     """Returns the function that makes the examples of one row."""
 
     def reader(number: int) -> ExampleReader:
-        records = tokens[number]
-        order = _order(len(records), (seed, number))
+        read = training_reader(tokens[number], orders[number], (seed, number))
         return ExampleReader(
-            tasks[number], records, lambda document: order(row + document * batch_size)
+            tasks[number], tokens[number], lambda document: read(row + document * batch_size)
         )
 
     readers = [reader(number) for number in range(len(tasks))]
@@ -84,7 +91,7 @@ def _row_examples(
         index = 0
         if len(tasks) > 1:
             index = int(np.searchsorted(bounds, rng.random() * bounds[-1], side="right"))
-        found = readers[index].read(positions[index], rng)
+        found = readers[index].read(positions[index], rng, number)
         assert found is not None, "the records repeat"
         example, position = found
         if len(tasks) > 1:
@@ -92,24 +99,6 @@ def _row_examples(
         return example, (*positions[:index], position, *positions[index + 1 :])
 
     return make
-
-
-def _order(num_records: int, entropy: tuple[int, ...]) -> Callable[[int], int]:
-    """Returns the shuffled, repeating order of records; every epoch has each record once."""
-
-    @functools.lru_cache(maxsize=4)
-    def epoch_seed(epoch: int) -> int:
-        return int(np.random.SeedSequence((*entropy, epoch)).generate_state(1)[0])
-
-    def record(position: int) -> int:
-        epoch, index = divmod(position, num_records)
-        return int(
-            grain.experimental.index_shuffle(
-                index, max_index=num_records - 1, seed=epoch_seed(epoch), rounds=4
-            )
-        )
-
-    return record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +113,7 @@ class _Plan:
     seed: int
     packed: bool
     cursors: Sequence[Cursor]
+    labels: Sequence[Labels | None]
 
 
 class _RowsIterator(grain.DatasetIterator):
@@ -134,11 +124,15 @@ class _RowsIterator(grain.DatasetIterator):
         tasks = plan.task.tasks
         rates = plan.task.rates(plan.split)
         tokens = [task.tokens(plan.split) for task in tasks]
+        orders = [
+            training_order(task, tokens[number], plan.labels[number], (plan.seed, number))
+            for number, task in enumerate(tasks)
+        ]
         self._layout = plan.layout
 
         def stream(row: int, cursor: Cursor) -> RowStream:
             make = _row_examples(
-                tasks, rates, tokens, row=row, batch_size=plan.batch_size, seed=plan.seed
+                tasks, rates, tokens, orders, row=row, batch_size=plan.batch_size, seed=plan.seed
             )
             return RowStream(make, plan.layout, cursor, packed=plan.packed)
 
@@ -202,11 +196,12 @@ class Batches:
         if cursors is None:
             cursors = [first_cursor(len(task.tasks))] * len(rows)
         # Built here, so that this process reports errors.
-        for part in task.tasks:
-            part.tokens(split)
-            if 0 in rows:
-                warn_of_unknown_pieces(part, split)
-        plan = _Plan(task, split, layout, tuple(rows), batch_size, seed, packed, tuple(cursors))
+        labels = [training_labels(part, split) for part in task.tasks]
+        for part in task.tasks if 0 in rows else ():
+            warn_of_unknown_pieces(part, split)
+        plan = _Plan(
+            task, split, layout, tuple(rows), batch_size, seed, packed, tuple(cursors), labels
+        )
         if workers:
             self._iterators = _in_processes(plan, min(workers, len(rows)))
         else:
@@ -303,10 +298,10 @@ def eval_examples(task: Task, split: str) -> Iterator[Example]:
     """
     records = task.tokens(split)
 
-    def order(document: int) -> int | None:
-        return document if document < len(records) else None
+    def read(document: int) -> tuple[Tokens, ...] | None:
+        return records[document] if document < len(records) else None
 
-    reader = ExampleReader(task, records, order)
+    reader = ExampleReader(task, records, read)
     position = TextPosition()
     for number in itertools.count():
         found = reader.read(position, np.random.default_rng((EVAL_ENTROPY, number)))

@@ -37,6 +37,25 @@ def check_names_field(owner: str, template: str) -> None:
         raise UserError(f"{owner} must name a field, as in {{text}}, got {template!r}")
 
 
+def around_last_field(template: str) -> tuple[str, str, str]:
+    """Returns a template with a field in three parts: before its last field, the field, after it.
+
+    >>> around_last_field("{{{role}}}: {text}.")
+    ('{{{role}}}: ', '{text}', '.')
+
+    Raises:
+        ValueError: if it is not a template.
+    """
+    texts = [""]
+    last = 0
+    for literal, path, separator in _parsed(template):
+        texts.append(literal.replace("{", "{{").replace("}", "}}"))
+        if path is not None:
+            last = len(texts)
+            texts.append(f"{{{path}:{separator}}}" if separator else f"{{{path}}}")
+    return "".join(texts[:last]), texts[last], "".join(texts[last + 1 :])
+
+
 def has_field(path: str, known: Sequence[str] | Mapping[str, Any]) -> bool:
     """Returns whether a field is known, by its whole name or by the first part of its path."""
     return path in known or path.split(".")[0] in known
