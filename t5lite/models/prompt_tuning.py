@@ -131,7 +131,7 @@ def _kernel(
 ) -> Float[Array, "..."]:
     init = ScaledInit(1.0, "normal", in_axes=(-2,))
     kernel: Float[Array, "..."]
-    kernel = site.parameter(name, init, *stacked, _added(inputs), _added(outputs))
+    kernel = site.parameter(name, init, *stacked, Axis("adapter_inputs", inputs), _added(outputs))
     return kernel
 
 
@@ -139,7 +139,7 @@ def _both_directions(
     site: InputSite, name: str, x: Float[Array, "k inputs"], hidden: int
 ) -> Float[Array, "k outputs"]:
     """Returns the states of an LSTM that reads forward, and of one that reads backward."""
-    two = (_added(2),)
+    two = (Axis("adapter_directions", 2),)
     into = _kernel(site, f"{name}_input_kernel", two, x.shape[1], 4 * hidden)
     state = _kernel(site, f"{name}_state_kernel", two, hidden, 4 * hidden)
     bias = site.parameter(f"{name}_bias", ConstantInit(0.0), *two, _added(4 * hidden))

@@ -63,7 +63,8 @@ class InputSite:
 
     Args:
         embed: width of embedded tokens.
-        parameter: as in `AttentionSite`.
+        parameter: as in `AttentionSite`; the names of a parameter's axes differ, so there are also
+            "adapter_inputs" and "adapter_directions".
     """
 
     embed: Axis

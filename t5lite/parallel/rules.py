@@ -42,6 +42,8 @@ RULES: Rules = {
     "teacher_embed": (),
     # Dimensions that adapters add, such as ranks.
     "adapter": (),
+    "adapter_inputs": (),
+    "adapter_directions": (),
 }
 
 # Logical axes along which every row is computed independently.
