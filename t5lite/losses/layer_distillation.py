@@ -48,6 +48,8 @@ class LayerDistillation:
     """
 
     needs: ClassVar[tuple[str, ...]] = ("teacher",)
+    # See `check_teacher_maps`.
+    compares_layers: ClassVar[bool] = True
 
     layers: Sequence[Any] = static()
     layer_weight: Number = 1.0

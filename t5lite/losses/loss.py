@@ -207,6 +207,22 @@ def check_tasks(loss: Loss, tasks: Sequence[str], num_weighted: int) -> None:
         )
 
 
+def check_teacher_maps(loss: Loss, width: int | None) -> None:
+    """Checks that maps to the width of a teacher are used.
+
+    Args:
+        width: `T5Config.teacher_embed_dim`.
+
+    Raises:
+        UserError: if the loss has no use for them, as one without `compares_layers`.
+    """
+    if width is not None and not getattr(loss, "compares_layers", False):
+        raise UserError(
+            f"T5Config.teacher_embed_dim must be None with train.loss = @{type(loss).__name__}(), "
+            f"which compares no layers, got {width}"
+        )
+
+
 def needed_models(loss: Loss) -> tuple[str, ...]:
     """Returns the names of the other models that a loss compares the trained one with."""
     return tuple(getattr(loss, "needs", ()))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from t5lite.core.lazy import by_name
 from t5lite.core.numbers import as_inputs
-from t5lite.losses.loss import check_tasks
+from t5lite.losses.loss import check_tasks, check_teacher_maps
 from t5lite.models.flops import train_flops
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, check_lengths, on_mesh
@@ -74,6 +74,7 @@ def train_program(run: Run, mesh: DeviceMesh) -> TrainProgram:
     check_lengths(mesh, run.layout.lengths)
     names = [task.name for task in run.task.tasks]
     check_tasks(run.loss, names, run.model.config.num_weighted_tasks)
+    check_teacher_maps(run.loss, run.model.config.teacher_embed_dim)
     with on_mesh(mesh):
         state, axes = abstract_state(
             run.model,

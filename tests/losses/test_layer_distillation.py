@@ -8,7 +8,7 @@ import pytest
 from t5lite.core.errors import UserError
 from t5lite.losses.distillation import Distillation
 from t5lite.losses.layer_distillation import LayerDistillation
-from t5lite.losses.loss import evaluation_loss
+from t5lite.losses.loss import check_teacher_maps, evaluation_loss
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly, ModelApply
 from t5lite.models.frozen import FrozenModel, SameRows
 from tests import small
@@ -84,6 +84,7 @@ def test_outputs_of_patterned_layers_are_in_their_order():
     [
         (lambda b: LayerDistillation(layers=[("encoder", 0, 1)]), "layers must be triples"),
         (lambda b: LayerDistillation(layers=[]), "layers must be at least one triple"),
+        (lambda b: check_teacher_maps(Distillation(), 20), "with train.loss = @Distillation.., wh"),
         (
             lambda b: of(LayerDistillation(layers=[("encoder", 3, 1)]), MODEL, b),
             "must be layers of the model, whose encoder has 2, got 3",
