@@ -37,6 +37,7 @@ from t5lite.losses.layer_distillation import LayerDistillation
 from t5lite.losses.next_sentence import NextSentence
 from t5lite.losses.task_weights import TaskWeights
 from t5lite.losses.two_passes import Adversarial, RDrop
+from t5lite.models.adalora import AdaLoRA
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
 from t5lite.models.bottleneck import Bottleneck
 from t5lite.models.classifier import Classes
@@ -76,6 +77,7 @@ from t5lite.training.bad_steps import BadSteps
 from t5lite.training.early_stopping import EarlyStopping
 from t5lite.training.layer_rates import LayerRates
 from t5lite.training.moving_average import MovingAverage
+from t5lite.training.rank_budget import RankBudget
 from t5lite.training.run import Run
 from t5lite.training.teacher import Teacher
 from t5lite.training.train_first import TrainFirst
@@ -194,6 +196,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "T5Config": T5Config,
     "LoRA": LoRA,
     "IA3": IA3,
+    "AdaLoRA": AdaLoRA,
     "Bottleneck": Bottleneck,
     "PrefixTuning": PrefixTuning,
     "PromptTuning": PromptTuning,
@@ -253,6 +256,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "TrainFirst": TrainFirst,
     "LayerRates": LayerRates,
     "MovingAverage": MovingAverage,
+    "RankBudget": RankBudget,
     "EarlyStopping": EarlyStopping,
     "JsonLines": JsonLines,
     "TensorBoard": TensorBoard,

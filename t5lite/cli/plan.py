@@ -85,7 +85,7 @@ def plan(run: Run, devices: Sequence[Any], topology: str) -> Plan:
     costs = costs_of(
         lower_train_step(program),
         program.state.params,
-        (program.state.opt_state, program.state.average),
+        (program.state.opt_state, program.state.average, program.state.ranks),
         mesh.shape,
         model_flops=program.flops_per_step / mesh.size,
         device=device,
@@ -130,7 +130,7 @@ def suggest(
     shapes, _ = state_shapes(run.model, run.hyperparameters, run.param_dtype, run.trainable)
     params, optimizer = (
         sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-        for tree in (shapes.params, (shapes.opt_state, shapes.average))
+        for tree in (shapes.params, (shapes.opt_state, shapes.average, shapes.ranks))
     )
     frozen = open_frozen(run, mesh).values()
     left = candidates(

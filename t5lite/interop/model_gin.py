@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from t5lite.data.text.vocabularies import Vocabulary
+from t5lite.models.adalora import AdaLoRA
 from t5lite.models.bottleneck import Bottleneck
 from t5lite.models.config import T5Config
 from t5lite.models.ia3 import IA3
@@ -13,7 +14,7 @@ from t5lite.models.prefix_tuning import PrefixTuning
 from t5lite.models.prompt_tuning import PromptTuning, PTuning
 
 # Adapters that gin files name without their modules.
-_PUBLIC = (LoRA, IA3, Bottleneck, PrefixTuning, PromptTuning, PTuning)
+_PUBLIC = (LoRA, AdaLoRA, IA3, Bottleneck, PrefixTuning, PromptTuning, PTuning)
 # Fields that belong to a run and not to a model.
 _OF_RUNS = ("attention", "dropout_rate", "dtype", "remat", "scan_unroll")
 

@@ -8,18 +8,20 @@ from typing import Any
 
 from t5lite.core.errors import UserError, check_choice
 from t5lite.interop.settings_values import truth
+from t5lite.models.adalora import AdaLoRA
 from t5lite.models.adapters import Adapter
 from t5lite.models.ia3 import IA3
 from t5lite.models.lora import PISSA, LoRA
 from t5lite.models.model import Model
 
 LORA_TYPE = "LORA"
+ADALORA_TYPE = "ADALORA"
 IA3_TYPE = "IA3"
 PREFIX_TYPE = "PREFIX_TUNING"
 PROMPT_TYPE = "PROMPT_TUNING"
 P_TUNING_TYPE = "P_TUNING"
 PROMPT_TYPES = (PREFIX_TYPE, PROMPT_TYPE, P_TUNING_TYPE)
-PEFT_TYPES = (LORA_TYPE, IA3_TYPE, *PROMPT_TYPES)
+PEFT_TYPES = (LORA_TYPE, ADALORA_TYPE, IA3_TYPE, *PROMPT_TYPES)
 _OF_FILES = (
     "auto_mapping",
     "base_model_name_or_path",
@@ -56,6 +58,23 @@ _OF_PROMPTS = (
 # Fields that are applied, or only say which maps are adapted, which the tensors do too.
 _APPLIED = {
     LORA_TYPE: ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "target_modules"),
+    ADALORA_TYPE: (
+        "init_r",
+        "lora_alpha",
+        "lora_dropout",
+        "rank_pattern",
+        "target_modules",
+        # How PEFT shares ranks out while it trains.
+        "r",
+        "target_r",
+        "tinit",
+        "tfinal",
+        "deltaT",
+        "beta1",
+        "beta2",
+        "orth_reg_weight",
+        "total_step",
+    ),
     IA3_TYPE: ("target_modules", "feedforward_modules"),
     **dict.fromkeys(PROMPT_TYPES, _OF_PROMPTS),
 }
@@ -79,7 +98,7 @@ def read_adapter_config(
     check_choice(f"{owner}: peft_type", kind, PEFT_TYPES)
     assert isinstance(kind, str)
     known = {*_OF_FILES, *_APPLIED[kind], *ignore_fields, "init_ia3_weights"}
-    if kind == LORA_TYPE:
+    if kind in (LORA_TYPE, ADALORA_TYPE):
         known.add("init_lora_weights")
         first = config.get("init_lora_weights", True)
         if first not in _FIRST_VALUES:
@@ -114,6 +133,19 @@ def lora_of(config: Mapping[str, Any], targets: tuple[str, ...], rank: int, owne
         dropout_rate=_number({"lora_dropout": 0.0, **config}, "lora_dropout", owner),
         rank_stabilized=truth(flags, "use_rslora", f"{owner}: "),
         decomposed=truth(flags, "use_dora", f"{owner}: "),
+    )
+
+
+def adalora_of(config: Mapping[str, Any], targets: tuple[str, ...], owner: str) -> AdaLoRA:
+    """Returns the adapter of a configuration; `targets` are names of maps."""
+    rank = config.get("init_r")
+    if type(rank) is not int:
+        raise UserError(f"{owner}: init_r must be a whole number, got {rank!r}")
+    return AdaLoRA(
+        targets=targets,
+        rank=rank,
+        alpha=_number(config, "lora_alpha", owner),
+        dropout_rate=_number({"lora_dropout": 0.0, **config}, "lora_dropout", owner),
     )
 
 
@@ -155,8 +187,23 @@ def adapter_settings(
     if isinstance(adapter, IA3):
         inputs = sorted(m for m, name in modules.items() if adapter.scales_inputs(name))
         return {"peft_type": IA3_TYPE, "feedforward_modules": inputs, **common}
+    if isinstance(adapter, AdaLoRA):
+        return {
+            "peft_type": ADALORA_TYPE,
+            "init_r": adapter.rank,
+            "target_r": adapter.rank,
+            "lora_alpha": adapter.alpha,
+            "lora_dropout": adapter.dropout_rate,
+            "bias": "none",
+            "init_lora_weights": True,
+            # Without one, PEFT does not load the file.
+            "total_step": 1,
+            **common,
+        }
     if not isinstance(adapter, LoRA):
-        raise UserError(f"--to=peft writes LoRA and IA3, got {adapter}; PEFT has no counterpart")
+        raise UserError(
+            f"--to=peft writes LoRA, AdaLoRA and IA3, got {adapter}; PEFT has no counterpart"
+        )
     # PiSSA's base stays intact here, so the difference of two products is a product of twice
     # the rank.
     factor = 2 if adapter.initialization == PISSA else 1

@@ -16,9 +16,13 @@ from t5lite.core.errors import UserError, shown
 from t5lite.core.lazy import LazyArray
 from t5lite.interop.families import family_to_write
 from t5lite.interop.foreign import Foreign, StoredArray, check_array
+from t5lite.interop.peft_adalora import ADALORA_PARTS, with_removed
 from t5lite.interop.peft_config import (
+    ADALORA_TYPE,
     IA3_TYPE,
+    LORA_TYPE,
     PROMPT_TYPES,
+    adalora_of,
     adapter_settings,
     common_settings,
     lora_of,
@@ -26,6 +30,7 @@ from t5lite.interop.peft_config import (
 )
 from t5lite.interop.peft_prompts import PromptAdapter, read_prompt, write_prompt
 from t5lite.interop.tensor_files import read_json, tensors_of
+from t5lite.models.adalora import ADALORA_VALUES, AdaLoRA
 from t5lite.models.adapted_maps import AdaptedMap, adapted_maps, linear_maps, with_adapters
 from t5lite.models.adapters import Adapter
 from t5lite.models.ia3 import IA3
@@ -39,6 +44,11 @@ _ROOT = "base_model.model."
 _LORA_PARTS = {"lora_A.weight": "lora_down", "lora_B.weight": "lora_up"}
 _MAGNITUDE = {"lora_magnitude_vector": "lora_magnitude"}
 _SCALE = {"ia3_l": "ia3_scale"}
+_PARTS = {
+    LORA_TYPE: {**_LORA_PARTS, **_MAGNITUDE},
+    ADALORA_TYPE: ADALORA_PARTS,
+    IA3_TYPE: _SCALE,
+}
 
 
 def is_peft(path: pathlib.Path) -> bool:
@@ -87,11 +97,17 @@ def read_peft(
         raise UserError(f"{path} does not exist; save the adapter with safe_serialization=True")
     if kind in PROMPT_TYPES:
         return read_prompt(kind, config, tensors_of(path), base, str(path))
-    parts = _SCALE if kind == IA3_TYPE else {**_LORA_PARTS, **_MAGNITUDE}
-    found = _by_map(tensors_of(path), parts, base, str(path))
-    adapter: LoRA | IA3
+    found = _by_map(tensors_of(path), _PARTS[kind], base, str(path))
+    adapter: LoRA | AdaLoRA | IA3
     if kind == IA3_TYPE:
         adapter = _read_ia3(found, str(path))
+    elif kind == ADALORA_TYPE:
+        adapter = adalora_of(config, _exactly(found), owner)
+        modules = module_names(base)
+        for name, layers in found.items():
+            for layer, parts in layers.items():
+                module = modules[name].format(layer=layer)
+                layers[layer] = with_removed(parts, config, module, owner)
     else:
         parts_of_first = next(iter(next(iter(found.values())).values()))
         shape = next(iter(parts_of_first.values())).shape
@@ -147,7 +163,7 @@ def _read_ia3(found: Mapping[str, _Layers], owner: str) -> IA3:
 
 
 def _parameters(
-    adapter: LoRA | IA3, base: Model, found: Mapping[str, _Layers], owner: str
+    adapter: LoRA | AdaLoRA | IA3, base: Model, found: Mapping[str, _Layers], owner: str
 ) -> dict[str, LazyArray]:
     """Returns the parameters of an adapter whose targets are all that is found."""
     model = with_adapters(base, (adapter,))
@@ -193,7 +209,7 @@ def _sizes(one: AdaptedMap) -> tuple[int, int]:
 
 def _rank(one: AdaptedMap) -> int:
     (adapter,) = one.adapters
-    assert isinstance(adapter, LoRA)
+    assert isinstance(adapter, LoRA | AdaLoRA)
     return adapter.rank
 
 
@@ -206,6 +222,8 @@ def _tensor_shape(one: AdaptedMap, part: str) -> tuple[int, ...]:
         return (1, inputs) if adapter.scales_inputs(one.site.name) else (outputs, 1)
     if part == "lora_magnitude":
         return (outputs,)
+    if part == ADALORA_VALUES:
+        return (_rank(one), 1)
     return (_rank(one), inputs) if part.endswith("_down") else (outputs, _rank(one))
 
 
@@ -286,6 +304,9 @@ def _tensors_of_layer(one: AdaptedMap, parts: Mapping[str, np.ndarray]) -> dict[
     down = parts["lora_down"].reshape(inputs, rank)
     up = parts["lora_up"].reshape(rank, outputs)
     (adapter,) = one.adapters
+    if isinstance(adapter, AdaLoRA):
+        values = parts[ADALORA_VALUES].reshape(rank, 1)
+        return {"lora_A": np.ascontiguousarray(down.T), "lora_E": values, "lora_B": up.T.copy()}
     assert isinstance(adapter, LoRA)
     if adapter.initialization == PISSA:
         down = np.concatenate([down, parts["lora_initial_down"].reshape(inputs, rank)], axis=1)

@@ -31,6 +31,7 @@ STEP_METRICS = (
     "bad_in_a_row",
     "step_loss",
     "loss_rise",
+    "mean_rank",
 )
 # Names and units under which sums are reported per target token.
 TOKEN_METRICS = {

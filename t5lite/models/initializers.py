@@ -13,16 +13,18 @@ from jaxtyping import Array, Float, Key
 
 @dataclasses.dataclass(frozen=True)
 class NormalInit:
-    """A normal distribution with mean 0 and standard deviation 1."""
+    """A normal distribution with mean 0."""
+
+    std: float = 1.0
 
     def __call__(
         self, key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike
     ) -> Float[Array, "..."]:
-        return nn.initializers.normal(1.0)(key, tuple(shape), dtype)
+        return nn.initializers.normal(self.std)(key, tuple(shape), dtype)
 
     def describe(self, shape: Sequence[int]) -> str:
         """Returns the distribution and its standard deviation."""
-        return "normal, std 1"
+        return f"normal, std {self.std:g}"
 
 
 @dataclasses.dataclass(frozen=True)

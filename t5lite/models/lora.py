@@ -106,7 +106,7 @@ class LoRA:
 
         def adapted(x: Float[Array, "..."]) -> Float[Array, "..."]:
             base = apply(x)
-            dropped = self._dropped(site, x)
+            dropped = dropped_inputs(site, x, self.dropout_rate)
             change = update(dropped)
             if self.initialization == PISSA:
                 change = change - update(dropped, "lora_initial")
@@ -175,9 +175,11 @@ class LoRA:
         self, site: MapSite, added: Mapping[str, Float[Array, "..."]]
     ) -> Float[Array, "..."]:
         """Returns what is added to the kernel."""
-        change = _product(site, added["lora_down"], added["lora_up"])
+        change = factor_product(site, added["lora_down"], added["lora_up"])
         if self.initialization == PISSA:
-            change = change - _product(site, added["lora_initial_down"], added["lora_initial_up"])
+            change = change - factor_product(
+                site, added["lora_initial_down"], added["lora_initial_up"]
+            )
         return self.scale * change
 
     def _factor(
@@ -187,29 +189,40 @@ class LoRA:
         changed = site.kernel.astype(jnp.float32) + self._update(site, added)
         return added["lora_magnitude"] / jax.lax.stop_gradient(_norms(site, changed))
 
-    def _dropped(self, site: MapSite, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        key = site.dropout_key() if self.dropout_rate else None
-        if key is None:
-            return x
-        keep = jax.random.bernoulli(key, 1.0 - self.dropout_rate, x.shape)
-        return jnp.where(keep, x / (1.0 - self.dropout_rate), jnp.zeros((), x.dtype))
-
     def _check_site(self, site: MapSite) -> None:
-        assert RANK_LETTER not in site.einsum, site.einsum
+        check_dropout(self, site, self.dropout_rate)
         most = min(math.prod(axis.size for axis in axes) for axes in (site.inputs, site.outputs))
         if self.initialization == PISSA and self.rank > most:
             rule = f"at most {most} with 'pissa', the rank of {site.name}"
             raise field_error(self, "rank", rule)
-        if self.dropout_rate and site.name.endswith("logits_dense"):
-            raise UserError(
-                f"{field_name(self, 'targets')} must not match {site.name} with dropout_rate "
-                f"{self.dropout_rate}: logits have no dropout; adapt it by a LoRA of its own"
-            )
 
 
-def _product(
+def check_dropout(adapter: Any, site: MapSite, dropout_rate: float) -> None:
+    """Raises a UserError if a map has inputs without dropout, and the adapter would drop some."""
+    assert RANK_LETTER not in site.einsum, site.einsum
+    if dropout_rate and site.name.endswith("logits_dense"):
+        kind = type(adapter).__name__
+        raise UserError(
+            f"{field_name(adapter, 'targets')} must not match {site.name} with dropout_rate "
+            f"{dropout_rate}: logits have no dropout; adapt it by a {kind} of its own"
+        )
+
+
+def dropped_inputs(
+    site: MapSite, x: Float[Array, "..."], dropout_rate: float
+) -> Float[Array, "..."]:
+    """Returns the input of a map with dropout in training, and as it is otherwise."""
+    key = site.dropout_key() if dropout_rate else None
+    if key is None:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - dropout_rate, x.shape)
+    return jnp.where(keep, x / (1.0 - dropout_rate), jnp.zeros((), x.dtype))
+
+
+def factor_product(
     site: MapSite, down: Float[Array, "..."], up: Float[Array, "..."]
 ) -> Float[Array, "..."]:
+    """Returns the product of two factors, in the shape of the kernel of their map."""
     letters = site.letters
     stacked = letters.stacked
     down_letters = f"{stacked}{letters.inputs}{RANK_LETTER}"

@@ -3,10 +3,10 @@
 They are the numbers of the learning rate's schedule; the arguments of the optimizer whose defaults
 are floats, or tuples of floats, or that are bound to floats; the numbers of the loss; and
 `train.seed`, `T5Config.dropout_rate`, `train.max_gradient_norm` and the numbers of `BadSteps`,
-`TrainFirst`, `LayerRates` and `MovingAverage`. One program serves all values of them; no dropout (a
-rate of 0), no clipping, no bad steps, nothing that trains first, no rates by layer and no average
-(None) are other programs. All other numbers, such as those of `T5Config` and of optax schedules,
-are constants of the program.
+`TrainFirst`, `LayerRates`, `MovingAverage` and `RankBudget`. One program serves all values of them;
+no dropout (a rate of 0), no clipping, no bad steps, nothing that trains first, no rates by layer,
+no average and no budget of ranks (None) are other programs. All other numbers, such as those of
+`T5Config` and of optax schedules, are constants of the program.
 """
 
 from t5lite.core.numbers import Number, numeric
@@ -16,6 +16,7 @@ from t5lite.optimizers.optimizer import Optimizer
 from t5lite.training.bad_steps import BadSteps
 from t5lite.training.layer_rates import LayerRates
 from t5lite.training.moving_average import MovingAverage
+from t5lite.training.rank_budget import RankBudget
 from t5lite.training.train_first import TrainFirst
 
 
@@ -34,6 +35,7 @@ class Hyperparameters:
         train_first: which parameters train alone in the first steps; None compiles no choice.
         layer_rates: factors of the updates by layer; None compiles none.
         moving_average: of the parameters that train; None compiles none.
+        rank_budget: of AdaLoRA; None compiles none.
     """
 
     optimizer: Optimizer | OptimizersByPattern
@@ -45,3 +47,4 @@ class Hyperparameters:
     train_first: TrainFirst | None = None
     layer_rates: LayerRates | None = None
     moving_average: MovingAverage | None = None
+    rank_budget: RankBudget | None = None

@@ -20,6 +20,7 @@ OWN_FIELDS = (
     "train_first",
     "layer_rates",
     "moving_average",
+    "rank_budget",
     "seed",
     "data_seed",
     "model_dir",
@@ -64,8 +65,8 @@ def check_one_program(first: Run, run: Run, *, dropout: bool) -> None:
     if trees[0] != trees[1]:
         raise UserError(
             "runs of one program differ in numbers only, got other choices of optimizer, schedule, "
-            "loss, bad steps, train_first, layer_rates or "
-            "moving_average; sweep without --vectorized"
+            "loss, bad steps, train_first, layer_rates, "
+            "moving_average or rank_budget; sweep without --vectorized"
         )
 
 

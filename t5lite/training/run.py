@@ -30,6 +30,7 @@ from t5lite.losses.loss import (
     evaluation_loss,
     needed_models,
 )
+from t5lite.models.adalora import AdaLoRA
 from t5lite.models.classifier import INDEPENDENT, SPAN
 from t5lite.models.config_fields import DTYPES
 from t5lite.models.model import Model, check_adapters
@@ -48,6 +49,7 @@ from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.layer_rates import LayerRates
 from t5lite.training.moving_average import MovingAverage
 from t5lite.training.partial_restore import check_rules
+from t5lite.training.rank_budget import RankBudget
 from t5lite.training.teacher import Teacher
 from t5lite.training.train_first import TrainFirst
 from t5lite.training.trainable import EVERYTHING
@@ -107,6 +109,7 @@ class Run:
             None for equal rates.
         moving_average: of the parameters that train, which is evaluated and saved beside them; None
             for none.
+        rank_budget: of the singular values of AdaLoRA, which needs one; None for other models.
         max_gradient_norm: gradients of a larger global norm are scaled down; None for no limit.
         bad_steps: which steps leave the state as it was, and when the run returns to an earlier
             checkpoint; None turns both off.
@@ -163,6 +166,7 @@ class Run:
     train_first: TrainFirst | None = None
     layer_rates: LayerRates | None = None
     moving_average: MovingAverage | None = None
+    rank_budget: RankBudget | None = None
     max_gradient_norm: Number | None = None
     bad_steps: BadSteps | None = BadSteps()
     train_split: str = "train"
@@ -269,6 +273,9 @@ class Run:
         classes = self.model.classes
         vocabulary = self.task.vocabulary
         check_adapters(self.model)
+        if self.rank_budget is not None:
+            ranks = [each.rank for each in config.adapters if isinstance(each, AdaLoRA)]
+            self.rank_budget.check(ranks, self.total_steps)
         if self.packed and config.encoder_attention == "transient_global":
             raise UserError(
                 f"{field_name(self, 'packed')} must be False with T5Config.encoder_attention "
@@ -387,6 +394,7 @@ class Run:
             train_first=self.train_first,
             layer_rates=self.layer_rates,
             moving_average=self.moving_average,
+            rank_budget=self.rank_budget,
         )
 
 

@@ -17,6 +17,7 @@ from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import logical_axes, state_axes, tree_shardings
 from t5lite.training.bad_steps import no_recent_steps
 from t5lite.training.hyperparameters import Hyperparameters
+from t5lite.training.rank_budget import RankScores, check_budget, no_scores
 from t5lite.training.trainable import (
     EVERYTHING,
     join_params,
@@ -39,6 +40,7 @@ class TrainState:
         opt_state: state of the optax transformation, for the parameters that train.
         recent: a `RecentSteps`; None if no step counts as bad.
         average: moving average of the parameters that train, float32; None if there is none.
+        ranks: a `RankScores`; None without AdaLoRA.
     """
 
     step: Any
@@ -46,6 +48,7 @@ class TrainState:
     opt_state: Any
     recent: Any = None
     average: Any = None
+    ranks: Any = None
 
     @property
     def evaluated_params(self) -> Any:
@@ -102,6 +105,7 @@ def _state_of(
         opt_state=initial_opt_state(hyper, params, axes, trainable),
         recent=None if hyper.bad_steps is None else no_recent_steps(),
         average=initial_average(hyper, params, trainable),
+        ranks=None if hyper.rank_budget is None else no_scores(split_params(params, trainable)[0]),
     )
 
 
@@ -136,12 +140,17 @@ def state_shardings(state: TrainState, axes: Any, mesh: DeviceMesh) -> TrainStat
     average = None
     if state.average is not None:
         average, _ = split_by_name(axes, by_name(state.average))
+    ranks = None
+    if state.ranks is not None:
+        scored, _ = split_by_name(axes, by_name(state.ranks.sensitivity))
+        ranks = RankScores(sensitivity=scored, uncertainty=scored)
     names = TrainState(
         step=(),
         params=axes,
         opt_state=state_axes(state.opt_state, state.params, axes),
         recent=jax.tree.map(lambda _: (), state.recent),
         average=average,
+        ranks=ranks,
     )
     return tree_shardings(state, names, mesh)
 
@@ -161,6 +170,7 @@ def state_shapes(
     params, axes = params_and_axes(model)
     trained = trainable_names("train.trainable", trainable, by_name(params))
     hyper.optimizer.check(trained)
+    check_budget(hyper.rank_budget, trained)
     if hyper.train_first is not None:
         hyper.train_first.check(trained)
     if hyper.layer_rates is not None:

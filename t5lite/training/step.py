@@ -25,6 +25,7 @@ from t5lite.parallel.sharding import on_mesh
 from t5lite.training.bad_steps import judge, where_good
 from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.program import TrainProgram
+from t5lite.training.rank_budget import mean_rank
 from t5lite.training.state import TrainState, in_memory
 from t5lite.training.trainable import EVERYTHING, join_params, split_params
 
@@ -107,8 +108,9 @@ def make_train_step(
 
     Returns:
         A function to the new state and, for the batch, the sums of the loss, `input_tokens`, and
-        the step's `learning_rate` and `gradient_norm` before clipping. If steps may be bad, also
-        `bad_steps`, which is 1 if this one is and its sums therefore 0, and what decided it.
+        the step's `learning_rate` and `gradient_norm` before clipping, with AdaLoRA `mean_rank`.
+        If steps may be bad, also `bad_steps`, which is 1 if this one is and its sums therefore 0,
+        and what decided it.
     """
     trained_axes, _ = split_params(param_axes, trainable)
     gradient_of_batch = _make_gradient(model, frozen, microbatches=microbatches)
@@ -147,6 +149,10 @@ def make_train_step(
         input_tokens = jnp.zeros([]) if inputs is None else jnp.sum(inputs > 0, dtype=jnp.float32)
         sums = {**sums, "input_tokens": input_tokens}
         scalars = {"learning_rate": learning_rate, "gradient_norm": norm}
+        ranks = None
+        if hyper.rank_budget is not None:
+            done = state.step + 1
+            ranks, new = hyper.rank_budget.allocated(state.ranks, new, grads, done)
         average = None
         if hyper.moving_average is not None:
             average = hyper.moving_average.updated(state.average, new, state.step)
@@ -160,7 +166,10 @@ def make_train_step(
             new = where_good(is_good, new, old)
             opt_state = where_good(is_good, opt_state, old_opt_state)
             average = where_good(is_good, average, state.average)
+            ranks = where_good(is_good, ranks, state.ranks)
             sums = where_good(is_good, sums, jax.tree.map(jnp.zeros_like, sums))
+        if hyper.rank_budget is not None:
+            scalars["mean_rank"] = mean_rank(new)
         if offloaded is not None:
             opt_state = jax.device_put(opt_state, offloaded)
         new_state = TrainState(
@@ -169,6 +178,7 @@ def make_train_step(
             opt_state=opt_state,
             recent=recent,
             average=average,
+            ranks=ranks,
         )
         return new_state, {**sums, **scalars}
 
@@ -224,6 +234,9 @@ def _make_gradient(
         params = join_params(trained, constants.params)
         sums = hyper.loss(apply, params, batch, key)
         check_sums(hyper.loss, sums, batch)
+        if hyper.rank_budget is not None:
+            penalty = sums["tokens"] * hyper.rank_budget.penalty(trained)
+            sums = {**sums, "loss": sums["loss"] + penalty}
         return sums["loss"], sums
 
     gradient = jax.grad(loss_of, has_aux=True)

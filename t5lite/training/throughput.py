@@ -73,6 +73,8 @@ class Throughput:
             "model_flops_per_second": flops_per_second,
             **self._once,
         }
+        if "mean_rank" in sums[-1]:
+            metrics["mean_rank"] = float(sums[-1]["mean_rank"])
         if self._peak_flops is not None:
             metrics["mfu_fraction"] = flops_per_second / self._peak_flops
         self._once = {}

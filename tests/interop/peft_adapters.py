@@ -30,6 +30,12 @@ CASES = {
         "t5_1_1",
         peft.LoraConfig(**_LORA, use_dora=True, use_rslora=True, target_modules=T5_NAMES),
     ),
+    "adalora": (
+        "t5_1_1",
+        peft.AdaLoraConfig(
+            init_r=3, target_r=2, lora_alpha=5, total_step=9, target_modules=T5_NAMES
+        ),
+    ),
     "ia3": ("t5_1_1", peft.IA3Config(target_modules=["k", "v", "wo"], feedforward_modules=["wo"])),
     "mt5_ia3": ("mt5", peft.IA3Config()),
     "umt5_dora": ("umt5", peft.LoraConfig(**_LORA, use_dora=True, target_modules=T5_NAMES)),
@@ -58,7 +64,7 @@ NETWORKS = {
         "encoder_num_layers": 2,
     },
 }
-FROZEN = ("rslora_dora", "ia3", "prefix", "prompt")
+FROZEN = ("rslora_dora", "ia3", "prefix", "prompt", "adalora")
 
 
 def make(case: str, folder: pathlib.Path, seed: int) -> None:
@@ -73,6 +79,8 @@ def make(case: str, folder: pathlib.Path, seed: int) -> None:
                 parameter.mul_(0.7 + 0.6 * torch.rand(parameter.shape))
             elif "lora_" in name:
                 parameter.copy_(0.3 * torch.randn(parameter.shape))
+        if isinstance(config, peft.AdaLoraConfig):
+            remove_values(model)
     model.save_pretrained(folder)
     (folder / "README.md").unlink()
     path = folder / "adapter_config.json"
@@ -80,6 +88,17 @@ def make(case: str, folder: pathlib.Path, seed: int) -> None:
     path.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
     (folder / "adapter_model.safetensors").chmod(0o644)
     np.save(folder / "logits.npy", logits(model, base))
+
+
+def remove_values(model) -> None:
+    """Removes some singular values of AdaLoRA, as its training does."""
+    pattern = {}
+    for name, parameter in model.base_model.model.named_parameters():
+        if "lora_E" in name:
+            kept = torch.rand(parameter.shape) > 0.4
+            parameter.masked_fill_(~kept, 0.0)
+            pattern[name] = kept.view(-1).tolist()
+    model.peft_config["default"].rank_pattern = pattern
 
 
 def load_base(base: str):

@@ -23,6 +23,7 @@ from tests.interop.comparison import TOLERANCE, batch_of, check_close, nested
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 # Written by tests/interop/peft_adapters.py.
 CASES = ("ia3", "rslora_dora")
+READ = (*CASES, pytest.param("adalora", marks=pytest.mark.proof))
 TENSORS = "adapter_model.safetensors"
 
 
@@ -46,7 +47,7 @@ def logits_of(foreign, base):
     return np.asarray(apply(nested(dict(foreign.params)))), outputs["targets_mask"] > 0
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", READ)
 def test_an_adapter_of_peft_gives_its_logits_merged_and_unmerged(case):
     foreign = read("t5_1_1", GOLDEN / "peft" / case)
     wanted = np.load(GOLDEN / "peft" / case / "logits.npy")
@@ -99,6 +100,51 @@ def test_pissa_is_written_as_twice_the_rank(rng, tmp_path):
     got = merge_adapters(both).params[name].load()
     wanted = merge_adapters(foreign).params[name].load()
     check_close("merged kernel", got, wanted, TOLERANCE)
+
+
+def test_adalora_is_written_with_zeros_for_removed_values(tmp_path):
+    foreign = read("t5_1_1", GOLDEN / "peft" / "adalora")
+    theirs = safetensors.numpy.load_file(GOLDEN / "peft" / "adalora" / TENSORS)
+    write_peft(foreign, tmp_path, None)
+    ours = safetensors.numpy.load_file(tmp_path / TENSORS)
+    assert ours.keys() == theirs.keys()
+    ranks = set()
+    for name, values in ours.items():
+        if name.endswith(".lora_E"):
+            kept = np.ravel(values) != 0
+            factors = name.removesuffix("E")
+            np.testing.assert_array_equal(values[kept], theirs[name])
+            np.testing.assert_array_equal(ours[f"{factors}A"][kept], theirs[f"{factors}A"])
+            np.testing.assert_array_equal(ours[f"{factors}B"][:, kept], theirs[f"{factors}B"])
+            ranks.add(int(kept.sum()))
+    assert len(ranks) > 1
+    again = read("t5_1_1", tmp_path)
+    assert again.model == foreign.model
+    for name, array in foreign.params.items():
+        np.testing.assert_array_equal(again.params[name].load(), array.load(), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ([True, 1, False], "rank_pattern must have 3 truth values .init_r. for encoder.block.0"),
+        (
+            [True, False],
+            "rank_pattern must have 3 truth values .init_r. for encoder.block.0.*q, got",
+        ),
+        ([True, True, True], "rank_pattern keeps 3 of encoder.block.0.*q, got a tensor of shape"),
+    ],
+)
+def test_a_rank_pattern_that_does_not_fit_is_rejected(pattern, message, tmp_path):
+    folder = pathlib.Path(shutil.copytree(GOLDEN / "peft" / "adalora", tmp_path / "a"))
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    name = "encoder.block.0.layer.0.SelfAttention.q.lora_E"
+    assert name in config["rank_pattern"]
+    config["rank_pattern"][name] = pattern
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=message):
+        read("t5_1_1", folder)
 
 
 @pytest.mark.parametrize(

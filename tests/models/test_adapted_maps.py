@@ -52,6 +52,7 @@ def test_default_targets_are_found_in_every_family(name):
 
 def test_gin_files_of_adapters_train_what_the_method_trains():
     assert [path.stem for path in FILES] == [
+        "adalora",
         "bottleneck",
         "dora",
         "ia3",

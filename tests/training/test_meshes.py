@@ -10,7 +10,9 @@ import optax
 import pytest
 
 from t5lite.losses.cross_entropy import CrossEntropy
+from t5lite.models.adalora import AdaLoRA
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly
+from t5lite.models.bottleneck import Bottleneck
 from t5lite.models.ia3 import IA3
 from t5lite.models.lora import LoRA
 from t5lite.models.prefix_tuning import PrefixTuning
@@ -23,6 +25,7 @@ from t5lite.parallel.sharding import batch_sharding, make_global, on_mesh
 from t5lite.planning.program_text import Program
 from t5lite.training.feed import Feed
 from t5lite.training.program import train_program
+from t5lite.training.rank_budget import RankBudget
 from t5lite.training.state import initial_state
 from t5lite.training.step import lower_train_step
 from tests import small
@@ -40,9 +43,12 @@ EXPERTS = {**DENSE, "num_experts": 4, "experts_per_token": 2, "capacity_factor":
 ADAPTERS = (
     LoRA(rank=4, decomposed=True, initialization="pissa"),
     IA3(),
+    AdaLoRA(targets=(".*attention/(key|out)",), rank=4),
+    Bottleneck(targets=(".*mlp/wo",), bottleneck_dim=4),
     PrefixTuning(length=3),
     PTuning(length=2, hidden_dim=6),
 )
+BUDGET = RankBudget(target_rank=2, total_steps=6)
 # Not AdamW: it divides by the size of a gradient, and an expert, or a parameter before several
 # norms, may have next to none.
 SGD = make_optimizer(optax.sgd, name="sgd", learning_rate=0.1, momentum=0.9)
@@ -171,7 +177,8 @@ def test_every_way_to_save_memory_trains_as_one_device_without_it(
     ids=["t5gemma", "t5gemma_2", "adapters"],
 )
 def test_unequal_stacks_and_adapters_train_as_on_one_device(config, assert_trains_as_one):
-    assert_trains_as_one(SPLIT, devices=8, config=config, packed=True, optimizer=SGD)
+    choices = {"rank_budget": BUDGET} if "adapters" in config else {}
+    assert_trains_as_one(SPLIT, devices=8, config=config, packed=True, optimizer=SGD, **choices)
 
 
 @pytest.mark.proof

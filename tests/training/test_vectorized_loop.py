@@ -11,6 +11,7 @@ import pytest
 from t5lite.core.errors import UserError
 from t5lite.core.lazy import by_name
 from t5lite.core.run_directory import outcomes, read_metrics
+from t5lite.models.adalora import AdaLoRA
 from t5lite.models.architectures import EncoderDecoder
 from t5lite.models.ia3 import IA3
 from t5lite.models.lora import LoRA
@@ -24,6 +25,7 @@ from t5lite.training.checkpoint_folders import FOLDER
 from t5lite.training.good_checkpoints import read_history
 from t5lite.training.one_program import check_one_program
 from t5lite.training.program import train_program
+from t5lite.training.rank_budget import RankBudget
 from t5lite.training.slot import VectorizedTrial
 from t5lite.training.stored_checkpoints import StoredCheckpoints
 from t5lite.training.vectorized_loop import train_vectorized
@@ -214,9 +216,16 @@ def test_a_trial_returns_to_its_own_good_checkpoint(make_run, monkeypatch):
 
 @pytest.mark.proof
 def test_trials_with_adapters_over_one_base_equal_the_same_runs_alone(make_run, of_three_steps):
-    adapters = LoRA(rank=2, decomposed=True), IA3(), PrefixTuning(length=2), PromptTuning(length=3)
+    adapters = (
+        LoRA(rank=2, decomposed=True),
+        IA3(),
+        AdaLoRA(targets=(".*mlp/wi_0",), rank=3),
+        PrefixTuning(length=2),
+        PromptTuning(length=3),
+    )
     choices = {
         "model": EncoderDecoder(small.config(adapters=adapters)),
+        "rank_budget": RankBudget(target_rank=2, total_steps=6),
         "initial_checkpoint": str(of_three_steps[1] / "checkpoints" / "3"),
         "trainable": [".*/(lora|ia3|prefix|prompt)_.*"],
     }
