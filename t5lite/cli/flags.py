@@ -95,6 +95,16 @@ _FLAGS = (
         group="base",
     ),
     CommandFlag(
+        name="adapter",
+        help="NAME=CHECKPOINT of an adapter, repeated for several over one base. The field "
+        "`adapter` of each object names its own; without it, the base answers, or the only "
+        "adapter.",
+        commands=("infer",),
+        group="checkpoints",
+        kind="multi",
+        default=(),
+    ),
+    CommandFlag(
         name="watch",
         help="Score every checkpoint of MODEL_DIR once, as it appears, until the run's last step.",
         commands=("eval",),

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from t5lite.cli.adapters import adapter_params, bind_adapters, chosen_adapters
 from t5lite.cli.class_inference import check_class_flags, class_objective
 from t5lite.cli.input_file import check_requests, valid_requests
 from t5lite.cli.paths import user_path
@@ -41,6 +42,7 @@ from t5lite.inference.requests import Inference, fingerprint
 from t5lite.inference.score import make_score
 from t5lite.models.description import describe, model_of
 from t5lite.models.model import Model, generative
+from t5lite.models.row_adapters import BindRows
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.peers import lost_peers_named
 from t5lite.parallel.processes import start_processes
@@ -78,24 +80,31 @@ def infer_command(flags: Any, bindings: Sequence[str]) -> None:
     if jax.process_index() == 0:
         check_free(output)
     model_dir = None if trained is None else trained.model_dir
-    chosen = chosen_checkpoints(
+    adapters = chosen_adapters(flags)
+    chosen = list(adapters.values()) or chosen_checkpoints(
         model_dir, flags.checkpoint, flags.average, flags.parameters, base=flags.base
     )
     check_bases(chosen, flags.base)
-    if len(chosen) != 1:
+    if len(chosen) != 1 and not adapters:
         raise UserError(f"infer takes one checkpoint, got {len(chosen)}")
     model, vocabulary = _model_and_vocabulary(trained, inference, chosen[0])
-    encoder = _encoder(flags, bindings, trained, inference, model, vocabulary)
+    bind_rows = bind_adapters(adapters, model, vocabulary) if adapters else None
+    encoder = _encoder(flags, bindings, trained, inference, model, vocabulary, tuple(adapters))
     total = check_requests(flags, inference, encoder)
     mesh = inference.mesh.make()
-    answer = _make_answer(flags.mode, model, vocabulary, mesh, inference, encoder)
+    answer = _make_answer(flags.mode, model, vocabulary, mesh, inference, encoder, bind_rows)
     writer: ResultWriter = ResultStream()
     if output != STANDARD_OUTPUT:
         identity = _identity(flags, inference, encoder, chosen[0], model, vocabulary)
+        if adapters:
+            identity["adapters"] = {
+                name: [one.path, list(one.steps), one.saved_at] for name, one in adapters.items()
+            }
         writer = ResultFile(pathlib.Path(output), identity)
     progress = WorkProgress()
     progress.log(f"restoring {chosen[0].path}")
-    params = chosen[0].params(abstract_params(model, mesh))
+    shapes = abstract_params(model, mesh)
+    params = adapter_params(chosen, model, shapes) if adapters else chosen[0].params(shapes)
     with progress:
         if writer.done:
             progress.log(f"resuming after {counted(writer.done, 'result')}")
@@ -129,7 +138,7 @@ def _load(flags: Any, bindings: Sequence[str]) -> tuple[Run | None, Inference]:
     if flags.gin_file:
         trained, inference = load_roots(flags, bindings, "train", "infer")
         return trained, inference
-    if flags.checkpoint == LATEST:
+    if flags.checkpoint == LATEST and not flags.adapter:
         raise UserError(
             "infer needs --checkpoint=RUN, a checkpoint or a Hugging Face folder, or the "
             "--gin_file of a run"
@@ -171,8 +180,13 @@ def _encoder(
     inference: Inference,
     model: Model,
     vocabulary: Vocabulary,
+    adapters: Sequence[str],
 ) -> RequestEncoder:
-    """Returns what makes the examples that a model reads."""
+    """Returns what makes the examples that a model reads.
+
+    Args:
+        adapters: names of those that objects may choose.
+    """
     inputs_length = inference.inputs_length or _longest(
         trained, "inputs_length", DEFAULT_INPUTS_LENGTH
     )
@@ -188,6 +202,7 @@ def _encoder(
         inputs_length,
         inference.targets_length or _longest(trained, "targets_length", DEFAULT_TARGETS_LENGTH),
         end_inputs=inference.end_inputs,
+        adapters=adapters,
     )
 
 
@@ -233,6 +248,7 @@ def _make_answer(
     mesh: DeviceMesh,
     inference: Inference,
     encoder: RequestEncoder,
+    bind_rows: BindRows | None,
 ) -> Answer:
     inputs_length, targets_length = encoder.lengths
     if isinstance(encoder, ClassRequestEncoder):
@@ -252,6 +268,7 @@ def _make_answer(
             inputs_length=inputs_length,
             targets_length=targets_length,
             batch_size=inference.batch_size,
+            bind_rows=bind_rows,
         )
         return make_score_answer(score, encoder)
     predict = make_predict(
@@ -264,6 +281,7 @@ def _make_answer(
         targets_length=targets_length,
         batch_size=inference.batch_size,
         seed=inference.seed,
+        bind_rows=bind_rows,
     )
     return make_predict_answer(
         predict,

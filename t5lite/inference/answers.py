@@ -15,6 +15,7 @@ from t5lite.inference.decoding import check_target_lengths
 from t5lite.inference.predict import Predict, Prompt, Target
 from t5lite.inference.requests import Request
 from t5lite.inference.score import Score
+from t5lite.models.row_adapters import NO_ADAPTER
 
 # From parameters, requests, the number of the first request, and a function to call with the number
 # of requests done so far, to the fields that are added to each request.
@@ -27,12 +28,20 @@ class RequestEncoder:
     Args:
         inputs_length, targets_length: maximum numbers of tokens.
         end_inputs: whether the vocabulary's last ids, such as an end of sequence, close the inputs.
+        adapters: names of the adapters that requests may choose.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, inputs_length: int, targets_length: int, *, end_inputs: bool
+        self,
+        vocabulary: Vocabulary,
+        inputs_length: int,
+        targets_length: int,
+        *,
+        end_inputs: bool,
+        adapters: Sequence[str] = (),
     ) -> None:
         self._vocabulary = vocabulary
+        self._adapters = tuple(adapters)
         self._first_ids = np.array(vocabulary.first_input_ids, np.int32)
         last = vocabulary.last_input_ids if end_inputs else ()
         self._last_ids = np.array(last, np.int32)
@@ -48,9 +57,10 @@ class RequestEncoder:
         """Whether a text of a request is longer than its maximum.
 
         Raises:
-            UserError: if a text names a sentinel that the vocabulary does not have, or the prefix
-                or a length in its `decoding` exceeds the maximum of targets.
+            UserError: if a text names a sentinel that the vocabulary does not have, its adapter is
+                unknown, or the prefix or a length in its `decoding` exceeds the maximum of targets.
         """
+        self.adapter(request)
         targets = self.lengths[1]
         if len(self.prefix(request)) > targets:
             raise UserError(f"its prefix must be at most {targets} tokens (infer.targets_length)")
@@ -59,6 +69,20 @@ class RequestEncoder:
         if request.targets is not None:
             is_long |= len(encode(request.targets, self._vocabulary)) > targets - 1
         return is_long
+
+    def adapter(self, request: Request) -> int:
+        """Returns the number of the adapter that a request names, or of the only one.
+
+        Raises:
+            UserError: if there is no adapter of that name.
+        """
+        name = request.given.get("adapter")
+        if not self._adapters or (name is None and len(self._adapters) > 1):
+            return NO_ADAPTER
+        if name is not None and name not in self._adapters:
+            names = ", ".join(self._adapters)
+            raise UserError(f"its adapter must be one of {names}, got {name!r}")
+        return 0 if name is None else self._adapters.index(name)
 
     def inputs(self, request: Request) -> Tokens:
         """Returns the tokens of the inputs."""
@@ -147,6 +171,7 @@ def make_predict_answer(
                 prefix=encoder.prefix(request),
                 number=first + number,
                 decoding=request.decoding,
+                adapter=encoder.adapter(request),
             )
             for number, request in enumerate(requests)
         ]
@@ -218,7 +243,8 @@ def make_score_answer(score: Score, encoder: RequestEncoder) -> Answer:
             {"inputs": encoder.inputs(request), "targets": encoder.targets(request)}
             for request in requests
         ]
-        likelihoods = score(params, examples, on_done)
+        adapters = [encoder.adapter(request) for request in requests]
+        likelihoods = score(params, examples, on_done, adapters)
         for number, likelihood in enumerate(likelihoods, start=first + 1):
             _finite_score(likelihood.score, number)
         return [likelihood._asdict() for likelihood in likelihoods]

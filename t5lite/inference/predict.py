@@ -18,6 +18,7 @@ from t5lite.inference.buckets import batches_by_length, bucket
 from t5lite.inference.decoding import Decoded, Decoding
 from t5lite.inference.sampling import sample
 from t5lite.models.model import GenerativeModel
+from t5lite.models.row_adapters import NO_ADAPTER, BindRows
 from t5lite.models.token_adapters import prompt_length
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import (
@@ -41,12 +42,14 @@ class Prompt:
         prefix: the first tokens of the target.
         number: seeds the samples of this prompt; they depend on nothing else.
         decoding: numbers of `Decoding` for this prompt.
+        adapter: its number among several; it has no effect without `bind_rows`.
     """
 
     inputs: Tokens
     prefix: Tokens = dataclasses.field(default_factory=lambda: NO_TOKENS)
     number: int = 0
     decoding: Mapping[str, int | float] = dataclasses.field(default_factory=dict)
+    adapter: int = NO_ADAPTER
 
 
 class Target(NamedTuple):
@@ -57,6 +60,13 @@ class Target(NamedTuple):
 
     tokens: Tokens
     score: float
+
+
+class _RowNumbers(NamedTuple):
+    """Numbers of each row: of its prompt, which seeds its samples, and of its adapter."""
+
+    prompt: Any
+    adapter: Any
 
 
 # From parameters and prompts to the targets of each prompt, the best first. The optional third
@@ -75,6 +85,7 @@ def make_predict(
     batch_size: int,
     seed: int = 0,
     first_ids: Sequence[int] = (),
+    bind_rows: BindRows | None = None,
 ) -> Predict:
     """Returns a function that generates targets of at most `targets_length` tokens.
 
@@ -87,10 +98,12 @@ def make_predict(
         batch_size: prompts per batch.
         seed: of sampling.
         first_ids: tokens that every target begins with, before the prompt's prefix.
+        bind_rows: gives each row its adapter; None if all rows have the same parameters.
 
     Raises:
         UserError: if the mesh does not divide the batch, or a stop id is not in the vocabulary.
     """
+    whole = model
     # Targets grow token by token, so there is no length to shard.
     mesh = mesh.without("length")
     sharding = batch_sharding(mesh, batch_size, owner="batch_size of decoding")
@@ -110,13 +123,16 @@ def make_predict(
     }
     defaults.setdefault("max_length", targets_length)
 
-    def generate(params: Any, batch: Batch, decoding: Decoding, numbers: Any) -> Decoded:
+    def generate(params: Any, batch: Batch, decoding: Decoding, row: _RowNumbers) -> Decoded:
+        model = whole
+        if bind_rows is not None:
+            model, params = bind_rows(params, row.adapter)
         if decoding.num_beams > 1:
             return beam_search(
                 model, params, batch, decoding, length=targets_length, stop_ids=stops
             )
         root = jax.random.key(seed)
-        keys = jax.vmap(lambda number: stream(root, "prompt", number))(numbers)
+        keys = jax.vmap(lambda number: stream(root, "prompt", number))(row.prompt)
         return sample(
             model, params, batch, decoding, length=targets_length, stop_ids=stops, keys=keys
         )
@@ -140,8 +156,8 @@ def make_predict(
                 arrays = to_global({name: array[local] for name, array in all_rows.items()})
                 row_numbers: Any = {name: arrays.pop(name) for name in defaults}
                 choices = dataclasses.replace(decoding, **row_numbers)
-                number = arrays.pop("number")
-                decoded = jitted(params, arrays, choices, number)
+                own = _RowNumbers(arrays.pop("number"), arrays.pop("adapter"))
+                decoded = jitted(params, arrays, choices, own)
                 tokens, scores = on_host((decoded.tokens, decoded.log_probabilities))
                 for row, (index, prompt) in enumerate(zip(indices, some, strict=True)):
                     longest = int(min(numbers["max_length"][row], targets_length))
@@ -180,8 +196,10 @@ def _numbers_of(
     """Returns the numbers of each row: `number` and the numbers of `Decoding`."""
     numbers = {name: np.full(rows, value, np.float32) for name, value in defaults.items()}
     numbers["number"] = np.zeros(rows, np.int32)
+    numbers["adapter"] = np.full(rows, NO_ADAPTER, np.int32)
     for row, prompt in enumerate(prompts):
         numbers["number"][row] = prompt.number
+        numbers["adapter"][row] = prompt.adapter
         for name, value in prompt.decoding.items():
             numbers[name][row] = value
     # A padding row is done after one token.

@@ -21,6 +21,7 @@ from t5lite.inference.buckets import batches_by_length, bucket
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.models.architectures import ModelApply
 from t5lite.models.model import GenerativeModel
+from t5lite.models.row_adapters import NO_ADAPTER, BindRows
 from t5lite.models.token_adapters import prompt_length
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
@@ -34,7 +35,8 @@ class Likelihood(NamedTuple):
 
 
 # From parameters and examples to the likelihood of each example's targets. The optional third
-# argument is called with the number of examples done so far.
+# argument is called with the number of examples done so far; the fourth has the number of the
+# adapter of each example.
 Score = Callable[..., list[Likelihood]]
 
 
@@ -45,12 +47,14 @@ def make_score(
     inputs_length: int,
     targets_length: int,
     batch_size: int,
+    bind_rows: BindRows | None = None,
 ) -> Score:
     """Returns a function that scores the targets of examples given their inputs.
 
     Args:
         inputs_length, targets_length: maximum numbers of tokens.
         batch_size: examples per batch.
+        bind_rows: gives each row its adapter; None if all rows have the same parameters.
 
     Raises:
         UserError: if the mesh does not divide the batch.
@@ -61,12 +65,18 @@ def make_score(
     local = local_rows(sharding, batch_size)
 
     @functools.partial(jax.jit, out_shardings=jax.NamedSharding(mesh.devices, jax.P()))
-    def sums_of(params: Any, loss: CrossEntropy, batch: Batch) -> Any:
-        sums = loss(ModelApply(model), params, batch, by_row=True)
+    def sums_of(params: Any, loss: CrossEntropy, batch: Batch, adapters: Any) -> Any:
+        of_rows = model
+        if bind_rows is not None:
+            of_rows, params = bind_rows(params, adapters)
+        sums = loss(ModelApply(of_rows), params, batch, by_row=True)
         return sums["cross_entropy"], sums["tokens"]
 
     def score(
-        params: Any, examples: Sequence[Example], on_done: Callable[[int], None] = lambda done: None
+        params: Any,
+        examples: Sequence[Example],
+        on_done: Callable[[int], None] = lambda done: None,
+        adapters: Sequence[int] | None = None,
     ) -> list[Likelihood]:
         found = [Likelihood(0.0, 0)] * len(examples)
         done = 0
@@ -83,8 +93,13 @@ def make_score(
                 some = [sizes[index] for index in indices]
                 layout = _layout_of(model, some, inputs_length, targets_length)
                 batch = batch_of(layout, [rows[row] for row in local])
+                chosen = np.full(batch_size, NO_ADAPTER, np.int32)
+                if adapters is not None:
+                    chosen[: len(indices)] = [adapters[index] for index in indices]
+                arrays = to_global({**batch, "adapter": chosen[local]})
+                of_rows = arrays.pop("adapter")
                 cross_entropy, tokens = jax.device_get(
-                    sums_of(params, as_inputs(CrossEntropy()), to_global(batch))
+                    sums_of(params, as_inputs(CrossEntropy()), arrays, of_rows)
                 )
                 for row, index in enumerate(indices):
                     found[index] = Likelihood(-float(cross_entropy[row]), int(tokens[row]))
