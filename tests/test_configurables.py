@@ -414,7 +414,9 @@ def vocabulary_here(tmp_path, text_file, monkeypatch):
     sentencepiece.SentencePieceTrainer.train(
         input=str(text_file),
         model_prefix="vocabulary",
-        vocab_size=60,
+        vocab_size=90,
+        # Of classes, which must have different tokens.
+        required_chars="0123456789-_BIO",
         hard_vocab_limit=False,
         minloglevel=2,
         pad_id=0,

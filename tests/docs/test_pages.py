@@ -77,7 +77,9 @@ def small_vocabulary(text_file: pathlib.Path, tmp_path_factory: pytest.TempPathF
     sentencepiece.SentencePieceTrainer.train(
         input=str(text_file),
         model_prefix=str(prefix),
-        vocab_size=60,
+        vocab_size=90,
+        # Of classes, which must have different tokens.
+        required_chars="0123456789-_BIO",
         hard_vocab_limit=False,
         minloglevel=2,
         pad_id=0,
