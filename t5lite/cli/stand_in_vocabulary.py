@@ -50,7 +50,3 @@ class StandInVocabulary(Vocabulary):
     def word_starts(self, ids: Int[np.ndarray, "length"]) -> Int[np.ndarray, "words"]:
         """Raises a UserError: there are no pieces."""
         raise self._missing
-
-    def word_numbers(self, ids: Int[np.ndarray, "length"]) -> Int[np.ndarray, "length"]:
-        """Returns numbers without a meaning: nothing is read."""
-        return np.zeros_like(ids)

@@ -137,7 +137,7 @@ def test_the_decay_is_an_input_of_the_program(make_run, tmp_path):
         make_run(tmp_path, moving_average=MovingAverage(decay=decay)) for decay in (0.9, 0.99)
     )
     check_one_program(first, other, dropout=False)
-    with pytest.raises(UserError, match="layer_rates or moving_average"):
+    with pytest.raises(UserError, match="moving_average or rank_budget"):
         check_one_program(first, make_run(tmp_path), dropout=False)
 
 
