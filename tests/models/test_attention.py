@@ -51,6 +51,14 @@ MODELS = {
 }
 
 
+# The others are proofs.
+PLAIN = ("grouped_rotary_prefix", "transient_global")
+
+
+def proof(name):
+    return pytest.param(name, marks=pytest.mark.proof)
+
+
 def chunked(model):
     return model.clone(config=dataclasses.replace(model.config, attention=CHUNKED))
 
@@ -59,10 +67,7 @@ def batch_for(model):
     return prefixed(4) if model.config.prefix_attention else packed(2)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.proof) if n == "shared_bias_windows" else n for n in MODELS],
-)
+@pytest.mark.parametrize("name", [n if n in PLAIN else proof(n) for n in MODELS])
 def test_attention_from_outside_gives_the_logits_and_gradients_of_the_reference(name):
     model, batch = MODELS[name], jax.tree.map(jnp.asarray, batch_for(MODELS[name]))
     params = small.params(model)
@@ -87,7 +92,9 @@ def test_attention_from_outside_gives_the_logits_and_gradients_of_the_reference(
     )
 
 
-@pytest.mark.parametrize("name", ["shared_bias_windows", "grouped_rotary_prefix", "merged"])
+@pytest.mark.parametrize(
+    "name", [proof("shared_bias_windows"), "grouped_rotary_prefix", proof("merged")]
+)
 def test_attention_from_outside_reads_a_cache(name):
     model = MODELS[name]
     batch = batch_for(model)

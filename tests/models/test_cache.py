@@ -55,6 +55,7 @@ def test_token_by_token_equals_the_full_pass_at_every_position(name):
     check_equal(MODELS[name], small.batch(1, targets=9), [1] * 9)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("name", MODELS)
 def test_token_by_token_equals_the_full_pass_of_packed_rows(name):
     check_equal(MODELS[name], packed(2), [1] * 12)

@@ -29,6 +29,7 @@ def test_new_parameters_of_a_pattern_differ_between_layers():
     np.testing.assert_allclose(kernel.std(axis=(1, 2)), 24**-0.5, rtol=0.2)
 
 
+@pytest.mark.proof
 def test_windows_that_hide_nothing_change_no_sum_and_no_gradient():
     sizes = {"num_encoder_layers": 1, "num_decoder_layers": 3, "num_experts": 2, "remat": "minimal"}
     batch = jax.tree.map(jnp.asarray, small.batch(1))

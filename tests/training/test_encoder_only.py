@@ -83,7 +83,8 @@ CLASSIFY = Classification(inputs_length=24, classes=NAMES)
 TAG = Tagging(inputs_length=24, classes=NAMES)
 
 
-@pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.proof), True])
+@pytest.mark.proof
+@pytest.mark.parametrize("packed", [False, True])
 def test_words_are_tagged(packed, make_run, tmp_path):
     classes = Classes(count=3, per_token=True)
     run = make_run(tmp_path, TAG, "{tags}", classes, packed=packed)
@@ -151,6 +152,7 @@ def test_hidden_tokens_are_restored(make_run, tmp_path):
     assert last["cross_entropy_nats_per_token"] < 0.6 * first["cross_entropy_nats_per_token"]
 
 
+@pytest.mark.proof
 def test_hidden_tokens_are_restored_by_a_bert(make_run, tmp_path):
     parts = {"embed_dim": 32, "num_heads": 4, "head_dim": 8, "attention_scale": 8**-0.5}
     model = EncoderOnly(small.config(**{**BERT_PARTS, **parts}))

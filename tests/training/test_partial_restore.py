@@ -97,6 +97,7 @@ def trained(of_three_steps):
     return state, str(folder / "checkpoints" / "3")
 
 
+@pytest.mark.proof
 def test_a_deeper_model_with_a_larger_vocabulary_and_another_head(
     trained, make_run, tmp_path, capsys
 ):

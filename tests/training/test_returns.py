@@ -105,7 +105,8 @@ def test_events_of_a_run_that_returned_hold_each_step_once(bad_run, tmp_path):
     assert event.step == 4
 
 
-@pytest.mark.parametrize("killed_at", [pytest.param(4, marks=pytest.mark.proof), 7])
+@pytest.mark.proof
+@pytest.mark.parametrize("killed_at", [4, 7])
 def test_a_run_killed_after_a_return_resumes_bitwise(bad_run, tmp_path, monkeypatch, killed_at):
     whole = train_alike(bad_run(tmp_path / "whole"))
     parts = bad_run(tmp_path / "parts")
@@ -250,6 +251,7 @@ def test_a_loss_that_leaves_its_band_returns(make_run, tmp_path):
     assert checkpoint_steps(tmp_path)[-1] == 6
 
 
+@pytest.mark.proof
 def test_without_bad_steps_a_run_stops_at_the_first_and_resumes_from_a_good_one(make_run, tmp_path):
     run = make_run(tmp_path, optimizer=adamw(0.01), total_steps=3, bad_steps=None)
     train_alike(run)

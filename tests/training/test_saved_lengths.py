@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from t5lite.core.lazy import LazyArray
 from t5lite.training.lazy_checkpoints import write_lazily
@@ -16,6 +17,7 @@ def lazy(array):
     return LazyArray(array.shape, array.dtype, lambda: np.asarray(array), device)
 
 
+@pytest.mark.proof
 def test_lengths_of_a_converted_checkpoint_are_those_of_runs_from_it(make_run, tmp_path):
     start = make_run(tmp_path / "run", total_steps=1)
     params = jax.tree.map(lazy, small.params(start.model))

@@ -56,6 +56,7 @@ def test_others_keep_their_bits_until_the_step_and_move_after_it(states):
     assert changed == [cross, cross, names, names]
 
 
+@pytest.mark.proof
 def test_a_run_that_resumes_while_some_train_first_equals_an_uninterrupted_one(
     states, make_run, tmp_path
 ):

@@ -44,6 +44,7 @@ def test_constants_keep_their_values_and_have_no_optimizer_state(frozen, make_ru
     assert moments.keys() == {name for name in before if name.startswith("decoder/")}
 
 
+@pytest.mark.proof
 def test_gradients_equal_those_of_a_run_that_trains_everything(make_run, tmp_path):
     # SGD moves each parameter by its gradient, whatever the others do.
     sgd = make_optimizer(optax.sgd, name="sgd", learning_rate=0.1)
