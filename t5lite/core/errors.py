@@ -22,10 +22,20 @@ WRONG_PATH = (
 
 
 class UserError(Exception):
-    """A mistake that the user can correct, printed on one line without a traceback.
+    r"""A mistake that the user can correct, printed on one line without a traceback.
 
-    The message names the owner, the rule, what it got and the remedy.
+    The message names the owner, the rule, what it got and the remedy. Line ends, which names from
+    foreign files may contain, are escaped.
+
+    >>> print(UserError("no split 'test'; known: tr\u2028ain"))
+    no split 'test'; known: tr\u2028ain
     """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text.splitlines()) < 2:
+            return text
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class Unavailable(UserError):
