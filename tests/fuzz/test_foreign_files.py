@@ -61,24 +61,24 @@ def in_memory(folder):
     }
 
 
-def test_config_json(seed, tmp_path):
+def test_config_json(seed, memory_dir):
     samples = [(case / "config.json").read_bytes() for case in CASES]
     names = {name for sample in samples for name in json.loads(sample)}
     tensors = in_memory(GOLDEN / "t5_1_1")
 
     def read():
-        settings = read_json(tmp_path / "config.json")
+        settings = read_json(memory_dir / "config.json")
         kind = settings.get("model_type")
         check_choice("config.json: model_type", kind, FAMILIES)
         check_known(settings, FAMILIES[kind].fields, (), "config.json")
         check_required(settings, FAMILIES[kind].fields, "config.json")
-        FAMILIES[kind].read(settings, dict(tensors), str(tmp_path))
-        read_special_ids(tmp_path, FAMILIES[kind].flat_ids(settings), FAMILIES[kind].usual_ids)
+        FAMILIES[kind].read(settings, dict(tensors), str(memory_dir))
+        read_special_ids(memory_dir, FAMILIES[kind].flat_ids(settings), FAMILIES[kind].usual_ids)
 
-    attack_file("config.json", tmp_path / "config.json", read, samples, names, seed)
+    attack_file("config.json", memory_dir / "config.json", read, samples, names, seed)
 
 
-def test_generation_config_json(seed, tmp_path):
+def test_generation_config_json(seed, memory_dir):
     settings = json.loads((GOLDEN / "t5_1_1" / "config.json").read_text())
     sample = {
         "eos_token_id": [1, 7],
@@ -91,8 +91,8 @@ def test_generation_config_json(seed, tmp_path):
     }
     attack_file(
         "generation_config.json",
-        tmp_path / "generation_config.json",
-        lambda: read_special_ids(tmp_path, settings, T5_IDS),
+        memory_dir / "generation_config.json",
+        lambda: read_special_ids(memory_dir, settings, T5_IDS),
         [json.dumps(sample).encode()],
         sample,
         seed,
@@ -109,8 +109,8 @@ def read_and_forget(folder):
         tokenizer_files._rebuilt_models.close()
 
 
-def test_tokenizer_config_json(seed, tmp_path):
-    (tmp_path / "spiece.model").write_bytes(small_model())
+def test_tokenizer_config_json(seed, memory_dir):
+    (memory_dir / "spiece.model").write_bytes(small_model())
     token = {"lstrip": False, "rstrip": True, "single_word": False, "special": True}
     decoder = {str(i): {"content": t, **token} for i, t in ((0, "<pad>"), (160, "<sep>"))}
     usual = {"added_tokens_decoder": decoder, "extra_ids": 100, "pad_token": "<pad>"}
@@ -120,60 +120,60 @@ def test_tokenizer_config_json(seed, tmp_path):
     ]
     attack_file(
         "tokenizer_config.json",
-        tmp_path / "tokenizer_config.json",
-        lambda: read_and_forget(tmp_path),
+        memory_dir / "tokenizer_config.json",
+        lambda: read_and_forget(memory_dir),
         [json.dumps(sample).encode() for sample in samples],
         samples[0],
         seed,
     )
 
 
-def test_added_tokens_json(seed, tmp_path):
-    (tmp_path / "spiece.model").write_bytes(small_model())
+def test_added_tokens_json(seed, memory_dir):
+    (memory_dir / "spiece.model").write_bytes(small_model())
     sample = {"<pad>": 0, "<sep>": 160, "<extra_id_0>": 159, "<extra_id_99>": 60}
     attack_file(
         "added_tokens.json",
-        tmp_path / "added_tokens.json",
-        lambda: read_and_forget(tmp_path),
+        memory_dir / "added_tokens.json",
+        lambda: read_and_forget(memory_dir),
         [json.dumps(sample).encode()],
         {*sample, "<extra_id_500>", "x"},
         seed,
     )
 
 
-def test_tokenizer_json(seed, tmp_path):
-    (tmp_path / "a.model").write_bytes(small_model())
+def test_tokenizer_json(seed, memory_dir):
+    (memory_dir / "a.model").write_bytes(small_model())
     special = SpecialTokens(added_tokens={"<sep>": 160})
     # A small file makes more cases a second.
     vocabulary = SentencePieceVocabulary(
-        path=str(tmp_path / "a.model"), num_sentinels=4, special=special
+        path=str(memory_dir / "a.model"), num_sentinels=4, special=special
     )
-    write_tokenizer(vocabulary, tmp_path)
-    (tmp_path / "spiece.model").unlink()
-    sample = (tmp_path / "tokenizer.json").read_bytes()
+    write_tokenizer(vocabulary, memory_dir)
+    (memory_dir / "spiece.model").unlink()
+    sample = (memory_dir / "tokenizer.json").read_bytes()
     attack_file(
         "tokenizer.json",
-        tmp_path / "tokenizer.json",
-        lambda: read_and_forget(tmp_path),
+        memory_dir / "tokenizer.json",
+        lambda: read_and_forget(memory_dir),
         [sample],
         json.loads(sample),
         seed,
     )
 
 
-def test_sentencepiece_model(seed, tmp_path):
-    path = tmp_path / "spiece.model"
+def test_sentencepiece_model(seed, memory_dir):
+    path = memory_dir / "spiece.model"
 
     def read(content):
         path.write_bytes(content)
-        read_and_forget(tmp_path)
+        read_and_forget(memory_dir)
 
     attack("spiece.model", read, mutations([small_model()], seed), seed)
     attack_from("spiece.model", read, st.binary(), seed)
 
 
 @pytest.fixture
-def tensors(tmp_path):
+def tensors(memory_dir):
     """A folder with two files and an index."""
     rng = np.random.default_rng(0)
     arrays = {
@@ -181,12 +181,12 @@ def tensors(tmp_path):
         "b": rng.normal(size=5).astype(np.float16),
         "c": np.ones((), np.float32),
     }
-    save_file({"a": arrays["a"], "b": arrays["b"]}, tmp_path / "one.safetensors")
-    save_file({"c": arrays["c"]}, tmp_path / "two.safetensors")
+    save_file({"a": arrays["a"], "b": arrays["b"]}, memory_dir / "one.safetensors")
+    save_file({"c": arrays["c"]}, memory_dir / "two.safetensors")
     files = {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}
     listing = {"metadata": {}, "weight_map": files}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(listing))
-    return tmp_path
+    (memory_dir / "model.safetensors.index.json").write_text(json.dumps(listing))
+    return memory_dir
 
 
 def read_small(arrays):
@@ -254,46 +254,46 @@ def write_zarr(folder):
         (folder / chunk).write_bytes(np.ones((2, 2), "<f4").tobytes())
 
 
-def test_msgpack_of_t5x(seed, tmp_path):
+def test_msgpack_of_t5x(seed, memory_dir):
     for name in ("b", "c"):
-        write_zarr(tmp_path / name)
-    path = tmp_path / "checkpoint"
+        write_zarr(memory_dir / name)
+    path = memory_dir / "checkpoint"
 
     def read(content):
         path.write_bytes(content)
-        read_small(stored_arrays(tmp_path))
+        read_small(stored_arrays(memory_dir))
 
     attack("msgpack", read, mutations([flax.serialization.to_bytes(T5X)], seed), seed)
     attack_from("msgpack", read, st.binary(), seed)
 
 
-def test_zarray_of_t5x(seed, tmp_path):
-    write_zarr(tmp_path / "b")
+def test_zarray_of_t5x(seed, memory_dir):
+    write_zarr(memory_dir / "b")
     tree = {"target": {"b": "PLACEHOLDER://b"}, "state": {"step": np.int32(1)}}
-    (tmp_path / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(tree))
-    path = tmp_path / "b" / ".zarray"
+    (memory_dir / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(tree))
+    path = memory_dir / "b" / ".zarray"
     attack_file(
         "zarray",
         path,
-        lambda: read_small(stored_arrays(tmp_path)),
+        lambda: read_small(stored_arrays(memory_dir)),
         [json.dumps(ZARRAY).encode()],
         ZARRAY,
         seed,
     )
 
 
-def test_chunk_of_t5x(seed, tmp_path):
-    write_zarr(tmp_path / "b")
+def test_chunk_of_t5x(seed, memory_dir):
+    write_zarr(memory_dir / "b")
     compressed = {**ZARRAY, "compressor": {"id": "zlib", "level": 1}}
-    (tmp_path / "b" / ".zarray").write_text(json.dumps(compressed))
+    (memory_dir / "b" / ".zarray").write_text(json.dumps(compressed))
     tree = {"target": {"b": "PLACEHOLDER://b"}, "state": {"step": np.int32(1)}}
-    (tmp_path / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(tree))
+    (memory_dir / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(tree))
     sample = zlib_chunk()
-    (tmp_path / "b" / "0.1").write_bytes(sample)
+    (memory_dir / "b" / "0.1").write_bytes(sample)
 
     def read(content):
-        (tmp_path / "b" / "0.0").write_bytes(content)
-        read_small(stored_arrays(tmp_path))
+        (memory_dir / "b" / "0.0").write_bytes(content)
+        read_small(stored_arrays(memory_dir))
 
     attack("chunk", read, mutations([sample], seed), seed)
     attack_from("chunk", read, st.binary(), seed)
@@ -306,19 +306,19 @@ def zlib_chunk():
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
-def test_whole_folders(file, seed, tmp_path):
-    shutil.copytree(GOLDEN / "t5_1_1", tmp_path / "c")
-    path = tmp_path / "c" / file
+def test_whole_folders(file, seed, memory_dir):
+    shutil.copytree(GOLDEN / "t5_1_1", memory_dir / "c")
+    path = memory_dir / "c" / file
 
     def read(content):
         path.write_bytes(content)
-        for array in read_huggingface(tmp_path / "c", allow_nonfinite=True).params.values():
+        for array in read_huggingface(memory_dir / "c", allow_nonfinite=True).params.values():
             array.load()
 
     attack(f"whole folder, {file}", read, mutations([path.read_bytes()], seed), seed, count=100)
 
 
-def test_whole_checkpoints_of_t5x(seed, tmp_path):
+def test_whole_checkpoints_of_t5x(seed, memory_dir):
     params = {}
     for name, array in load_file(GOLDEN / "t5_1_1" / "model.safetensors").items():
         params[name.replace(".", "/")] = array[:2]
@@ -326,16 +326,16 @@ def test_whole_checkpoints_of_t5x(seed, tmp_path):
     sample = flax.serialization.msgpack_serialize(tree)
 
     def read(content):
-        (tmp_path / "checkpoint").write_bytes(content)
-        read_t5x(tmp_path)
+        (memory_dir / "checkpoint").write_bytes(content)
+        read_t5x(memory_dir)
 
     attack("whole T5X", read, mutations([sample], seed), seed, count=200)
 
 
-def test_limits_are_stated(tmp_path):
-    write_zarr(tmp_path / "b")
-    (tmp_path / "b" / ".zarray").write_text(json.dumps({**ZARRAY, "chunks": [1 << 40, 1 << 40]}))
+def test_limits_are_stated(memory_dir):
+    write_zarr(memory_dir / "b")
+    (memory_dir / "b" / ".zarray").write_text(json.dumps({**ZARRAY, "chunks": [1 << 40, 1 << 40]}))
     tree = {"target": {"b": "PLACEHOLDER://b"}, "state": {}}
-    (tmp_path / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(tree))
+    (memory_dir / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(tree))
     with pytest.raises(UserError, match="must have chunks of at most 67,108,864 numbers"):
-        stored_arrays(tmp_path)
+        stored_arrays(memory_dir)

@@ -44,11 +44,11 @@ def test_a_fault_is_reported_with_its_input_and_seed(broken, fault, seed, monkey
     assert "case 0: b'{bad'" in str(caught.value)
 
 
-def test_an_error_must_be_one_line():
-    def two_lines(case):
-        raise UserError("one\ntwo")
+def test_an_error_must_have_a_message():
+    def fail(case):
+        raise UserError("")
 
-    assert try_case(two_lines, b"")[0] == "fault"
+    assert try_case(fail, b"")[0] == "fault"
 
 
 def test_too_few_inputs_are_an_error(seed):
