@@ -36,6 +36,18 @@ def field_error(owner: object, field: str, rule: str, remedy: str = "") -> UserE
     )
 
 
+def check_counts(owner: object, *fields: str) -> None:
+    """Checks that each field is a whole number from 1.
+
+    Raises:
+        UserError: naming the first field that is not, None among them.
+    """
+    for field in fields:
+        value = getattr(owner, field)
+        if type(value) is not int or value < 1:
+            raise field_error(owner, field, "a whole number >= 1")
+
+
 def check_fields(
     owner: object, fields: Collection[str], rule: str, holds: Callable[[float], bool]
 ) -> None:

@@ -65,13 +65,25 @@ class CrossEntropy:
         `loss` includes them with their weights.
         """
         hidden, statistics = apply.hidden(params, batch, key)
+        sums = self.sums_of_hidden(apply, params, batch, hidden, by_row=by_row)
+        return self.with_experts(sums, statistics, targets_of(batch)[1], by_row=by_row)
+
+    def sums_of_hidden(
+        self,
+        apply: Apply,
+        params: Any,
+        batch: Batch,
+        hidden: Float[Array, "b l e"],
+        *,
+        by_row: bool = False,
+    ) -> LossSums:
+        """Returns `sums` of the logits of `hidden`, a chunk of them in memory at a time."""
         targets, weights = targets_of(batch)
 
         def sums_of(x: Float[Array, "b l e"], targets: Int[Array, "b l"], weights: Any) -> LossSums:
             return self.sums(apply.logits(params, x), targets, weights, by_row=by_row)
 
-        sums = sum_over_chunks(sums_of, self.chunks, hidden, targets, weights)
-        return self.with_experts(sums, statistics, weights, by_row=by_row)
+        return sum_over_chunks(sums_of, self.chunks, hidden, targets, weights)
 
     def with_experts(
         self,

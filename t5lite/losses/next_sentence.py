@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Int, Key
 from t5lite.core.batches import Batch, targets_of
 from t5lite.core.fields import check_fields
 from t5lite.core.numbers import Number, numeric
-from t5lite.losses.chunks import sum_over_chunks
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.losses.loss import Apply, LossSums
 
@@ -50,12 +49,8 @@ class NextSentence:
     ) -> LossSums:
         """Returns the sums of the cross-entropy, and `pair_loss`, `right_pairs` and `pairs`."""
         hidden, statistics = apply.hidden(params, batch, key)
-        targets, weights = targets_of(batch)
-
-        def sums_of(x: Float[Array, "b l e"], targets: Int[Array, "b l"], weights: Any) -> LossSums:
-            return self.cross_entropy.sums(apply.logits(params, x), targets, weights, by_row=by_row)
-
-        sums = sum_over_chunks(sums_of, self.cross_entropy.chunks, hidden, targets, weights)
+        _, weights = targets_of(batch)
+        sums = self.cross_entropy.sums_of_hidden(apply, params, batch, hidden, by_row=by_row)
         labels = batch["encoder_pair_labels"]
         counts = (labels > 0).astype(jnp.float32)
         log_probs = jax.nn.log_softmax(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from jaxtyping import Array, Float
 
-from t5lite.core.fields import field_error, field_name
+from t5lite.core.fields import check_counts, field_name
 from t5lite.core.patterns import check_patterns, matches
 from t5lite.models.adapters import Axis
 from t5lite.models.initializers import ScaledInit
@@ -39,8 +39,7 @@ class PrefixTuning:
     targets: Sequence[str] = (".*attention",)
 
     def __post_init__(self) -> None:
-        if type(self.length) is not int or self.length < 1:
-            raise field_error(self, "length", "a whole number >= 1")
+        check_counts(self, "length")
         check_patterns(field_name(self, "targets"), self.targets)
         object.__setattr__(self, "targets", tuple(self.targets))
 

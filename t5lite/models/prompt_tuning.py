@@ -1,13 +1,12 @@
 """Prompt tuning and P-tuning: trained vectors before the embedded tokens of each example."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from t5lite.core.fields import check_field_choice, field_error
+from t5lite.core.fields import check_counts, check_field_choice, field_error
 from t5lite.models.adapters import Axis
 from t5lite.models.initializers import ConstantInit, NormalInit, ScaledInit
 from t5lite.models.token_adapters import InputSite
@@ -34,7 +33,7 @@ class PromptTuning:
     length: int
 
     def __post_init__(self) -> None:
-        _check_counts(self, "length")
+        check_counts(self, "length")
 
     @property
     def prompt_length(self) -> int:
@@ -78,9 +77,9 @@ class PTuning:
     num_layers: int = 2
 
     def __post_init__(self) -> None:
-        _check_counts(self, "length", "num_layers")
+        check_counts(self, "length", "num_layers")
         if self.hidden_dim is not None:
-            _check_counts(self, "hidden_dim")
+            check_counts(self, "hidden_dim")
         check_field_choice(self, "network", NETWORKS)
         if self.network == "mlp" and self.num_layers != 2:
             raise field_error(self, "num_layers", "2, its default, with PTuning.network 'mlp'")
@@ -107,13 +106,6 @@ class PTuning:
             if number < len(sizes) - 1:
                 x = jax.nn.relu(x)
         return x
-
-
-def _check_counts(owner: Any, *fields: str) -> None:
-    for field in fields:
-        value = getattr(owner, field)
-        if type(value) is not int or value < 1:
-            raise field_error(owner, field, "a whole number >= 1")
 
 
 def _added(size: int) -> Axis:
