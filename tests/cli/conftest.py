@@ -8,21 +8,31 @@ import pytest
 
 from t5lite.cli.main import main
 from tests import small
+from tests.forks import ForkServer
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
-def t5lite(start_t5lite):
+def t5lite(run_t5lite):
     """Runs a command in the checkout, as a process with one device."""
-    return start_t5lite
+    return run_t5lite
 
 
 @pytest.fixture(scope="session")
-def start_t5lite(one_device):
+def server(one_device, tmp_path_factory):
+    """Of the commands that need no environment of their own."""
+    environment = {**one_device, "COLUMNS": "200"}
+    made = ForkServer(tmp_path_factory.mktemp("outputs"), environment)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def run_t5lite(one_device, request):
     """The same for fixtures of a session."""
 
-    def start(*arguments, environment=None, **options):
+    def start(*arguments, environment=None):
         return subprocess.Popen(
             [sys.executable, "-m", "t5lite", *arguments],
             cwd=ROOT,
@@ -30,11 +40,13 @@ def start_t5lite(one_device):
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            **options,
         )
 
-    def run(*arguments, **options):
-        process = start(*arguments, **options)
+    def run(*arguments, environment=None):
+        if environment is None:
+            ended = request.getfixturevalue("server").run(*arguments)
+            return ended.status, ended.out, ended.err
+        process = start(*arguments, environment=environment)
         out, err = process.communicate(timeout=small.PATIENCE)
         return process.returncode, out, err
 
@@ -82,11 +94,11 @@ def command(monkeypatch, capsys, data_dir):
 
 
 @pytest.fixture(scope="session")
-def trained(start_t5lite, make_once):
+def trained(run_t5lite, make_once):
     """A run of six steps with the checkpoints 2, 4 and 6, each scored; tests only read it."""
 
     def train(folder):
-        code, _, err = start_t5lite(
+        code, _, err = run_t5lite(
             *("train", *small.QUICKSTART, "--gin.STEPS=6", f"--gin.MODEL_DIR={folder}"),
             *("--gin.train.checkpoint_every_steps=2", "--gin.train.eval_every_steps=2"),
             "--gin.train.keep_lowest=cross_entropy_nats_per_token",

@@ -33,13 +33,13 @@ DECODER_ONLY = (
 
 
 @pytest.fixture(scope="module")
-def decoders(start_t5lite, make_once):
+def decoders(run_t5lite, make_once):
     """Two decoder-only runs of two steps, of different widths, in `wide` and `narrow`."""
 
     def train(folder):
         for name, more in (("wide", ()), ("narrow", ("--gin.T5Config.embed_dim=8",))):
             run = (*DECODER_ONLY, *more, f"--gin.MODEL_DIR={folder / name}")
-            code, _, err = start_t5lite("train", *run)
+            code, _, err = run_t5lite("train", *run)
             assert code == 0, err
 
     return make_once("decoders", train)

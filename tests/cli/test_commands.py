@@ -118,8 +118,8 @@ def test_train_then_eval_by_the_config_of_the_run(t5lite, command, tmp_path):
     run = tmp_path / "run"
     code, out, err = t5lite("train", *SMALL, f"--gin.MODEL_DIR={run}")
     assert code == 0, err
-    assert "validation at step 0" in out
-    assert "validation at step 6" in out
+    assert f"{small.EVALUATED} at step 0" in out
+    assert f"{small.EVALUATED} at step 6" in out
     assert "unigram entropy of the same tokens" in out
     assert out.count("example ") == 3
     code, out, err = t5lite(
@@ -131,7 +131,7 @@ def test_train_then_eval_by_the_config_of_the_run(t5lite, command, tmp_path):
     results = json.loads(out)
     assert [r["step"] for r in results] == [3, 6]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    last = next(m for m in lines if m["split"] == "validation" and m["step"] == 6)
+    last = next(m for m in lines if m["split"] == small.EVALUATED and m["step"] == 6)
     assert results[1]["loss_nats_per_token"] == pytest.approx(last["loss_nats_per_token"], rel=1e-5)
     code, _, err = command("eval", f"--gin_file={run}/config.gin", "--checkpoint=4")
     assert code == 2
@@ -171,9 +171,9 @@ def test_a_packed_mixture_trains_alike_with_workers_and_resumes(t5lite, tmp_path
         )
         assert code == 0, err
     # The shorter run was scored at its own end too.
-    assert [m for m in losses(parts) if m[:2] != (4, "validation")] == losses(whole)
+    assert [m for m in losses(parts) if m[:2] != (4, small.EVALUATED)] == losses(whole)
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
-    scores = next(m for m in lines if m["split"] == "validation")
+    scores = next(m for m in lines if m["split"] == small.EVALUATED)
     tokens = [scores[f"{task}/target_tokens"] for task in ("spans", "ul2", "topics")]
     assert sum(tokens) == scores["target_tokens"]
 
@@ -218,7 +218,7 @@ def test_a_stopped_or_killed_run_resumes_bitwise(t5lite, faults_library, tmp_pat
         "killed": 2,
     }
     result = json.loads((killed / "result.json").read_text())
-    assert result["step"] == result["scores"]["validation"]["step"] == 30
+    assert result["step"] == result["scores"][small.EVALUATED]["step"] == 30
     assert result == json.loads((tmp_path / "whole" / "result.json").read_text())
 
 

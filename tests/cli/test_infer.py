@@ -242,7 +242,7 @@ def test_a_moved_run_is_scored_and_used_by_its_name_alone(command, trained, aske
     code, out, err = command("eval", f"--checkpoint={moved}:2,6", "--json")
     assert code == 0, err
     assert [result["step"] for result in json.loads(out)] == [2, 6]
-    assert len(objects(moved / "eval" / "validation.jsonl")) == 2
+    assert len(objects(moved / "eval" / f"{small.EVALUATED}.jsonl")) == 2
     given = tmp_path / "in.jsonl"
     given.write_text('{"inputs": "a"}\n{"input": "b"}\n{"inputs": "c"}\n')
     infer = ("infer", f"--input={given}", f"--checkpoint={moved}/checkpoints/6", "--output=-")
@@ -285,7 +285,7 @@ def test_a_watched_run_is_scored_once_per_checkpoint(t5lite, tmp_path):
     assert watcher.returncode == 0, err
     steps = [result["step"] for line in out.splitlines() for result in json.loads(line)]
     assert steps == [3, 6]
-    record = run / "eval" / "validation.jsonl"
+    record = run / "eval" / f"{small.EVALUATED}.jsonl"
     # As a kill during a write leaves it.
     with record.open("a") as file:
         file.write('{"checkpoint": "hal')

@@ -76,7 +76,7 @@ def test_eval_names_a_lost_process(kill_one, trained, tmp_path):
     # It waits for a checkpoint that never comes.
     lines, status = kill_one(
         *("eval", f"--checkpoint={run}", "--watch", "--gin.train.total_steps=1000"),
-        is_time=lambda: count_lines(run / "eval" / "validation.jsonl") == 3,
+        is_time=lambda: count_lines(run / "eval" / f"{small.EVALUATED}.jsonl") == 3,
     )
     assert_named(lines, status)
 

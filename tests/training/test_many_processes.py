@@ -24,37 +24,26 @@ ROUNDING = 1e-5
 @pytest.fixture(scope="module")
 def in_processes(text_file, data_dir):
     """Runs `one_of_many` in so many processes, eight devices in all; returns the state's digest,
-    and what the first process printed as errors."""
+    and what they printed as errors."""
 
     def start(count, action, model_dir):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
-        processes = []
-        for index in range(count):
-            environment = {
-                **os.environ,
-                "XLA_FLAGS": COMPILE_FAST,
-                "JAX_NUM_CPU_DEVICES": str(8 // count),
-                "JAX_COORDINATOR_ADDRESS": address,
-                "JAX_NUM_PROCESSES": str(count),
-                "JAX_PROCESS_ID": str(index),
-            }
-            arguments = (action, text_file, data_dir, model_dir)
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "tests.training.one_of_many", *map(str, arguments)],
-                    cwd=ROOT,
-                    env=environment,
-                    text=True,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                )
-            )
-        outputs = [process.communicate(timeout=small.PATIENCE) for process in processes]
-        assert all(process.returncode == 0 for process in processes), outputs
-        out, err = outputs[0]
-        return next(line for line in out.splitlines() if line.startswith("state ")), err
+        environment = {"XLA_FLAGS": COMPILE_FAST, "JAX_NUM_CPU_DEVICES": str(8 // count)}
+        arguments = (count, address, action, text_file, data_dir, model_dir)
+        ended = subprocess.run(
+            [sys.executable, "-m", "tests.training.one_of_many", *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            text=True,
+            capture_output=True,
+            timeout=small.PATIENCE,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        state = next(line for line in ended.stdout.splitlines() if line.startswith("state "))
+        return state, ended.stderr
 
     return start
 

@@ -43,7 +43,7 @@ def trials(t5lite, *words):
 @pytest.mark.proof
 def test_a_sweep_runs_by_an_engine_of_the_users_own(t5lite, tmp_path):
     words = [ON, "--niceness=3", "--name=own", "--sweep=train.seed=range(2)"]
-    train = ["--", *TRAIN, "--gin.STEPS=600"]
+    train = ["--", *TRAIN, "--gin.STEPS=300"]
     assert "0001.job: " in t5lite(*words, "--dry_run", *train)
     assert "queued 2 jobs" in t5lite(*words, *train)
     folder = tmp_path / "runs" / "own" / "trials" / "0000"
@@ -55,9 +55,9 @@ def test_a_sweep_runs_by_an_engine_of_the_users_own(t5lite, tmp_path):
     wait(lambda: len(list(folder.parent.glob("*/result.json"))) == 2, 120)
     wait(lambda: not list((folder.parent.parent / "jobs").glob("*.running")), 60)
     found = trials(t5lite, "results", "own")
-    assert [(trial["state"], trial["step"]) for trial in found] == [("complete", 600)] * 2
+    assert [(trial["state"], trial["step"]) for trial in found] == [("complete", 300)] * 2
     assert len({trial["value"] for trial in found}) == 2
-    assert [m["step"] for m in read_metrics(folder) if m["split"] == "train"] == [*range(1, 601)]
+    assert [m["step"] for m in read_metrics(folder) if m["split"] == "train"] == [*range(1, 301)]
     assert "all 2 trials have ended" in t5lite("resume", "own")
 
 
