@@ -61,6 +61,8 @@ def start_processes() -> None:
         return
     links, hosts = roll_call(address, count, index, seconds)
     watch_peers(links, {i: f"process {i} of {count} on {host}" for i, host in hosts.items()})
+    # `training.preemption` handles signals; the service would also catch SIGTERM in other commands.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         address if index == 0 else lasting_address(_host_and_port(address)),
         count,

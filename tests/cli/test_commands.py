@@ -223,7 +223,8 @@ def test_a_stopped_or_killed_run_resumes_bitwise(t5lite, faults_library, tmp_pat
 
 
 @pytest.mark.proof
-def test_several_processes_stop_at_the_same_step_if_one_is_signalled(t5lite, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_several_processes_stop_at_the_same_step_if_one_is_signalled(number, t5lite, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -243,7 +244,7 @@ def test_several_processes_stop_at_the_same_step_if_one_is_signalled(t5lite, tmp
     while not (metrics.exists() and '"step": 3,' in metrics.read_text()):
         assert all(process.poll() is None for process in processes), processes[0].communicate()
         time.sleep(0.05)
-    processes[1].send_signal(signal.SIGTERM)
+    processes[1].send_signal(number)
     errors = [process.communicate(timeout=small.PATIENCE)[1] for process in processes]
     assert [process.returncode for process in processes] == [42, 42], errors
     step = latest_step(tmp_path)
