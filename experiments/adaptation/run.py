@@ -19,7 +19,7 @@ STEPS = {"decoder": 500, "narrow": 500}
 ADAPTED_STEPS = 150
 # About the FLOPs of the pre-training and an adaptation together.
 LONG_STEPS = 350
-NARROW = ("T5Config.embed_dim=96", "T5Config.head_dim=24", "T5Config.mlp_dim=256")
+NARROW = ("T5Config.embed_dim=192", "T5Config.head_dim=48", "T5Config.mlp_dim=512")
 NARROW_LAYERS = "T5Config.num_decoder_layers=2"
 LENGTHS = ("UL2.inputs_length=64", "UL2.targets_length=64")
 # Texts instead of mode tokens would be five bytes of every input.
