@@ -58,7 +58,7 @@ def own_run(data_dir, programs_dir, tmp_path_factory):
 def test_a_loss_of_ones_own_trains_and_reports_its_metric(own_run):
     lines = read_metrics(own_run)
     trained = [m for m in lines if m["split"] == "train"]
-    scored = [m for m in lines if m["split"] == "validation"]
+    scored = [m for m in lines if m["split"] == small.EVALUATED]
     assert [m["step"] for m in trained] == [1, 2, 3, 4]
     assert [m["step"] for m in scored] == [0, 2, 4]
     for line in lines:
