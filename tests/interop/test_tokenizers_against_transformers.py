@@ -100,7 +100,11 @@ def test_tokenizer_that_transformers_5_saves_has_equal_ids(kind, models, tmp_pat
     assert len(texts) > 10_000
     for text in ("the cat <sep>", *texts):
         ids = vocabulary.encode(text).tolist()
-        assert theirs(text).input_ids == [*ids, 1], ascii(text)
+        *found, end = theirs(text).input_ids
+        # The same pieces in another order, as ".." and "..." of five dots, have the same score, and
+        # the libraries choose differently.
+        is_tie = sorted(found) == sorted(ids) and theirs.decode(found) == theirs.decode(ids)
+        assert (found == ids or is_tie, end) == (True, 1), ascii(text)
 
 
 def _folder_of(folder, model):
