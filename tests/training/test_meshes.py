@@ -135,7 +135,7 @@ def test_axes_in_pairs_train_as_one_device(pair, assert_trains_as_one):
 
 SPLIT = {"data": 1, "fsdp": 2, "sequence": 2, "tensor": 2}
 
-# Each alone changes no gradient on one device (tests of models, losses and the step).
+
 ALL_AT_ONCE = {
     "config": {**DENSE, "scan_unroll": 2, "remat": "minimal"},
     "loss": CrossEntropy(chunks=3),
@@ -149,8 +149,12 @@ NONE = {"config": DENSE, "loss": CrossEntropy(), "offload_optimizer": False}
     [
         proof(ALL_AT_ONCE, NONE),
         proof({"microbatches": 4}, {"microbatches": 1}),
+        proof({"config": {**DENSE, "scan_unroll": 2}}, {"config": DENSE}),
         proof({"config": {**DENSE, "remat": "attention"}}, {"config": DENSE}),
+        proof({"config": {**DENSE, "remat": "minimal"}}, {"config": DENSE}),
         proof({"config": {**DENSE, "remat": "full"}}, {"config": DENSE}),
+        proof({"loss": CrossEntropy(chunks=3)}, {"loss": CrossEntropy()}),
+        proof({"offload_optimizer": True}, {"offload_optimizer": False}),
         proof({"packed": True}, {}),
         proof({"config": {**DENSE, "positions": "rotary", "num_kv_heads": 2}}, {}),
         proof({"config": {**DENSE, "encoder_attention": "local", "local_radius": 4}}, {}),
