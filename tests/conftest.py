@@ -27,13 +27,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jaxtyping
 import numpy as np
 import pytest
 
 from t5lite.core.locks import wait_for_lock
 from tests.faults import build_library
-from tests.type_checker import check_types
+from tests.type_checker import check_arrays_of
 
 # Loading a program from the persistent cache takes about 0.05 seconds.
 MIN_COMPILE_SECONDS = 0.1
@@ -43,7 +42,7 @@ SEED = int(os.environ.setdefault("T5LITE_TEST_SEED", str(secrets.randbits(31))))
 # Rooms whose signatures have arrays. Not `configurables`: gin asks its functions what they take,
 # and a checked one takes anything; nor `data`, where something is done for every record.
 CHECKED = [f"t5lite.{room}" for room in ("inference", "losses", "models", "optimizers", "training")]
-jaxtyping.install_import_hook(CHECKED, f"{check_types.__module__}.{check_types.__name__}")
+check_arrays_of(CHECKED)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 logging.getLogger("absl").setLevel(logging.ERROR)
 
