@@ -14,7 +14,7 @@ from tests.cli.test_commands import SMALL
 
 pytestmark = pytest.mark.proof
 # More requests than two processes answer before one is killed.
-REQUESTS = 100_000
+REQUESTS = 20_000
 
 
 @pytest.fixture

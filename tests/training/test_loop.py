@@ -53,7 +53,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(choices, make_run, tmp_p
     whole = make_run(tmp_path / "whole", **choices)
     state = small.train(whole)
     parts = tmp_path / "parts"
-    for steps in (2, 4, 6):
+    for steps in (2, 6):
         resumed_state = small.train(make_run(parts, **choices, total_steps=steps))
     assert_same(state, resumed_state)
     resumed = losses(make_run(parts, **choices))

@@ -83,26 +83,26 @@ def kill_trainer(model_dir):
 def test_a_sweep_is_preempted_and_finishes(cluster, t5lite, tmp_path):
     out = t5lite(
         *("--on=slurm:spot", "--name=sweep", "--options=--exclusive"),
-        *("--sweep=Cosine.learning_rate=log(1e-4, 1e-2, 3)", "--sweep=train.seed=range(2)"),
+        "--sweep=train.seed=range(5)",
         command=[*TRAIN, "--gin.STEPS=400"],
     )
     job = out.partition("submitted as job ")[2].partition(";")[0]
-    folders = [tmp_path / "sweep" / "trials" / f"{number:04d}" for number in range(6)]
+    folders = [tmp_path / "sweep" / "trials" / f"{number:04d}" for number in range(5)]
     # Some have been evaluated and are about to train.
     cluster.wait(lambda: any(read_metrics(folder) for folder in folders), 120)
     urgent = ["--partition=prod", "--nodes=4", "--exclusive", "--output=/dev/null"]
     cluster.run("sbatch", *urgent, "--wrap=sleep 3")
     # Resumed, nothing is submitted twice.
     assert "all remaining trials are in Slurm" in t5lite("resume", "sweep")
-    cluster.wait(lambda: len(list((tmp_path / "sweep").glob("trials/*/result.json"))) == 6, 400)
+    cluster.wait(lambda: len(list((tmp_path / "sweep").glob("trials/*/result.json"))) == 5, 400)
     cluster.wait(lambda: not cluster.run("squeue", "-h", "-j", job).strip(), 60)
     rows = trials(t5lite, "sweep")
-    assert [row["state"] for row in rows] == ["complete"] * 6
-    assert [row["step"] for row in rows] == [400] * 6
+    assert [row["state"] for row in rows] == ["complete"] * 5
+    assert [row["step"] for row in rows] == [400] * 5
     assert sum(row["preempted"] for row in rows) >= 1
     assert sum(row["failed"] for row in rows) == 0
-    assert len({tuple(row["params"].items()) for row in rows}) == 6
-    assert len({row["value"] for row in rows}) == 6
+    assert len({tuple(row["params"].items()) for row in rows}) == 5
+    assert len({row["value"] for row in rows}) == 5
     for folder in folders:
         assert outcomes(folder)["finished"] == 1
         steps = [m["step"] for m in read_metrics(folder) if m["split"] == "train"]
