@@ -1,7 +1,8 @@
 """Checks of configuration fields. Errors name a field as gin binds it, `CLASS.FIELD`."""
 
+import dataclasses
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, get_args
 
 from t5lite.core.errors import UserError, check_choice
 from t5lite.core.numbers import check_number
@@ -51,13 +52,25 @@ def check_counts(owner: object, *fields: str) -> None:
 def check_fields(
     owner: object, fields: Collection[str], rule: str, holds: Callable[[float], bool]
 ) -> None:
-    """Checks that each field is None, traced, or a finite number for which `holds` is true.
+    """Checks that each field is traced, or a finite number for which `holds` is true.
+
+    A field that is declared as `... | None`, or has the default None, may be None.
 
     Raises:
         UserError: naming the first field that is none of these.
     """
     for field in fields:
+        if getattr(owner, field) is None and not _may_be_none(owner, field):
+            raise field_error(owner, field, rule)
         check_number(field_name(owner, field), getattr(owner, field), rule, holds)
+
+
+def _may_be_none(owner: Any, name: str) -> bool:
+    declared = {field.name: field for field in dataclasses.fields(owner)}.get(name)
+    # Not a field, but a property.
+    if declared is None:
+        return True
+    return declared.default is None or type(None) in get_args(declared.type)
 
 
 def check_field_choice(owner: object, field: str, known: Collection[str]) -> None:

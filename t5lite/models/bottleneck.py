@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from t5lite.core.fields import check_field_choice, check_fields, field_name
+from t5lite.core.fields import check_counts, check_field_choice, field_name
 from t5lite.core.patterns import check_patterns, matches
 from t5lite.models.adapters import Axis, MapFunction, MapSite, broadcast_to_axes
 from t5lite.models.feedforward import ACTIVATIONS
@@ -46,7 +46,7 @@ class Bottleneck:
     def __post_init__(self) -> None:
         check_patterns(field_name(self, "targets"), self.targets)
         object.__setattr__(self, "targets", tuple(self.targets))
-        check_fields(self, ("bottleneck_dim",), "at least 1", lambda size: size >= 1)
+        check_counts(self, "bottleneck_dim")
         check_field_choice(self, "activation", ACTIVATIONS)
 
     def attaches_to(self, name: str) -> bool:

@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from t5lite.core.errors import UserError
-from t5lite.core.fields import check_field_choice, check_fields, field_error, field_name
+from t5lite.core.fields import (
+    check_counts,
+    check_field_choice,
+    check_fields,
+    field_error,
+    field_name,
+)
 from t5lite.core.patterns import check_patterns, matches
 from t5lite.models.adapters import Axis, MapFunction, MapSite, MapWeights, broadcast_to_axes
 from t5lite.models.initializers import ComputedInit, ConstantInit, Initializer, ScaledInit
@@ -67,7 +73,7 @@ class LoRA:
     def __post_init__(self) -> None:
         check_patterns(field_name(self, "targets"), self.targets)
         object.__setattr__(self, "targets", tuple(self.targets))
-        check_fields(self, ("rank",), "at least 1", lambda rank: rank >= 1)
+        check_counts(self, "rank")
         check_fields(self, ("alpha",), "over 0", lambda alpha: alpha > 0)
         check_fields(self, ("dropout_rate",), "in [0, 1)", lambda rate: 0 <= rate < 1)
         check_field_choice(self, "initialization", INITIALIZATIONS)

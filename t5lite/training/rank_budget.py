@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from t5lite.core.errors import UserError
-from t5lite.core.fields import check_fields, field_error
+from t5lite.core.fields import check_counts, check_fields, field_error
 from t5lite.core.lazy import by_name
 from t5lite.core.numbers import Number, numeric, static
 from t5lite.models.adalora import ADALORA_DOWN, ADALORA_UP, ADALORA_VALUES
@@ -73,9 +73,7 @@ class RankBudget:
     orthogonality_weight: Number = 0.5
 
     def __post_init__(self) -> None:
-        counts = ("target_rank", "total_steps", "every_steps")
-        rule = "a whole number from 1"
-        check_fields(self, counts, rule, lambda n: isinstance(n, int) and n >= 1)
+        check_counts(self, "target_rank", "total_steps", "every_steps")
         rule = "a whole number from 0"
         phases = ("initial_steps", "final_steps")
         check_fields(self, phases, rule, lambda n: isinstance(n, int) and n >= 0)

@@ -48,7 +48,7 @@ def test_a_new_adalora_changes_nothing(seed):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rank": 0}, "AdaLoRA.rank must be at least 1, got 0"),
+        ({"rank": 0}, "AdaLoRA.rank must be a whole number >= 1, got 0"),
         ({"alpha": 0.0}, "AdaLoRA.alpha must be over 0, got 0.0"),
         ({"dropout_rate": 1.0}, r"AdaLoRA.dropout_rate must be in \[0, 1\), got 1.0"),
     ],

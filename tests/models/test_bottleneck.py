@@ -53,7 +53,7 @@ def test_a_bottleneck_cannot_be_merged():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"bottleneck_dim": 0}, "Bottleneck.bottleneck_dim must be at least 1, got 0"),
+        ({"bottleneck_dim": 0}, "Bottleneck.bottleneck_dim must be a whole number >= 1, got 0"),
         ({"activation": "geluu"}, "Bottleneck.activation is unknown: got 'geluu'.*gelu"),
         ({"targets": ("(",)}, "Bottleneck.targets must be regular expressions, got '\\('"),
     ],

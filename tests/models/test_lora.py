@@ -145,7 +145,7 @@ def test_lora_drops_inputs_in_training_alone(rng, seed):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LoRA(rank=0), "LoRA.rank must be at least 1, got 0"),
+        (lambda: LoRA(rank=0), "LoRA.rank must be a whole number >= 1, got 0"),
         (lambda: LoRA(alpha=0.0), "LoRA.alpha must be over 0, got 0.0"),
         (lambda: LoRA(dropout_rate=1.0), r"LoRA.dropout_rate must be in \[0, 1\), got 1.0"),
         (lambda: LoRA(targets=("(",)), "LoRA.targets must be regular expressions, got '\\('"),

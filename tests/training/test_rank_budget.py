@@ -187,8 +187,9 @@ def test_a_budget_that_does_not_fit_the_run_is_rejected(changes, message, make_r
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"target_rank": 0}, "RankBudget.target_rank must be a whole number from 1, got 0"),
-        ({"every_steps": 0}, "RankBudget.every_steps must be a whole number from 1, got 0"),
+        ({"target_rank": 0}, "RankBudget.target_rank must be a whole number >= 1, got 0"),
+        ({"sensitivity_decay": None}, r"RankBudget.sensitivity_decay must be in \(0, 1\), got No"),
+        ({"every_steps": 0}, "RankBudget.every_steps must be a whole number >= 1, got 0"),
         ({"final_steps": -1}, "RankBudget.final_steps must be a whole number from 0, got -1"),
         ({"sensitivity_decay": 1.0}, r"RankBudget.sensitivity_decay must be in \(0, 1\), got 1.0"),
         ({"orthogonality_weight": -1}, "RankBudget.orthogonality_weight must be at least 0, got"),
