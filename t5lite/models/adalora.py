@@ -11,7 +11,14 @@ from jaxtyping import Array, Float
 
 from t5lite.core.fields import check_counts, check_fields, field_name
 from t5lite.core.patterns import check_patterns, matches
-from t5lite.models.adapters import Axis, MapFunction, MapSite, MapWeights, broadcast_to_axes
+from t5lite.models.adapters import (
+    AddedProducts,
+    Axis,
+    MapFunction,
+    MapSite,
+    MapWeights,
+    broadcast_to_axes,
+)
 from t5lite.models.initializers import ConstantInit, NormalInit
 from t5lite.models.linear import linear
 from t5lite.models.lora import RANK_LETTER, check_dropout, dropped_inputs, factor_product
@@ -86,6 +93,12 @@ class AdaLoRA:
             return apply(x) + self.scale * linear(from_rank, hidden, up)
 
         return adapted
+
+    def products(self, site: MapSite) -> list[AddedProducts]:
+        """Returns the products of the update, with the singular values between them."""
+        down = (ADALORA_DOWN, self.rank * site.num_inputs)
+        up = (ADALORA_UP, self.rank * site.num_outputs)
+        return [AddedProducts("input", (down, (ADALORA_VALUES, 0), up))]
 
     def merged(
         self, site: MapSite, weights: MapWeights, added: Mapping[str, Float[Array, "..."]]

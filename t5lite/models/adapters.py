@@ -5,6 +5,7 @@ by name and read the dimensions of a map from its `MapSite`.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -83,6 +84,16 @@ class MapSite:
             result=result,
         )
 
+    @property
+    def num_inputs(self) -> int:
+        """Size of the input of one map."""
+        return math.prod(axis.size for axis in self.inputs)
+
+    @property
+    def num_outputs(self) -> int:
+        """Size of the result of one map."""
+        return math.prod(axis.size for axis in self.outputs)
+
     def through(self, letter: str) -> tuple[str, str]:
         """Returns the einsum strings from the input to a new axis, and from there to the result.
 
@@ -153,6 +164,30 @@ class KernelAdapter(Protocol):
     def from_kernel(
         self, site: MapSite, kernel: Float[Array, "..."]
     ) -> Mapping[str, Float[Array, "..."]]: ...
+
+
+class AddedProducts(NamedTuple):
+    """Products of activations with the kernels that an adapter adds to a map, one after another.
+
+    Args:
+        reads: what the first reads: the "input" of the map, or its "result". With "scaled_input"
+            the last result is the new input of the map.
+        kernels: the name of each parameter, and its multiplications for one input of the map; 0 for
+            factors of single elements.
+    """
+
+    reads: str
+    kernels: tuple[tuple[str, int], ...]
+
+
+@runtime_checkable
+class CountedAdapter(Protocol):
+    """An adapter whose matrix products count among the FLOPs of a model.
+
+    - `products(site)`: these, for a `site` without values. Sums of chains are not named.
+    """
+
+    def products(self, site: MapSite) -> Sequence[AddedProducts]: ...
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from t5lite.core.fields import check_counts, check_field_choice, field_name
 from t5lite.core.patterns import check_patterns, matches
-from t5lite.models.adapters import Axis, MapFunction, MapSite, broadcast_to_axes
+from t5lite.models.adapters import AddedProducts, Axis, MapFunction, MapSite, broadcast_to_axes
 from t5lite.models.feedforward import ACTIVATIONS
 from t5lite.models.initializers import ConstantInit, ScaledInit
 from t5lite.models.linear import linear
@@ -52,6 +52,12 @@ class Bottleneck:
     def attaches_to(self, name: str) -> bool:
         """Whether it adapts the map of this full name."""
         return matches(name, self.targets)
+
+    def products(self, site: MapSite) -> list[AddedProducts]:
+        """Returns the two maps of the network."""
+        size = self.bottleneck_dim * site.num_outputs
+        down = (("bottleneck_down", size), ("bottleneck_down_bias", 0))
+        return [AddedProducts("result", (*down, ("bottleneck_up", size)))]
 
     def wrap(self, site: MapSite, apply: MapFunction) -> MapFunction:
         """Returns the map with the network after it."""

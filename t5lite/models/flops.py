@@ -2,7 +2,9 @@
 
 Recomputed activations are not counted. Attention is counted over all keys of its window, with no
 credit for causal masks, and keys and values of cross-attention are counted over the input. Of
-experts, those that a token goes to and the router are counted. Products of adapters are not.
+experts, those that a token goes to and the router are counted. Of adapters, the products for each
+token and the keys of prefixes are counted, and not what is computed once per step, such as the
+norms of DoRA and the network of P-tuning. Adapters without `products` count as nothing.
 
 Backward, a product costs its FLOPs again for each of its two operands that needs a gradient: a
 kernel that trains, or activations that a parameter which trains has changed.
@@ -10,10 +12,13 @@ kernel that trains, or activations that a parameter which trains has changed.
 
 from collections.abc import Collection, Mapping, Sequence
 
+from t5lite.models.adapted_maps import AdaptedMap, adapted_maps
+from t5lite.models.adapters import AddedProducts, CountedAdapter
 from t5lite.models.config import T5Config
 from t5lite.models.masks import Window
 from t5lite.models.model import Model
 from t5lite.models.stack import window_pattern
+from t5lite.models.token_adapters import prefix_length
 
 
 def forward_flops(model: Model, lengths: Mapping[str, int]) -> int:
@@ -50,8 +55,9 @@ def train_flops(
 class _Products:
     """Counts matrix products. Every value is represented by whether it needs a gradient."""
 
-    def __init__(self, trained: Collection[str] | None) -> None:
+    def __init__(self, trained: Collection[str] | None, maps: Mapping[str, AdaptedMap]) -> None:
         self._trained = trained
+        self._maps = maps
         self.forward = 0
         self.backward = 0
 
@@ -69,8 +75,31 @@ class _Products:
         return one or other
 
     def linear(self, flops: int, x: bool, name: str) -> bool:
-        """Counts a linear map; its adapters change its value too."""
-        return self.product(flops, x, self.trains(f"{name}/kernel")) or self.trains(name)
+        """Counts a linear map and its adapters, and returns its value."""
+        if name not in self._maps:
+            return self.product(flops, x, self.trains(f"{name}/kernel")) or self.trains(name)
+        one = self._maps[name]
+        added = [
+            each
+            for adapter in one.adapters
+            if isinstance(adapter, CountedAdapter)
+            for each in adapter.products(one.site)
+        ]
+        size = 2 * one.site.num_inputs * one.site.num_outputs
+        for each in added:
+            if each.reads == "scaled_input":
+                x = self._chain(each, flops // size, x, name)
+        y = self.product(flops, x, self.trains(f"{name}/kernel")) or self.trains(f"{name}/bias")
+        for each in added:
+            if each.reads != "scaled_input":
+                y = self._chain(each, flops // size, x if each.reads == "input" else y, name) or y
+        return y or self.trains(name)
+
+    def _chain(self, added: AddedProducts, inputs: int, x: bool, name: str) -> bool:
+        """Counts products with kernels one after another, for a number of inputs of their map."""
+        for part, size in added.kernels:
+            x = self.product(2 * size * inputs, x, self.trains(f"{name}/{part}"))
+        return x
 
 
 def _count(model: Model, lengths: Mapping[str, int], trained: Collection[str] | None) -> _Products:
@@ -78,7 +107,7 @@ def _count(model: Model, lengths: Mapping[str, int], trained: Collection[str] | 
     inputs = lengths["encoder_input_tokens"] if model.has_encoder else 0
     # The decoder of a classifier reads the inputs.
     targets = lengths.get("decoder_input_tokens", inputs) if config.num_decoder_layers else 0
-    products = _Products(trained)
+    products = _Products(trained, adapted_maps(model))
     embedded = products.trains("token_embedder/embedding")
     encoded = embedded
     if config.separate_embeddings:
@@ -193,7 +222,7 @@ def _attention(
     Args:
         values: what queries are made from, and the bias.
         sources: what keys and values are made from, each with its tokens.
-        sizes: number of queries, and of keys that each is compared with.
+        sizes: number of queries, and of keys that each is compared with, but for prefixes.
         source_dim: width of the sources; None for that of the queries.
     """
     x, bias = values
@@ -201,7 +230,7 @@ def _attention(
     heads = config.num_heads * config.head_dim
     narrow = 2 * (source_dim or config.embed_dim) * config.kv_heads * config.head_dim
     wide = 2 * config.embed_dim * heads * queries
-    pairs = 2 * queries * seen * heads
+    pairs = 2 * queries * (seen + prefix_length(config.adapters, name)) * heads
 
     def made(map_name: str) -> bool:
         parts = [products.linear(narrow * n, source, f"{name}/{map_name}") for source, n in sources]

@@ -8,7 +8,13 @@ from jaxtyping import Array, Float
 from t5lite.core.errors import UserError
 from t5lite.core.fields import field_error, field_name
 from t5lite.core.patterns import check_patterns, matches
-from t5lite.models.adapters import MapFunction, MapSite, MapWeights, broadcast_to_axes
+from t5lite.models.adapters import (
+    AddedProducts,
+    MapFunction,
+    MapSite,
+    MapWeights,
+    broadcast_to_axes,
+)
 from t5lite.models.initializers import ConstantInit
 
 
@@ -77,6 +83,11 @@ class IA3:
         wide = broadcast_to_axes(factors, letters.stacked + letters.outputs, kernel_letters)
         bias = None if weights.bias is None else weights.bias * factors
         return MapWeights(weights.kernel * wide, bias)
+
+    def products(self, site: MapSite) -> list[AddedProducts]:
+        """Returns the factors, which are no products of matrices."""
+        reads = "scaled_input" if self.scales_inputs(site.name) else "result"
+        return [AddedProducts(reads, (("ia3_scale", 0),))]
 
     def scales_inputs(self, name: str) -> bool:
         """Whether it scales the inputs of the map of this full name.

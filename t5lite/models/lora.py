@@ -18,7 +18,14 @@ from t5lite.core.fields import (
     field_name,
 )
 from t5lite.core.patterns import check_patterns, matches
-from t5lite.models.adapters import Axis, MapFunction, MapSite, MapWeights, broadcast_to_axes
+from t5lite.models.adapters import (
+    AddedProducts,
+    Axis,
+    MapFunction,
+    MapSite,
+    MapWeights,
+    broadcast_to_axes,
+)
 from t5lite.models.initializers import ComputedInit, ConstantInit, Initializer, ScaledInit
 from t5lite.models.linear import linear
 
@@ -148,6 +155,16 @@ class LoRA:
         )
         return MapWeights(kernel * wide, bias)
 
+    def products(self, site: MapSite) -> list[AddedProducts]:
+        """Returns the products of the update; PiSSA computes that of the first values too."""
+        prefixes = ["lora"] + ["lora_initial"] * (self.initialization == PISSA)
+        down = self.rank * site.num_inputs
+        up = self.rank * site.num_outputs
+        return [
+            AddedProducts("input", ((f"{prefix}_down", down), (f"{prefix}_up", up)))
+            for prefix in prefixes
+        ]
+
     def _parameters(self, site: MapSite) -> dict[str, Any]:
         """Makes the parameters of a map, or returns their values."""
         rank = Axis("adapter", self.rank)
@@ -197,7 +214,7 @@ class LoRA:
 
     def _check_site(self, site: MapSite) -> None:
         check_dropout(self, site, self.dropout_rate)
-        most = min(math.prod(axis.size for axis in axes) for axes in (site.inputs, site.outputs))
+        most = min(site.num_inputs, site.num_outputs)
         if self.initialization == PISSA and self.rank > most:
             rule = f"at most {most} with 'pissa', the rank of {site.name}"
             raise field_error(self, "rank", rule)

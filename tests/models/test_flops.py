@@ -6,11 +6,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from t5lite.models.adalora import AdaLoRA
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly
+from t5lite.models.bottleneck import Bottleneck
 from t5lite.models.classifier import Classes
 from t5lite.models.encoder_decoder_classifier import EncoderDecoderClassifier
 from t5lite.models.flops import forward_flops, train_flops
+from t5lite.models.ia3 import IA3
+from t5lite.models.lora import LoRA
 from t5lite.models.model import parameters
+from t5lite.models.prefix_tuning import PrefixTuning
 from t5lite.planning.program_text import Program
 from t5lite.training.state import params_and_axes
 from t5lite.training.trainable import join_params, split_params, trainable_names
@@ -91,6 +96,38 @@ def test_flops_of_unequal_stacks_are_those_of_the_program(patterns):
 @pytest.mark.parametrize("patterns", [(".*",), ("encoder/.*",)], ids=str)
 def test_flops_of_merged_attention_are_those_of_the_program(patterns):
     check_flops(patterns, positions="rotary", num_kv_heads=1, qk_norm=True, merged_attention=True)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "adapters"),
+    [
+        (
+            (".*/(lora|ia3|bottleneck|prefix)_.*",),
+            (
+                LoRA(rank=3),
+                AdaLoRA(targets=(".*mlp/wi",), rank=2),
+                IA3(targets=()),
+                Bottleneck(targets=(".*attention/out",), bottleneck_dim=5),
+                PrefixTuning(length=7),
+            ),
+        ),
+        ((".*/lora_(down|up)",), (LoRA(targets=("encoder/.*/wo", "dec.*/key"), rank=3),)),
+        ((".*/ia3_scale",), (IA3(targets=("decoder/.*/key",), input_targets=("enc.*/value",)),)),
+    ],
+    ids=["all", "lora", "ia3"],
+)
+def test_flops_of_adapters_are_those_of_the_program(patterns, adapters):
+    check_flops(patterns, adapters=adapters)
+
+
+def test_the_first_product_of_pissa_is_counted_forward():
+    map_name = "encoder/layers/attention/value"
+    plain, pissa = (
+        forward_flops(EncoderOnly(small.config(num_decoder_layers=0, adapters=adapters)), LENGTHS)
+        for adapters in ((), (LoRA(targets=(map_name,), rank=3, initialization="pissa"),))
+    )
+    # Two layers; two updates of rank 3 from 16 inputs to 12 outputs.
+    assert pissa - plain == 2 * 2 * 2 * 3 * (16 + 12) * 20
 
 
 def check_flops(patterns, **choices):
