@@ -1,15 +1,18 @@
 """The adapters that `t5lite infer` chooses between for each object: `--adapter=NAME=CHECKPOINT`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from t5lite.cli.selection import LATEST, ChosenCheckpoint, check_bases, chosen_checkpoints
 from t5lite.core.errors import UserError
 from t5lite.data.text.vocabulary import Vocabulary
-from t5lite.models.adapted_maps import added_names
+from t5lite.models.adapted_maps import added_names, with_adapters
+from t5lite.models.description import model_of
 from t5lite.models.model import Model, generative
 from t5lite.models.row_adapters import BindRows, make_bind_rows, stacked_params
+from t5lite.parallel.mesh import DeviceMesh
 from t5lite.training.base_checkpoint import Base
+from t5lite.training.state import abstract_params
 from t5lite.training.trainable import split_by_name
 
 _FORM = "NAME=CHECKPOINT, such as --adapter=poems=/data/poems"
@@ -43,39 +46,48 @@ def chosen_adapters(flags: Any) -> dict[str, ChosenCheckpoint]:
     return found
 
 
+def adapter_models(chosen: Mapping[str, ChosenCheckpoint], model: Model) -> dict[str, Model]:
+    """Returns a model with the adapters that each checkpoint was trained with, by name."""
+    models = {}
+    for name, one in chosen.items():
+        trained = model_of(one.about, f"--adapter={name}")
+        models[name] = with_adapters(model, trained.config.adapters)
+    return models
+
+
 def bind_adapters(
-    chosen: Mapping[str, ChosenCheckpoint], model: Model, vocabulary: Vocabulary
+    chosen: Mapping[str, ChosenCheckpoint], models: Mapping[str, Model], vocabulary: Vocabulary
 ) -> BindRows:
     """Returns the function that gives each row its adapter, after all checks of adapters.
 
     Args:
-        model, vocabulary: of the first of them.
+        models: from `adapter_models`.
+        vocabulary: of the first of them.
 
     Raises:
         UserError: for a model or an adapter that does not fit, with the fingerprints of two bases.
     """
-    if model.classes is not None:
-        raise UserError(
-            f"--adapter needs a model that generates targets, got {type(model).__name__} of "
-            "classes; name each adapter by --checkpoint"
-        )
-    for one in chosen.values():
-        one.check_same(model, vocabulary)
-    bind_rows = make_bind_rows(generative(model, "infer"))
-    check_one_base(chosen, model)
+    for name, model in models.items():
+        if model.classes is not None:
+            raise UserError(
+                f"--adapter needs a model that generates targets, got {type(model).__name__} of "
+                "classes; name each adapter by --checkpoint"
+            )
+        chosen[name].check_same(model, vocabulary)
+    bind_rows = make_bind_rows([generative(model, "infer") for model in models.values()])
+    check_one_base(chosen, models)
     return bind_rows
 
 
-def check_one_base(chosen: Mapping[str, ChosenCheckpoint], model: Model) -> None:
+def check_one_base(chosen: Mapping[str, ChosenCheckpoint], models: Mapping[str, Model]) -> None:
     """Checks that adapters have one base, and that their checkpoints add nothing else to it.
 
     Args:
-        model: of all of them.
+        models: from `adapter_models`.
 
     Raises:
         UserError: for the first that does not fit, with the fingerprints of both bases.
     """
-    added = set(added_names(model))
     first: tuple[str, Base] | None = None
     for name, one in chosen.items():
         base = one.checkpoints.base(one.step)
@@ -93,21 +105,25 @@ def check_one_base(chosen: Mapping[str, ChosenCheckpoint], model: Model) -> None
                 f"{base.checkpoint} with {base.fingerprint}; run infer for each base"
             )
         params = one.checkpoints.param_paths(one.step)
-        if others := sorted(params.keys() - added - set(base.parameters)):
+        if others := sorted(params.keys() - set(added_names(models[name])) - set(base.parameters)):
             raise UserError(
                 f"--adapter={name} must train parameters of adapters of linear maps alone, got "
                 f"{others[0]}; name it by --checkpoint"
             )
 
 
-def adapter_params(chosen: Sequence[ChosenCheckpoint], model: Model, shapes: Any) -> Any:
+def adapter_params(
+    chosen: Mapping[str, ChosenCheckpoint], models: Mapping[str, Model], mesh: DeviceMesh
+) -> Any:
     """Returns the parameters of the base, and those of all adapters stacked in their order.
 
     Args:
-        shapes: abstract parameters of the model with one adapter.
+        models: from `adapter_models`.
     """
-    names = added_names(model)
-    whole = chosen[0].params(shapes)
-    # The base is kept once.
-    own = [split_by_name(one.params(shapes), names)[0] for one in chosen[1:]]
-    return stacked_params([whole, *own], names)
+    params: list[Any] = []
+    for name, one in chosen.items():
+        model = models[name]
+        read = one.params(abstract_params(model, mesh))
+        # The base is kept once.
+        params.append(split_by_name(read, added_names(model))[0] if params else read)
+    return stacked_params(params, list(models.values()))

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from t5lite.cli.adapters import adapter_params, bind_adapters, chosen_adapters
+from t5lite.cli.adapters import adapter_models, adapter_params, bind_adapters, chosen_adapters
 from t5lite.cli.class_inference import check_class_flags, class_objective
 from t5lite.cli.input_file import check_requests, valid_requests
 from t5lite.cli.paths import user_path
@@ -88,7 +88,8 @@ def infer_command(flags: Any, bindings: Sequence[str]) -> None:
     if len(chosen) != 1 and not adapters:
         raise UserError(f"infer takes one checkpoint, got {len(chosen)}")
     model, vocabulary = _model_and_vocabulary(trained, inference, chosen[0])
-    bind_rows = bind_adapters(adapters, model, vocabulary) if adapters else None
+    models = adapter_models(adapters, model)
+    bind_rows = bind_adapters(adapters, models, vocabulary) if adapters else None
     encoder = _encoder(flags, bindings, trained, inference, model, vocabulary, tuple(adapters))
     total = check_requests(flags, inference, encoder)
     mesh = inference.mesh.make()
@@ -103,8 +104,10 @@ def infer_command(flags: Any, bindings: Sequence[str]) -> None:
         writer = ResultFile(pathlib.Path(output), identity)
     progress = WorkProgress()
     progress.log(f"restoring {chosen[0].path}")
-    shapes = abstract_params(model, mesh)
-    params = adapter_params(chosen, model, shapes) if adapters else chosen[0].params(shapes)
+    if adapters:
+        params = adapter_params(adapters, models, mesh)
+    else:
+        params = chosen[0].params(abstract_params(model, mesh))
     with progress:
         if writer.done:
             progress.log(f"resuming after {counted(writer.done, 'result')}")

@@ -17,7 +17,6 @@ from tests import small
 TRAINED = (
     *small.QUICKSTART,
     "--gin_file=gin/adapters/lora.gin",
-    "--gin.LoRA.rank=2",
     "--gin.STEPS=2",
     "--gin.Cosine.learning_rate=0.3",
     "--gin.train.show_examples=0",
@@ -41,9 +40,11 @@ def test_each_object_has_the_result_of_its_adapter_alone(command, trained, tmp_p
         )
         return (objects(output), err) if code == 0 else (code, err)
 
+    # Of different ranks.
     for seed, name in enumerate("ab"):
         code, _, err = command(
             *("train", *TRAINED, f"--gin.SEED={seed}", f"--gin.MODEL_DIR={tmp_path / name}"),
+            f"--gin.LoRA.rank={seed + 2}",
             f"--gin.train.initial_checkpoint={trained}/checkpoints/6",
         )
         assert code == 0, err
@@ -113,6 +114,7 @@ def stored(fingerprint, *trained, base="/base"):
 def test_adapters_that_do_not_share_a_base_are_rejected(other, message):
     model = EncoderDecoder(small.config(adapters=(LoRA(rank=2),)))
     first = stored("ab", "encoder/layers/attention/query/lora_up")
-    check_one_base({"a": first}, model)
+    models = {"a": model, "b": model}
+    check_one_base({"a": first}, models)
     with pytest.raises(UserError, match=message):
-        check_one_base({"a": first, "b": other}, model)
+        check_one_base({"a": first, "b": other}, models)
