@@ -127,7 +127,9 @@ def suggest(
         )
     # The run's sizes of the axes that are searched do not matter.
     mesh = dataclasses.replace(run.mesh, data=-1, fsdp=1, tensor=1).make(devices)
-    shapes, _ = state_shapes(run.model, run.hyperparameters, run.param_dtype, run.trainable)
+    shapes, _ = state_shapes(
+        run.model, run.hyperparameters, run.param_dtype, run.trainable, run.base_dtype
+    )
     params, optimizer = (
         sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
         for tree in (shapes.params, (shapes.opt_state, shapes.average, shapes.ranks))

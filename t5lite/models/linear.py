@@ -5,6 +5,7 @@ and which dimensions it reads and writes, so that an adapter can add parameters 
 without knowing the module that holds the map.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -13,10 +14,11 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int8
 
 from t5lite.models.adapters import Axis, MapFunction, MapSite, map_adapters
 from t5lite.models.initializers import ConstantInit, Initializer, parameter
+from t5lite.models.quantized import KERNEL_SCALE, dequantized, scaled_result
 
 # The name that checkpoint policies know the results of linear maps by.
 LINEAR_RESULT = "linear"
@@ -27,7 +29,9 @@ _VMAP_LETTER = "z"
 _linear_p = Primitive("t5lite_linear")
 
 
-def linear(einsum: str, x: Float[Array, "..."], kernel: Float[Array, "..."]) -> Float[Array, "..."]:
+def linear(
+    einsum: str, x: Float[Array, "..."], kernel: Float[Array, "..."] | Int8[Array, "..."]
+) -> Float[Array, "..."]:
     """Returns einsum(x, kernel) in the dtype of x; the kernel's gradient has the kernel's dtype.
 
     It is differentiable in forward and reverse mode, to any order.
@@ -99,7 +103,8 @@ class LinearMap(nn.Module):
 
     Parameters:
         kernel [*stacked, *inputs, *outputs], initialised by `initializer`; with `has_bias` also
-        bias [*outputs], zeros; whatever the attached adapters add.
+        bias [*outputs], zeros; whatever the attached adapters add. A kernel that does not train
+        may be int8 beside kernel_scale [*stacked, *outputs]; see `models.quantized`.
 
     Args:
         einsum: a constant "x,kernel->result" in the letters of `t5lite.core`.
@@ -128,15 +133,6 @@ class LinearMap(nn.Module):
             assert not self.stacked, "a bias of each map would not stand beside its outputs"
             bias = self._parameter("bias", ConstantInit(0.0), *self.outputs)
 
-        def base(x: Float[Array, "..."]) -> Float[Array, "..."]:
-            result = checkpoint_name(linear(self.einsum, x, kernel), LINEAR_RESULT)
-            if bias is None:
-                return result
-            return result + jnp.expand_dims(bias.astype(x.dtype), range(result.ndim - bias.ndim))
-
-        attached = map_adapters(self.adapters, self.full_name)
-        if not attached:
-            return base(x)
         site = MapSite(
             name=self.full_name,
             einsum=self.einsum,
@@ -148,6 +144,21 @@ class LinearMap(nn.Module):
             bias=bias,
             dropout_key=self._dropout_key,
         )
+        scale: Any = None
+        if self.has_variable("params", KERNEL_SCALE):
+            scale = self.get_variable("params", KERNEL_SCALE)
+            site = dataclasses.replace(site, kernel=dequantized(site, kernel, scale))
+
+        def base(x: Float[Array, "..."]) -> Float[Array, "..."]:
+            result = linear(self.einsum, x, kernel)
+            if scale is not None:
+                result = scaled_result(site, result, scale)
+            result = checkpoint_name(result, LINEAR_RESULT)
+            if bias is None:
+                return result
+            return result + jnp.expand_dims(bias.astype(x.dtype), range(result.ndim - bias.ndim))
+
+        attached = map_adapters(self.adapters, self.full_name)
         apply: MapFunction = base
         for adapter in attached:
             apply = adapter.wrap(site, apply)

@@ -12,6 +12,7 @@ from typing import Any
 
 from t5lite.core.errors import UserError
 from t5lite.core.records import TEXT, Schema, list_of
+from t5lite.models.quantized import KERNEL_SCALE
 from t5lite.training.array_checksums import ArrayChecksum
 from t5lite.training.trainable import split_by_name
 
@@ -41,8 +42,10 @@ class Base:
         return dataclasses.asdict(self) | {"parameters": list(self.parameters)}
 
     def without(self, state: Any) -> Any:
-        """Returns a state without the parameters of the base."""
-        return with_params(state, split_by_name(params_of(state), self.parameters)[1])
+        """Returns a state without the parameters of the base, nor the scales of int8 kernels."""
+        scales = [f"{name.rpartition('/')[0]}/{KERNEL_SCALE}" for name in self.parameters]
+        names = [*self.parameters, *scales]
+        return with_params(state, split_by_name(params_of(state), names)[1])
 
 
 def base_from(about: Mapping[str, Any]) -> Base | None:

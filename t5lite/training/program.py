@@ -83,6 +83,7 @@ def train_program(run: Run, mesh: DeviceMesh) -> TrainProgram:
             param_dtype=run.param_dtype,
             offload_optimizer=run.offload_optimizer,
             trainable=run.trainable,
+            base_dtype=run.base_dtype,
         )
     batch = {
         name: jax.ShapeDtypeStruct((run.batch_size, length), jnp.int32, sharding=sharding)
@@ -91,7 +92,9 @@ def train_program(run: Run, mesh: DeviceMesh) -> TrainProgram:
     # It runs once, so optimizing it for a CPU would take longer than it saves.
     on_cpu = mesh.platform == "cpu"
     init = jax.jit(
-        lambda hyper: initial_state(run.model, hyper, axes, run.param_dtype, run.trainable),
+        lambda hyper: initial_state(
+            run.model, hyper, axes, run.param_dtype, run.trainable, run.base_dtype
+        ),
         out_shardings=jax.tree.map(lambda x: x.sharding, state),
         compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
     )

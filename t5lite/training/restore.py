@@ -13,11 +13,16 @@ from t5lite.core.errors import UserError
 from t5lite.core.lazy import by_name
 from t5lite.models.adapted_maps import added_names, values_from_kernels
 from t5lite.models.description import check_same, describe
-from t5lite.models.model import Model
 from t5lite.parallel.processes import from_first_process
 from t5lite.training.about import LENGTHS
 from t5lite.training.bad_steps import no_recent_steps
 from t5lite.training.base_checkpoint import Base, with_params
+from t5lite.training.base_dtype import (
+    as_in_checkpoints,
+    check_left_out,
+    from_checkpoint,
+    with_float_kernels,
+)
 from t5lite.training.checkpoint_errors import Damaged, read_together
 from t5lite.training.checkpoint_folders import FOLDER
 from t5lite.training.checkpoint_names import find_checkpoint, open_checkpoint
@@ -202,19 +207,25 @@ def new_state(program: TrainProgram, checkpoints: StoredCheckpoints, log: Log) -
         state = _restore(program, source, step)
         names = list(by_name(state.params))
         checkpoints.saved_base = _base_of_saves(program, source, step, names, log)
+        if run.base_dtype is not None:
+            check_left_out(checkpoints.saved_base, run.model, state.params, run.trainable)
         return state
     log(f"starting from the parameters of {run.initial_checkpoint}")
     state = program.init(program.hyper)
     added = added_names(run.model)
-    params, origins = restore_by_rules(source, step, state.params, run.restore_rules, added)
+    fresh = _as_in_checkpoints(program, state).params
+    params, origins = restore_by_rules(source, step, fresh, run.restore_rules, added)
     for line in as_table(origins) if run.restore_rules else ():
         log(line)
     new = [name for name in added if origins[name].source is None]
     if new:
         log(f"{counted(len(new), 'parameter')} of adapters are new, the first is {new[0]}")
-    params = _with_values_from_kernels(run.model, params, new)
+    params = _from_checkpoint(program, params)
+    params = _with_computed_values(run, params, new)
     unchanged = [name for name, origin in origins.items() if origin == Origin(name)]
     checkpoints.saved_base = _base_of_saves(program, source, step, unchanged, log)
+    if run.base_dtype is not None:
+        check_left_out(checkpoints.saved_base, run.model, params, run.trainable)
     # Frees what belongs to the new parameters before that of the restored ones is made.
     state = dataclasses.replace(state, params=params, opt_state=None, average=None)
     of_params = jax.jit(
@@ -261,12 +272,13 @@ def _base_of_saves(
     return base
 
 
-def _with_values_from_kernels(model: Model, params: Any, new: Collection[str]) -> Any:
-    """Returns the parameters with those new ones that adapters compute from restored kernels."""
+def _with_computed_values(run: Run, params: Any, new: Collection[str]) -> Any:
+    """Returns the parameters with those new ones that adapters compute from restored ones."""
     own = by_name(params)
 
     def values(own: dict[str, Any]) -> dict[str, Any]:
-        made = values_from_kernels(model, own)
+        own = with_float_kernels(run.model, own)
+        made = values_from_kernels(run.model, own)
         return {name: made[name].astype(own[name].dtype) for name in new if name in made}
 
     shardings = {name: own[name].sharding for name in jax.eval_shape(values, own)}
@@ -281,11 +293,30 @@ def _restore(program: TrainProgram, checkpoints: StoredCheckpoints, step: int) -
     metadata = read_together(checkpoints.path(step), lambda: checkpoints.metadata(step))
     _check_average(program, checkpoints.path(step), metadata)
     saved = by_name(metadata.get("recent"), is_leaf=is_array)
-    if saved.keys() >= by_name(program.state.recent).keys():
-        return checkpoints.restore(step, program.state)
-    state = checkpoints.restore(step, dataclasses.replace(program.state, recent=None))
+    wanted = _as_in_checkpoints(program, program.state)
+    is_whole = saved.keys() >= by_name(program.state.recent).keys()
+    state = checkpoints.restore(
+        step, wanted if is_whole else dataclasses.replace(wanted, recent=None)
+    )
+    state = dataclasses.replace(state, params=_from_checkpoint(program, state.params))
+    if is_whole:
+        return state
     shardings = jax.tree.map(lambda x: x.sharding, program.state.recent)
     return dataclasses.replace(state, recent=jax.jit(no_recent_steps, out_shardings=shardings)())
+
+
+def _as_in_checkpoints(program: TrainProgram, state: TrainState) -> TrainState:
+    """Returns a state with abstract parameters where checkpoints have those of another dtype."""
+    if program.run.base_dtype is None:
+        return state
+    return dataclasses.replace(state, params=as_in_checkpoints(state.params))
+
+
+def _from_checkpoint(program: TrainProgram, params: Any) -> Any:
+    """Returns restored parameters in the form that the state has them in."""
+    if program.run.base_dtype is None:
+        return params
+    return from_checkpoint(program.run.model, params, program.state.params)
 
 
 def _check_average(program: TrainProgram, owner: str, metadata: Any) -> None:

@@ -44,6 +44,7 @@ from t5lite.optimizers.by_pattern import OptimizersByPattern
 from t5lite.optimizers.optimizer import Optimizer
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.bad_steps import BadSteps
+from t5lite.training.base_dtype import BASE_DTYPES
 from t5lite.training.early_stopping import EarlyStopping
 from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.layer_rates import LayerRates
@@ -101,6 +102,10 @@ class Run:
         param_dtype: dtype of parameters between steps, "float32", or "bfloat16" with stochastic
             rounding, so that updates are kept on average. Within a step each device has a float32
             copy of its share.
+        base_dtype: dtype in which a run with adapters keeps its base, what neither trains nor
+            belongs to an adapter: "bfloat16", or "int8" for the kernels of its linear maps with a
+            scale for each output; None for `param_dtype`. The base is that of
+            `initial_checkpoint`, and stays there as it is.
         offload_optimizer: whether the optimizer state is in the hosts' memory between updates.
         trainable: regular expressions; the parameters whose whole name one of them matches train,
             the others are constants without gradients and optimizer state.
@@ -161,6 +166,7 @@ class Run:
     microbatches: int = 1
     length_multiple: int = 1
     param_dtype: str = "float32"
+    base_dtype: str | None = None
     offload_optimizer: bool = False
     trainable: Sequence[Any] = EVERYTHING
     train_first: TrainFirst | None = None
@@ -218,6 +224,8 @@ class Run:
         if self.early_stopping is not None and self.eval_every_steps is None:
             raise field_error(self, "eval_every_steps", "bound with train.early_stopping")
         check_field_choice(self, "param_dtype", DTYPES)
+        if self.base_dtype is not None:
+            self._check_base_dtype()
         check_field_choice(self, "on_damage", (PREVIOUS, STOP))
         check_loss(self.loss, self.model.config.dropout_rate)
         classes = self.model.classes
@@ -237,6 +245,23 @@ class Run:
                 f"{field_name(self, 'restore_rules')}"
             )
         self._check_fit()
+
+    def _check_base_dtype(self) -> None:
+        check_field_choice(self, "base_dtype", BASE_DTYPES)
+        for name, given in (
+            ("T5Config.adapters", self.model.config.adapters),
+            (field_name(self, "initial_checkpoint"), self.initial_checkpoint),
+        ):
+            if not given:
+                raise UserError(
+                    f"{field_name(self, 'base_dtype')} is for adapters on a trained base and needs "
+                    f"{name}, got none; bind it, or {field_name(self, 'base_dtype')} = None"
+                )
+        if any(rule[0] != "skip" for rule in self.restore_rules):
+            raise UserError(
+                f"{field_name(self, 'base_dtype')} needs a base that fits the model as it is, got "
+                f"{field_name(self, 'restore_rules')} {list(self.restore_rules)!r}"
+            )
 
     def _check_needs(self) -> None:
         """Checks that the run has the other models that its loss needs, and no more."""

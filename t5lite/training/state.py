@@ -16,6 +16,7 @@ from t5lite.models.model import Model, init, parameter_tree
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import logical_axes, state_axes, tree_shardings
 from t5lite.training.bad_steps import no_recent_steps
+from t5lite.training.base_dtype import stored_axes, stored_base
 from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.rank_budget import RankScores, check_budget, no_scores
 from t5lite.training.trainable import (
@@ -36,7 +37,7 @@ class TrainState:
 
     Args:
         step: number of completed steps, int32 [].
-        params: all parameters, float32 or bfloat16.
+        params: all parameters, float32 or bfloat16, and with `train.base_dtype` int8 kernels.
         opt_state: state of the optax transformation, for the parameters that train.
         recent: a `RecentSteps`; None if no step counts as bad.
         average: moving average of the parameters that train, float32; None if there is none.
@@ -84,6 +85,7 @@ def initial_state(
     axes: Any,
     param_dtype: str = "float32",
     trainable: Sequence[str] = EVERYTHING,
+    base_dtype: str | None = None,
 ) -> TrainState:
     """Returns the state before the first step, a function of the seed; meant to be compiled.
 
@@ -91,9 +93,12 @@ def initial_state(
         axes: from `params_and_axes`.
         param_dtype: "float32" or "bfloat16"; the optimizer's state is float32 with both.
         trainable: patterns of the parameters that train.
+        base_dtype: of what neither trains nor belongs to an adapter; None for `param_dtype`.
     """
     params = nn.unbox(init(model, stream(jax.random.key(hyper.seed), "init")))
-    return _state_of(params, hyper, axes, param_dtype, trainable)
+    state = _state_of(params, hyper, axes, param_dtype, trainable)
+    stored, _ = stored_base(model, state.params, trainable, base_dtype)
+    return dataclasses.replace(state, params=stored)
 
 
 def _state_of(
@@ -160,6 +165,7 @@ def state_shapes(
     hyper: Hyperparameters,
     param_dtype: str = "float32",
     trainable: Sequence[str] = EVERYTHING,
+    base_dtype: str | None = None,
 ) -> tuple[TrainState, Any]:
     """Returns shapes and dtypes of the state, and the parameters' axes.
 
@@ -179,7 +185,17 @@ def state_shapes(
     shapes = jax.eval_shape(
         lambda p, h: _state_of(p, h, axes, param_dtype, trainable), params, inputs
     )
-    return shapes, axes
+    if base_dtype is None:
+        return shapes, axes
+    kernels: list[str] = []
+
+    def stored(params: Any) -> Any:
+        changed, names = stored_base(model, params, trainable, base_dtype)
+        kernels.extend(names)
+        return changed
+
+    shapes = dataclasses.replace(shapes, params=jax.eval_shape(stored, shapes.params))
+    return shapes, stored_axes(model, axes, kernels)
 
 
 def abstract_state(
@@ -190,6 +206,7 @@ def abstract_state(
     param_dtype: str = "float32",
     offload_optimizer: bool = False,
     trainable: Sequence[str] = EVERYTHING,
+    base_dtype: str | None = None,
 ) -> tuple[TrainState, Any]:
     """Returns shapes, dtypes and shardings of the state, and the parameters' axes.
 
@@ -197,11 +214,13 @@ def abstract_state(
         offload_optimizer: whether the optimizer's state lives in the hosts' memory; its scalars
             stay on the devices.
         trainable: patterns of the parameters that train.
+        base_dtype: see `initial_state`.
 
     Raises:
-        UserError: if a pattern matches no parameter, or the mesh does not divide an axis.
+        UserError: if a pattern matches no parameter, nothing is left for `base_dtype`, or the mesh
+            does not divide an axis.
     """
-    state, axes = state_shapes(model, hyper, param_dtype, trainable)
+    state, axes = state_shapes(model, hyper, param_dtype, trainable, base_dtype)
     shardings = state_shardings(state, axes, mesh)
     if offload_optimizer:
         kept = jax.tree.map(

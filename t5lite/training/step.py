@@ -122,11 +122,11 @@ def make_train_step(
         frozen_params: FrozenParams = types.MappingProxyType({}),
     ) -> tuple[TrainState, LossSums]:
         root = jax.random.key(hyper.seed)
+        old, unchanged = split_params(state.params, trainable)
         # Gradients and updates are float32 whatever dtype the parameters have.
-        params = jax.tree.map(lambda p: p.astype(jnp.float32), state.params)
-        trained, constant = split_params(params, trainable)
+        trained = jax.tree.map(lambda p: p.astype(jnp.float32), old)
         key = stream(root, "dropout", state.step)
-        constants = _Constants(constant, frozen_params, hyper)
+        constants = _Constants(unchanged, frozen_params, hyper)
         grads, sums = gradient_of_batch(trained, constants, batch, key)
         tokens = jnp.maximum(sums["tokens"], 1.0)
         grads = jax.tree.map(lambda g: g / tokens, grads)
@@ -141,7 +141,6 @@ def make_train_step(
             old_opt_state = jax.device_put(old_opt_state, in_memory(offloaded, "device"))
         extra = hyper.optimizer.loss_argument(transformation, lambda: sums["loss"] / tokens)
         updates, opt_state = transformation.update(grads, old_opt_state, trained, **extra)
-        old, unchanged = split_params(state.params, trainable)
         key = stream(root, "rounding", state.step)
         updates, new = _updated(hyper, state.step, old, updates, trained_axes, key)
 

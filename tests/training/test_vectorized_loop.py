@@ -21,6 +21,7 @@ from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.optimizers.schedules import CosineSchedule
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.bad_steps import BadSteps
+from t5lite.training.base_dtype import as_in_checkpoints
 from t5lite.training.checkpoint_folders import FOLDER
 from t5lite.training.good_checkpoints import read_history
 from t5lite.training.one_program import check_one_program
@@ -78,8 +79,9 @@ def alone(run, name):
 def saved_params(run, step):
     mesh = small.mesh(run)
     checkpoints = StoredCheckpoints(pathlib.Path(run.model_dir) / FOLDER)
-    state = checkpoints.restore(step, train_program(run, mesh).state)
-    return by_name(state.params)
+    state = train_program(run, mesh).state
+    state = dataclasses.replace(state, params=as_in_checkpoints(state.params))
+    return by_name(checkpoints.restore(step, state).params)
 
 
 @pytest.mark.proof
@@ -228,6 +230,7 @@ def test_trials_with_adapters_over_one_base_equal_the_same_runs_alone(make_run, 
         "rank_budget": RankBudget(target_rank=2, total_steps=6),
         "initial_checkpoint": str(of_three_steps[1] / "checkpoints" / "3"),
         "trainable": [".*/(lora|ia3|prefix|prompt)_.*"],
+        "base_dtype": "int8",
     }
     runs = [make_run("a", rate=1e-2, **choices), make_run("b", rate=3e-3, seed=1, **choices)]
     assert together(runs, 2) == dict.fromkeys("ab", "finished")
