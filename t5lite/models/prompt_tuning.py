@@ -1,6 +1,7 @@
 """Prompt tuning and P-tuning: trained vectors before the embedded tokens of each example."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -23,17 +24,22 @@ class PromptTuning:
 
     Args:
         length: number of vectors.
+        initial_text: the vectors of a run that starts from a checkpoint without them are the
+            embedded tokens of this text, repeated or truncated to `length`; None to draw them.
 
     Raises:
-        UserError: for a length below 1.
+        UserError: for a length below 1, or a text that is empty.
 
-    Source: Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning".
+    Source: Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", section 3.2.
     """
 
     length: int
+    initial_text: str | None = None
 
     def __post_init__(self) -> None:
         check_counts(self, "length")
+        if self.initial_text is not None and not self.initial_text:
+            raise field_error(self, "initial_text", "a text, or None")
 
     @property
     def prompt_length(self) -> int:
@@ -43,6 +49,10 @@ class PromptTuning:
     def vectors(self, site: InputSite) -> Float[Array, "k e"]:
         """Returns the vectors."""
         return _embedding(site, self.length)
+
+    def from_embedded(self, vectors: Float[Array, "k e"]) -> Mapping[str, Float[Array, "..."]]:
+        """Returns the first values, which are the embedded tokens of `initial_text`."""
+        return {"prompt_embedding": vectors}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ layers or stacks by name and read sizes from the site.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
@@ -84,6 +84,20 @@ class InputAdapter(Protocol):
     @property
     def prompt_length(self) -> int: ...
     def vectors(self, site: InputSite) -> Float[Array, "k e"]: ...
+
+
+@runtime_checkable
+class TextAdapter(InputAdapter, Protocol):
+    """An adapter of the input some of whose parameters start from the embedded tokens of a text.
+
+    - `initial_text`: the text; None for none.
+    - `from_embedded(vectors)`: the first values of these parameters by name, given as many embedded
+      tokens as the adapter has vectors. A run that starts from a checkpoint calls it.
+    """
+
+    @property
+    def initial_text(self) -> str | None: ...
+    def from_embedded(self, vectors: Float[Array, "k e"]) -> Mapping[str, Float[Array, "..."]]: ...
 
 
 def input_adapters(adapters: Sequence[Any]) -> list[InputAdapter]:

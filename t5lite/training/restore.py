@@ -13,6 +13,7 @@ from t5lite.core.errors import UserError
 from t5lite.core.lazy import by_name
 from t5lite.models.adapted_maps import added_names, values_from_kernels
 from t5lite.models.description import check_same, describe
+from t5lite.models.initial_text import values_from_texts
 from t5lite.parallel.processes import from_first_process
 from t5lite.training.about import LENGTHS
 from t5lite.training.bad_steps import no_recent_steps
@@ -275,10 +276,11 @@ def _base_of_saves(
 def _with_computed_values(run: Run, params: Any, new: Collection[str]) -> Any:
     """Returns the parameters with those new ones that adapters compute from restored ones."""
     own = by_name(params)
+    encode = run.task.vocabulary.encode
 
     def values(own: dict[str, Any]) -> dict[str, Any]:
         own = with_float_kernels(run.model, own)
-        made = values_from_kernels(run.model, own)
+        made = values_from_kernels(run.model, own) | values_from_texts(run.model, own, encode)
         return {name: made[name].astype(own[name].dtype) for name in new if name in made}
 
     shardings = {name: own[name].sharding for name in jax.eval_shape(values, own)}

@@ -33,6 +33,7 @@ from t5lite.losses.loss import (
 from t5lite.models.adalora import AdaLoRA
 from t5lite.models.classifier import INDEPENDENT, SPAN
 from t5lite.models.config_fields import DTYPES
+from t5lite.models.initial_text import text_adapters
 from t5lite.models.model import Model, check_adapters
 from t5lite.models.positions import check_row_length
 from t5lite.models.token_adapters import prompt_length
@@ -298,6 +299,11 @@ class Run:
         classes = self.model.classes
         vocabulary = self.task.vocabulary
         check_adapters(self.model)
+        if text_adapters(config.adapters) and self.initial_checkpoint is None:
+            raise UserError(
+                "PromptTuning.initial_text is embedded by the parameters of a checkpoint and needs "
+                f"{field_name(self, 'initial_checkpoint')}, got none"
+            )
         if self.rank_budget is not None:
             ranks = [each.rank for each in config.adapters if isinstance(each, AdaLoRA)]
             self.rank_budget.check(ranks, self.total_steps)
