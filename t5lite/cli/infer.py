@@ -190,9 +190,8 @@ def _encoder(
     Args:
         adapters: names of those that objects may choose.
     """
-    inputs_length = inference.inputs_length or _longest(
-        trained, "inputs_length", DEFAULT_INPUTS_LENGTH
-    )
+    length = "inputs_length" if model.classes is None else "part_length"
+    inputs_length = inference.inputs_length or _longest(trained, length, DEFAULT_INPUTS_LENGTH)
     if model.classes is not None:
         check_class_flags(flags.mode, bindings)
         tasks = () if trained is None else trained.task.tasks
@@ -223,6 +222,9 @@ def _identity(
     # their own.
     for name in ("mesh", "batch_size", "vocabulary", "dtype"):
         del settings[name]
+    objective = {}
+    if isinstance(encoder, ClassRequestEncoder):
+        objective["objective"] = repr(encoder.objective)
     return {
         "input": fingerprint(flags.input),
         "mode": flags.mode,
@@ -234,6 +236,7 @@ def _identity(
         "vocabulary": vocabulary.fingerprint,
         "steps": [preprocessors.version(step) for step in inference.preprocessors],
         "settings": {**settings, "lengths": encoder.lengths},
+        **objective,
     }
 
 

@@ -1,6 +1,7 @@
 """Protocols between objectives, vocabularies and the data pipeline."""
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -14,7 +15,8 @@ Tokens = Int[np.ndarray, "_"]
 
 # `inputs` and `targets`, either of which may be empty; `decoder_inputs` if they are not the targets
 # shifted right by one; `target_weights` of 0 and 1 if not every target counts; `token_types` of the
-# inputs if they have several parts; `pair_labels` if these may follow each other.
+# inputs if they have several parts; `pair_labels` if these may follow each other; `candidates`, the
+# number of the candidate that each input belongs to, counted from 1, if a query has several.
 # `task_id`, one number, in the examples of a mixture.
 Example = dict[str, Tokens]
 
@@ -22,6 +24,31 @@ Example = dict[str, Tokens]
 # The target of a token that begins a span, and of one that ends it; their sum if it does both.
 SPAN_START = 1
 SPAN_END = 2
+
+
+class Found(NamedTuple):
+    """What a model predicts for one example.
+
+    Args:
+        numbers: at each position of the inputs; 0 where nothing is predicted.
+        scores: one or several, by the structure of its classes; see `inference.class_predictions`.
+    """
+
+    numbers: Tokens
+    scores: tuple[float, ...]
+
+
+class Prediction(NamedTuple):
+    """What is predicted for an input.
+
+    Args:
+        score: of the text.
+        scores: of each candidate of a ranking, in their order.
+    """
+
+    text: str
+    score: float
+    scores: tuple[float, ...] = ()
 
 
 @runtime_checkable
@@ -92,7 +119,12 @@ class TextObjective(Lengths, Protocol):
 
 @runtime_checkable
 class PairObjective(Lengths, Protocol):
-    """Makes examples from pairs of an input text and a target text."""
+    """Makes examples from pairs of an input text and a target text.
+
+    An objective that makes several of one pair has a method `examples_of_pair`, with the same
+    arguments,
+    which returns all of them.
+    """
 
     def from_pair(self, inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> Example: ...
 
@@ -101,15 +133,35 @@ class PairObjective(Lengths, Protocol):
 class ClassObjective(PairObjective, Protocol):
     """Makes examples whose targets are classes, and texts of the classes that a model predicts.
 
-    - `from_inputs`: an example without known targets; they count where classes are predicted.
-    - `prediction`: the text of the numbers predicted at each position of an example's inputs.
+    - `parts`: the examples that a model reads for an input, one or several, without known targets;
+      their weights are over 0 where something is predicted.
+    - `part_length`: of the longest of them, in tokens.
+    - `is_cut`: whether the parts lack tokens of an input that is too long.
     - `span_length`: of the longest span that is predicted, in tokens; 0 if none is.
+    - `prediction`: the text of the numbers at each position of the inputs of one example.
+    - `answer`: what the model's results for all parts of an input amount to.
     """
 
     @property
+    def part_length(self) -> int: ...
+    @property
     def span_length(self) -> int: ...
-    def from_inputs(self, inputs: Tokens, vocabulary: Sentinels) -> Example: ...
+    def parts(self, inputs: Tokens, vocabulary: Sentinels) -> list[Example]: ...
+    def is_cut(self, inputs: Tokens, vocabulary: Sentinels) -> bool: ...
     def prediction(self, example: Example, numbers: Tokens, vocabulary: Sentinels) -> str: ...
+    def answer(
+        self, parts: Sequence[Example], found: Sequence[Found], vocabulary: Sentinels
+    ) -> Prediction: ...
 
 
 Objective = TextObjective | PairObjective
+
+
+def examples_of_pair(
+    objective: PairObjective, inputs: Tokens, targets: Tokens, vocabulary: Sentinels
+) -> Sequence[Example]:
+    """Returns the examples that an objective makes from a pair, at least one."""
+    if (several := getattr(objective, "examples_of_pair", None)) is not None:
+        made: Sequence[Example] = several(inputs, targets, vocabulary)
+        return made
+    return [objective.from_pair(inputs, targets, vocabulary)]

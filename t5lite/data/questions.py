@@ -7,7 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from t5lite.core.errors import UserError, suggestion
-from t5lite.core.examples import Example, PairObjective, Tokens
+from t5lite.core.examples import (
+    ClassObjective,
+    Example,
+    PairObjective,
+    Tokens,
+    examples_of_pair,
+)
 from t5lite.core.json_values import decode_json
 from t5lite.data.batching.stream import eval_examples
 from t5lite.data.task import Task
@@ -19,18 +25,21 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Question:
-    """An example of a split and how to judge a prediction for it.
+    """A pair of a split, or a stretch of its text, and how to judge a prediction for it.
 
     Args:
+        examples: whose losses count; several if the objective makes several of the pair.
         answers: the right answers; empty if the task has no metrics.
         choices: the texts to choose from, each with the example that it makes; empty to generate.
         category: the value of `Task.category`.
+        parts: what a model of classes reads to predict, if the task has metrics.
     """
 
-    example: Example
+    examples: Sequence[Example]
     answers: Sequence[str]
     choices: Sequence[tuple[str, Example]] = ()
     category: str | None = None
+    parts: Sequence[Example] = ()
 
 
 def questions(task: Task, split: str) -> Iterator[Question]:
@@ -42,7 +51,7 @@ def questions(task: Task, split: str) -> Iterator[Question]:
     if not task.takes_pairs:
         for example in eval_examples(task, split):
             answer = task.vocabulary.decode(example["targets"])
-            yield Question(example=example, answers=[answer])
+            yield Question(examples=[example], answers=[answer])
         return
     objective = cast(PairObjective, task.objective)
     vocabulary = task.vocabulary
@@ -52,6 +61,7 @@ def questions(task: Task, split: str) -> Iterator[Question]:
     def encoded(choices: Sequence[str]) -> list[tuple[str, Tokens]]:
         return [(text, vocabulary.encode(text)) for text in choices]
 
+    classes = objective if isinstance(objective, ClassObjective) else None
     kept = vocabulary.kept_texts if task.preprocessors else None
     fixed = [] if isinstance(task.choices, str) else encoded(task.choices or ())
     for number in range(len(tokens)):
@@ -59,13 +69,13 @@ def questions(task: Task, split: str) -> Iterator[Question]:
         if not texts:
             continue
         made = [
-            (inputs, targets, objective.from_pair(inputs, targets, vocabulary))
+            (inputs, targets, examples_of_pair(objective, inputs, targets, vocabulary))
             for inputs, targets in zip(texts[::2], texts[1::2], strict=True)
         ]
         if not (task.metrics or task.category):
             # The tokens suffice, and may come from a cache.
-            for _, _, example in made:
-                yield Question(example=example, answers=[])
+            for _, _, examples in made:
+                yield Question(examples=examples, answers=[])
             continue
         record = preprocessors.changed(
             "Task.preprocessors", task.preprocessors, records[number], number, kept=kept
@@ -74,14 +84,15 @@ def questions(task: Task, split: str) -> Iterator[Question]:
         choices = fixed
         if isinstance(task.choices, str):
             choices = encoded(_choices(record, task.choices, number))
-        for inputs, targets, example in made:
+        for inputs, targets, examples in made:
             yield Question(
-                example=example,
+                examples=examples,
                 answers=_answers(task, record, number, targets),
                 choices=[
                     (text, objective.from_pair(inputs, ids, vocabulary)) for text, ids in choices
                 ],
                 category=task.category and _field("Task.category", record, task.category),
+                parts=classes.parts(inputs, vocabulary) if classes and task.metrics else (),
             )
 
 
@@ -91,7 +102,10 @@ def _answers(task: Task, record: Record, number: int, targets: Tokens) -> list[s
         return _references(record, task.references, number)
     if task.dialogue is not None:
         return [task.vocabulary.decode(targets)]
-    return [templates.fill(task.targets, record, list_separator=task.list_separator)]
+    target = templates.fill(task.targets, record, list_separator=task.list_separator)
+    # A target may hold more than the answer.
+    answer_of = getattr(task.objective, "answer_of", None)
+    return [target if answer_of is None else answer_of(target)]
 
 
 def _field(owner: str, record: Mapping[str, str], name: str) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from t5lite.core.errors import UserError
-from t5lite.core.examples import ClassObjective, Example, Tokens
+from t5lite.core.examples import ClassObjective, Example, Found, Tokens
 from t5lite.data.text.vocabulary import Vocabulary
-from t5lite.inference.class_predictions import PredictClasses
+from t5lite.inference.class_predictions import PredictClasses, predict_parts
 from t5lite.inference.decoding import check_target_lengths
 from t5lite.inference.predict import Predict, Prompt, Target
 from t5lite.inference.requests import Request
@@ -104,12 +104,12 @@ class ClassRequestEncoder(RequestEncoder):
     """Encodes requests for a model with classes, as its objective does in training."""
 
     def __init__(self, objective: ClassObjective, vocabulary: Vocabulary) -> None:
-        lengths = (objective.inputs_length, objective.targets_length)
+        lengths = (objective.part_length, objective.part_length)
         super().__init__(vocabulary, *lengths, end_inputs=True)
         self.objective = objective
 
     def is_cut(self, request: Request) -> bool:
-        """Whether the inputs of a request are longer than their maximum.
+        """Whether the objective truncates the inputs of a request.
 
         Raises:
             UserError: if the inputs name a sentinel that the vocabulary does not have, or the
@@ -118,17 +118,22 @@ class ClassRequestEncoder(RequestEncoder):
         for name, given in (("prefix", request.prefix), ("decoding", request.decoding)):
             if given:
                 raise UserError(f"{name} must be absent with a model of classes, got {given!r}")
-        self.example(request)
-        return super().is_cut(request)
+        super().is_cut(request)
+        self.parts(request)
+        return self.objective.is_cut(encode(request.inputs, self._vocabulary), self._vocabulary)
 
-    def example(self, request: Request) -> Example:
-        """Returns the example of a request, whose classes are not known."""
+    def parts(self, request: Request) -> list[Example]:
+        """Returns the examples of a request, whose classes are not known."""
         ids = encode(request.inputs, self._vocabulary)
-        return self.objective.from_inputs(ids, self._vocabulary)
+        return self.objective.parts(ids, self._vocabulary)
 
-    def text(self, example: Example, numbers: Tokens) -> str:
-        """Returns the text of the classes that are predicted for an example."""
-        return self.objective.prediction(example, numbers, self._vocabulary)
+    def result(
+        self, parts: Sequence[Example], found: Sequence[Found], number: int
+    ) -> dict[str, Any]:
+        """Returns the fields that are added to the `number`-th request."""
+        text, score, scores = self.objective.answer(parts, found, self._vocabulary)
+        several = {"scores": [_finite_score(each, number) for each in scores]} if scores else {}
+        return {"prediction": text, "score": _finite_score(score, number), **several}
 
 
 def encode(text: str, vocabulary: Vocabulary) -> Tokens:
@@ -189,20 +194,20 @@ def make_predict_answer(
 
 
 def make_class_answer(predict: PredictClasses, encoder: ClassRequestEncoder) -> Answer:
-    """Returns a function that adds the `prediction` of classes and its `score` to each request."""
+    """Returns a function that adds the `prediction` of classes and its `score` to each request.
+
+    The result for a ranking has the `scores` of all candidates too.
+    """
 
     def answer(
         params: Any, requests: Sequence[Request], first: int, on_done: Callable[[int], None]
     ) -> list[dict[str, Any]]:
-        examples = [encoder.example(request) for request in requests]
-        found = predict(params, examples, on_done)
+        parts = [encoder.parts(request) for request in requests]
+        found = predict_parts(predict, params, parts, on_done)
         return [
-            {
-                "prediction": encoder.text(example, classes.numbers),
-                "score": _finite_score(classes.score, number),
-            }
-            for number, (example, classes) in enumerate(
-                zip(examples, found, strict=True), start=first + 1
+            encoder.result(each, of_parts, number)
+            for number, (each, of_parts) in enumerate(
+                zip(parts, found, strict=True), start=first + 1
             )
         ]
 

@@ -1,8 +1,16 @@
-"""Predicted classes of the tokens of examples, for any number of examples, batched by length."""
+"""Predicted classes of the tokens of examples, for any number of examples, batched by length.
+
+By `Classes.structure` the scores of an example are
+
+    "independent", "chain"    the log-probability of the classes, in nats
+    "span"                    the logits of the best span and of no answer, added up over both ends,
+                              and the log of the sums over all tokens, as in log-probabilities
+    "ranking"                 the score of the candidate
+"""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,35 +18,24 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from t5lite.core.batches import Batch, segments_of, targets_of
-from t5lite.core.examples import Example, Tokens
+from t5lite.core.examples import Example, Found
 from t5lite.data.batching.features import EncoderLayout, batch_of
 from t5lite.inference.buckets import batches_by_length, bucket
 from t5lite.losses.answer_span import best_span, span_log_probs
 from t5lite.losses.chain import best_path, chain_of, log_partition
+from t5lite.losses.loss import Apply
 from t5lite.models.architectures import ModelApply
-from t5lite.models.classifier import CHAIN, INDEPENDENT, SPAN, Classes
+from t5lite.models.classifier import CHAIN, INDEPENDENT, RANKING, SPAN, Classes
 from t5lite.models.model import Model
 from t5lite.parallel.mesh import DeviceMesh
 from t5lite.parallel.sharding import batch_sharding, local_rows, make_global, on_mesh
 
-
-class PredictedClasses(NamedTuple):
-    """The most likely classes of an example.
-
-    Args:
-        numbers: of the class at each position of the inputs; 0 where none is predicted.
-        score: their log-probability, in nats.
-    """
-
-    numbers: Tokens
-    score: float
-
-
 # From parameters and examples to their classes. The optional third argument is called with the
 # number of examples done so far.
-PredictClasses = Callable[..., list[PredictedClasses]]
-# From a model, parameters and a batch to numbers at each position and the score of each row.
-_Decide = Callable[[ModelApply, Any, Batch], tuple[Int[Array, "b l"], Float[Array, "b"]]]
+PredictClasses = Callable[..., list[Found]]
+# Numbers at each position, and the scores of each row.
+_Decided = tuple[Int[Array, "b l"], Float[Array, "b n"]]
+_Decide = Callable[[Apply, Any, Batch], _Decided]
 
 
 def classes_of(model: Model) -> Classes:
@@ -78,8 +75,8 @@ def make_predict_classes(
 
     def predict(
         params: Any, examples: Sequence[Example], on_done: Callable[[int], None] = lambda done: None
-    ) -> list[PredictedClasses]:
-        found = [PredictedClasses(np.zeros(0, np.int32), 0.0)] * len(examples)
+    ) -> list[Found]:
+        found = [Found(np.zeros(0, np.int32), ())] * len(examples)
         done = 0
         lengths = [(len(example["inputs"]),) for example in examples]
         with on_mesh(mesh):
@@ -92,7 +89,7 @@ def make_predict_classes(
                 numbers, scores = jax.device_get(decided(params, to_global(batch)))
                 for row, index in enumerate(indices):
                     own = numbers[row, : lengths[index][0]]
-                    found[index] = PredictedClasses(own, float(scores[row]))
+                    found[index] = Found(own, tuple(scores[row].tolist()))
                 done += len(indices)
                 on_done(done)
         return found
@@ -100,36 +97,66 @@ def make_predict_classes(
     return predict
 
 
-def _independent(
-    apply: ModelApply, params: Any, batch: Batch
-) -> tuple[Int[Array, "b l"], Float[Array, "b"]]:
+def predict_parts(
+    predict: PredictClasses,
+    params: Any,
+    parts: Sequence[Sequence[Example]],
+    on_done: Callable[[int], None],
+) -> list[list[Found]]:
+    """Returns what is predicted for the parts of each input.
+
+    Args:
+        on_done: called with the number of inputs whose parts amount to what is done so far.
+    """
+    every = [part for each in parts for part in each]
+
+    def on_parts(done: int) -> None:
+        on_done(done * len(parts) // max(len(every), 1))
+
+    found = iter(predict(params, every, on_parts))
+    return [[next(found) for _ in each] for each in parts]
+
+
+def _independent(apply: Apply, params: Any, batch: Batch) -> _Decided:
     """The most likely class of each token."""
     log_probs = jax.nn.log_softmax(apply(params, batch).astype(jnp.float32))
     _, weights = targets_of(batch)
     numbers = jnp.argmax(log_probs, axis=-1) * (weights > 0)
     scores = jnp.sum(jnp.max(log_probs, axis=-1) * (weights > 0), axis=-1)
-    return numbers.astype(jnp.int32), scores
+    return numbers.astype(jnp.int32), scores[:, None]
 
 
-def _chain(
-    apply: ModelApply, params: Any, batch: Batch
-) -> tuple[Int[Array, "b l"], Float[Array, "b"]]:
+def _chain(apply: Apply, params: Any, batch: Batch) -> _Decided:
     """The most likely path of classes."""
     logits = apply(params, batch).astype(jnp.float32)
     transitions = apply.head(params, "transitions")
     _, weights = targets_of(batch)
     chain = chain_of(weights > 0, segments_of(batch))
     numbers, score = best_path(logits, transitions, chain)
-    return numbers, score - log_partition(logits, transitions, chain)
+    return numbers, (score - log_partition(logits, transitions, chain))[:, None]
 
 
-def _span(
-    apply: ModelApply, params: Any, batch: Batch, *, longest: int
-) -> tuple[Int[Array, "b l"], Float[Array, "b"]]:
-    """The most likely span of at most `longest` tokens."""
+def _ranking(apply: Apply, params: Any, batch: Batch) -> _Decided:
+    """The score of the candidate of each row, at its first token."""
+    scores = apply(params, batch).astype(jnp.float32)[:, 0]
     _, weights = targets_of(batch)
-    log_probs = span_log_probs(apply(params, batch), batch)
-    return best_span(log_probs, weights > 0, longest=longest)
+    return jnp.zeros_like(weights), scores
 
 
-_DECISIONS: Mapping[str, _Decide] = {INDEPENDENT: _independent, CHAIN: _chain}
+def _span(apply: Apply, params: Any, batch: Batch, *, longest: int) -> _Decided:
+    """The best span of at most `longest` tokens, which is not that of no answer."""
+    _, weights = targets_of(batch)
+    logits = apply(params, batch).astype(jnp.float32)
+    log_probs = span_log_probs(logits, batch)
+    numbers, score = best_span(log_probs, weights > 0, longest=longest)
+    # The first token is that of no answer.
+    none = jnp.sum(logits[:, 0], axis=-1)
+    total = jnp.sum(logits[:, 0] - log_probs[:, 0], axis=-1)
+    return numbers, jnp.stack([score + total, none, total], axis=-1)
+
+
+_DECISIONS: Mapping[str, _Decide] = {
+    INDEPENDENT: _independent,
+    CHAIN: _chain,
+    RANKING: _ranking,
+}

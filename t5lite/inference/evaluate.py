@@ -114,16 +114,24 @@ def make_evaluate(
         categories: list[str] = []
         # Questions stay in memory only if metrics need them.
         asked: list[Question] = []
+        keeps = predict is not None and part.metrics
+
+        def examples_of_questions() -> Iterator[tuple[Example, str]]:
+            """Yields the examples of all questions and their categories."""
+            for question in questions(part, split):
+                asked.extend([question] if keeps else [])
+                for example in question.examples:
+                    yield example, question.category or ""
+
         # Programs compile in the first batch.
         on_progress(f"{part.name}: losses", 0, None)
-        for some in _batches(questions(part, split), batch_size):
-            examples = [question.example for question in some]
+        for some in _batches(examples_of_questions(), batch_size):
+            examples = [example for example, _ in some]
             with on_mesh(mesh):
                 sums.append(sum_examples(params, examples))
             settle(sums, mesh)
             num_bytes += num_bytes_of(part, examples)
-            categories += [question.category or "" for question in some]
-            asked += some if predict is not None and part.metrics else []
+            categories += [category for _, category in some]
             on_progress(f"{part.name}: losses", len(categories), None)
         if not sums:
             raise UserError(f"split {split!r} of task {part.name!r} has no examples to evaluate")
@@ -145,8 +153,10 @@ def make_evaluate(
     return evaluate
 
 
-def _batches(asked: Iterator[Question], size: int) -> Iterator[list[Question]]:
-    while some := list(itertools.islice(asked, size)):
+def _batches(
+    examples: Iterator[tuple[Example, str]], size: int
+) -> Iterator[list[tuple[Example, str]]]:
+    while some := list(itertools.islice(examples, size)):
         yield some
 
 
@@ -182,8 +192,12 @@ def _scores_of(
     for prefix, numbers in groups.items():
         group = _loss_scores(loss, {name: values[numbers] for name, values in sums.items()})
         if predictions:
-            answers = [asked[number].answers for number in numbers.tolist()]
-            group |= part.score(answers, [predictions[number] for number in numbers.tolist()])
+            own = [
+                (question.answers, prediction)
+                for question, prediction in zip(asked, predictions, strict=True)
+                if not prefix or prefix == f"{part.category}={question.category or ''}/"
+            ]
+            group |= part.score([a for a, _ in own], [p for _, p in own])
         scores |= {f"{prefix}{name}": value for name, value in group.items()}
     return scores
 

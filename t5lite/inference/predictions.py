@@ -8,7 +8,11 @@ from t5lite.core.examples import ClassObjective
 from t5lite.data.mixture import Mixture
 from t5lite.data.questions import Question
 from t5lite.data.task import Task
-from t5lite.inference.class_predictions import PredictClasses, make_predict_classes
+from t5lite.inference.class_predictions import (
+    PredictClasses,
+    make_predict_classes,
+    predict_parts,
+)
 from t5lite.inference.decoding import Decoding, check_target_lengths
 from t5lite.inference.predict import Predict, Prompt, make_predict
 from t5lite.inference.score import Score, make_score
@@ -81,7 +85,7 @@ def make_predict_answers(
                 for q in asked
             ]
         prompts = [
-            Prompt(inputs=question.example["inputs"], number=number)
+            Prompt(inputs=question.examples[0]["inputs"], number=number)
             for number, question in enumerate(asked)
         ]
         total = len(prompts)
@@ -115,12 +119,12 @@ def _make_classify(
             on_progress(f"{part.name}: predictions", done, len(asked))
 
         on_done(0)
-        examples = [question.example for question in asked]
-        lengths = (objective.inputs_length, objective.span_length)
-        found = classifier(*lengths)(params, examples, on_done)
+        parts = [question.parts for question in asked]
+        predict = classifier(objective.part_length, objective.span_length)
+        found = predict_parts(predict, params, parts, on_done)
         return [
-            objective.prediction(example, classes.numbers, part.vocabulary)
-            for example, classes in zip(examples, found, strict=True)
+            objective.answer(each, of_parts, part.vocabulary).text
+            for each, of_parts in zip(parts, found, strict=True)
         ]
 
     return predict_answers

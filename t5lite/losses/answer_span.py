@@ -68,12 +68,21 @@ def span_log_probs(logits: Float[Array, "b l 2"], batch: Batch) -> Float[Array, 
     """
     _, weights = targets_of(batch)
     segments = segments_of(batch)
-    is_candidate = ((weights > 0) & (segments > 0))[..., None]
+    return log_probs_within(logits, (weights > 0) & (segments > 0), segments)
+
+
+def log_probs_within(
+    logits: Float[Array, "b l n"], is_candidate: Bool[Array, "b l"], ids: Int[Array, "b l"]
+) -> Float[Array, "b l n"]:
+    """Returns the log-probability of each candidate among those with the same number in `ids`.
+
+    It is very low for what is no candidate.
+    """
     # Finite, so that its gradient is.
-    logits = jnp.where(is_candidate, logits.astype(jnp.float32), -1e9)
-    highest = jax.lax.stop_gradient(of_examples(jax.ops.segment_max, logits, segments))
+    logits = jnp.where(is_candidate[..., None], logits.astype(jnp.float32), -1e9)
+    highest = jax.lax.stop_gradient(of_examples(jax.ops.segment_max, logits, ids))
     shifted = logits - highest
-    sums = of_examples(jax.ops.segment_sum, jnp.exp(shifted), segments)
+    sums = of_examples(jax.ops.segment_sum, jnp.exp(shifted), ids)
     return shifted - jnp.log(sums)
 
 
@@ -101,7 +110,8 @@ def best_span(
 ) -> tuple[Int[Array, "b l"], Float[Array, "b"]]:
     """Returns the most likely span of each row of one example, and its log-probability.
 
-    The span of the row's first token alone is that of no answer, and no other span has it.
+    No span has the row's first token, which is that of no answer. Without any candidate but it, the
+    log-probability is minus infinity.
 
     Args:
         longest: tokens of the longest span.
@@ -112,7 +122,7 @@ def best_span(
     length = log_probs.shape[1]
     at = jnp.arange(length)
     width = at[None, :] - at[:, None]
-    fits = (width >= 0) & (width < longest) & ((at[:, None] > 0) | (at[None, :] == 0))
+    fits = (width >= 0) & (width < longest) & (at[:, None] > 0)
 
     def of_row(row: tuple[Array, Array]) -> tuple[Array, Array]:
         own, candidates = row

@@ -20,7 +20,8 @@ from t5lite.models.linear import LinearMap
 INDEPENDENT = "independent"
 CHAIN = "chain"
 SPAN = "span"
-STRUCTURES = (INDEPENDENT, CHAIN, SPAN)
+RANKING = "ranking"
+STRUCTURES = (INDEPENDENT, CHAIN, SPAN, RANKING)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,20 +32,21 @@ class Classes:
         count: of classes.
         per_token: whether every token gets a class (tagging), or an example gets one
             (classification), which is repeated at each of its tokens.
-        pooling: what represents an example: the "mean" over its tokens, or the "last" one, as in
-            T5ForSequenceClassification.
+        pooling: what represents an example: the "mean" over its tokens, the "first" one, as BERT's
+            [CLS], or the "last" one, as in T5ForSequenceClassification.
         has_dense: whether a linear map of the model's width and a tanh are before the logits, as
             there.
         structure: how the classes of the tokens of an example depend on each other: "independent",
             or "chain", with a score for each pair of classes that follow each other, as in a
             linear-chain conditional random field, or "span", whose two classes are the first and
-            the last token of an answer. `train.loss` must be one for this structure.
+            the last token of an answer. Of examples: "ranking", whose only class is the score by
+            which the candidates of a query are ranked. `train.loss` must be one for this structure.
         names: of the classes, in the order of the logits; empty if unknown.
 
     Raises:
         UserError: for fewer than two classes, an unknown pooling or one of a model that classifies
-            tokens, an unknown structure or one of a model that classifies examples, or a wrong
-            number of names.
+            tokens, an unknown structure or one that does not fit `per_token`, or a wrong number of
+            names.
     """
 
     count: int
@@ -55,16 +57,20 @@ class Classes:
     structure: str = INDEPENDENT
 
     def __post_init__(self) -> None:
-        if self.count < 2:
+        is_ranking = self.structure == RANKING
+        if is_ranking and self.count != 1:
+            raise field_error(self, "count", f"1 with Classes.structure {RANKING!r}")
+        if self.count < 2 and not is_ranking:
             raise field_error(self, "count", "at least 2")
         check_field_choice(self, "pooling", POOLINGS)
         if self.per_token and self.pooling != "mean":
             raise field_error(self, "pooling", "'mean', its default, with Classes.per_token")
         check_field_choice(self, "structure", STRUCTURES)
-        if self.structure != INDEPENDENT and not self.per_token:
-            raise field_error(
-                self, "structure", f"{INDEPENDENT!r}, its default, without Classes.per_token"
-            )
+        if is_ranking and self.per_token:
+            raise field_error(self, "per_token", f"False with Classes.structure {RANKING!r}")
+        if self.structure in (CHAIN, SPAN) and not self.per_token:
+            rule = f"{INDEPENDENT!r}, its default, or {RANKING!r} without Classes.per_token"
+            raise field_error(self, "structure", rule)
         if self.structure == SPAN and self.count != 2:
             raise field_error(self, "count", f"2 with Classes.structure {SPAN!r}")
         # gin and JSON pass lists, which are not hashable.
@@ -150,6 +156,19 @@ def mean_of_segments(
     return _weighted_mean(x, segment_ids, segment_ids > 0)
 
 
+def first_of_segments(
+    x: Float[Array, "b l e"], segment_ids: Int[Array, "b l"]
+) -> Float[Array, "b l e"]:
+    """Returns at each token the vector of the first token of its example; 0 for padding.
+
+    >>> x = jnp.array([[[1.0], [3.0], [5.0], [7.0]]])
+    >>> first_of_segments(x, jnp.array([[1, 1, 2, 0]]))[0, :, 0].tolist()
+    [1.0, 1.0, 5.0, 0.0]
+    """
+    before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)))
+    return _weighted_mean(x, segment_ids, (segment_ids > 0) & (segment_ids != before))
+
+
 def last_of_segments(
     x: Float[Array, "b l e"], segment_ids: Int[Array, "b l"]
 ) -> Float[Array, "b l e"]:
@@ -182,6 +201,7 @@ def _weighted_mean(
 # What represents an example, by name.
 POOLINGS: Mapping[str, Callable[..., Float[Array, "b l e"]]] = {
     "mean": mean_of_segments,
+    "first": first_of_segments,
     "last": last_of_segments,
 }
 

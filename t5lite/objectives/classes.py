@@ -1,5 +1,6 @@
 """Classification with an encoder: one class per example, or one class per word."""
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -8,14 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from t5lite.core.errors import UserError, suggestion
-from t5lite.core.examples import Example, Sentinels, Tokens
+from t5lite.core.examples import Example, Found, Prediction, Sentinels, Tokens
 from t5lite.core.fields import field_error, field_name
 from t5lite.objectives.lengths import check_length
-from t5lite.objectives.prefixed import framed
+from t5lite.objectives.prefixed import exceeds, framed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Classes:
+class _Classes(abc.ABC):
     """The fields that `Classification` and `Tagging` share.
 
     Args:
@@ -53,9 +54,33 @@ class _Classes:
         """Tokens of the inputs; targets take no further positions."""
         return self.inputs_length
 
+    @property
+    def part_length(self) -> int:
+        """The same as the inputs: an input has one part."""
+        return self.inputs_length
+
     def check(self, vocabulary: Sentinels) -> None:
         """Raises a UserError if two class names have the same tokens in the vocabulary."""
         _class_numbers(tuple(self.classes), vocabulary)
+
+    @abc.abstractmethod
+    def from_inputs(self, inputs: Tokens, vocabulary: Sentinels) -> Example:
+        """Returns the example of an input whose classes are not known."""
+
+    def parts(self, inputs: Tokens, vocabulary: Sentinels) -> list[Example]:
+        """Returns the example of an input whose classes are not known, its only part."""
+        return [self.from_inputs(inputs, vocabulary)]
+
+    def is_cut(self, inputs: Tokens, vocabulary: Sentinels) -> bool:
+        """Whether an input is truncated."""
+        return exceeds(inputs, self.inputs_length, vocabulary)
+
+    def answer(
+        self, parts: Sequence[Example], found: Sequence[Found], vocabulary: Sentinels
+    ) -> Prediction:
+        """Returns the names of the classes predicted for an input, and their log-probability."""
+        ((numbers, (score,)),) = found
+        return Prediction(self.prediction(parts[0], numbers, vocabulary), score)
 
     def prediction(self, example: Example, numbers: Tokens, vocabulary: Sentinels) -> str:
         """Returns the names of the classes predicted for an example, separated by spaces."""
@@ -113,6 +138,8 @@ class Tagging(_Classes):
 
     # A template of a task joins a list with this.
     list_separator: ClassVar[str] = " "
+    # Words that are added or removed would have other classes.
+    has_word_classes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -66,3 +66,8 @@ def framed(inputs: Tokens, length: int, vocabulary: Sentinels) -> Tokens:
     last = vocabulary.last_input_ids
     kept = inputs[: max(0, length - len(first) - len(last))]
     return np.concatenate([first, kept, last]).astype(np.int32)
+
+
+def exceeds(inputs: Tokens, length: int, vocabulary: Sentinels) -> bool:
+    """Whether `framed` cuts the inputs."""
+    return len(vocabulary.first_input_ids) + len(inputs) + len(vocabulary.last_input_ids) > length

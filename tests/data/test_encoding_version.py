@@ -22,6 +22,8 @@ RECORDS = [
     {"a": "", "b": "no a"},
 ]
 TEMPLATES = ("{a}", "{{{b}}} {a} {b}")
+# Of those that take any record; that of `mark_answer` is one of SQuAD.
+STEPS = [name for name in PREPROCESSORS if name != "mark_answer"]
 # The digest of all tokens below for each version.
 DIGESTS = {1: "72370b4ba774467d"}
 
@@ -35,7 +37,7 @@ def tokens_of(folder):
         ByteVocabulary(special=special, parse_sentinels=False),
         SentencePieceVocabulary(path=str(folder / "small.model"), special=special),
     ):
-        for steps in ((), *((name,) for name in sorted(PREPROCESSORS)), tuple(PREPROCESSORS)):
+        for steps in ((), *((name,) for name in sorted(STEPS)), tuple(STEPS)):
             task = Task(
                 source=FileSource(files={"train": str(folder / "a.jsonl")}, fields=("a", "b")),
                 vocabulary=vocabulary,

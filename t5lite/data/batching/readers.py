@@ -8,7 +8,14 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from t5lite.core.errors import UserError
-from t5lite.core.examples import Denoiser, Example, PairObjective, TextObjective, Tokens
+from t5lite.core.examples import (
+    Denoiser,
+    Example,
+    PairObjective,
+    TextObjective,
+    Tokens,
+    examples_of_pair,
+)
 from t5lite.data.task import Task
 from t5lite.data.tokens import TokenRecords
 
@@ -43,6 +50,8 @@ class ExampleReader:
         self._max_length: int | None = None
         # Testing a protocol costs as much as making an example.
         self._takes_pairs = task.takes_pairs
+        self._makes_several = hasattr(task.objective, "examples_of_pair")
+        self._made: tuple[int, list[Example]] = (-1, [])
         self._latest: tuple[int, tuple[Tokens, ...] | None] = (-1, None)
 
     def read(
@@ -76,21 +85,33 @@ class ExampleReader:
         return example, following
 
     def _pair(self, position: TextPosition) -> tuple[Example, TextPosition] | None:
-        objective = cast(PairObjective, self._task.objective)
-        # Of the pairs of a document.
+        # Of the examples of a document.
         offset = position.offset
         for document in self._documents(position.document):
             if (texts := self._texts(document)) is None:
                 return None
             if self._is_read(texts):
-                inputs = texts[2 * offset]
-                targets = texts[2 * offset + 1]
-                offset += 1
-                has_more = len(texts) > 2 * offset
-                after = TextPosition(document, offset) if has_more else TextPosition(document + 1)
-                return objective.from_pair(inputs, targets, self._task.vocabulary), after
+                example, has_more = self._example(document, texts, offset)
+                following = TextPosition(document, offset + 1)
+                return example, following if has_more else TextPosition(document + 1)
             offset = 0
         raise AssertionError("documents never end")
+
+    def _example(
+        self, document: int, texts: tuple[Tokens, ...], offset: int
+    ) -> tuple[Example, bool]:
+        """Returns the example of a document at `offset`, and whether it has more."""
+        objective = cast(PairObjective, self._task.objective)
+        vocabulary = self._task.vocabulary
+        if not self._makes_several:
+            inputs, targets = texts[2 * offset : 2 * offset + 2]
+            return objective.from_pair(inputs, targets, vocabulary), len(texts) > 2 * offset + 2
+        if self._made[0] != document:
+            pairs = zip(texts[::2], texts[1::2], strict=True)
+            made = [e for pair in pairs for e in examples_of_pair(objective, *pair, vocabulary)]
+            self._made = (document, made)
+        examples = self._made[1]
+        return examples[offset], len(examples) > offset + 1
 
     def _piece(
         self, position: TextPosition, denoiser: Denoiser

@@ -85,6 +85,32 @@ def parse_json(record: Record) -> Record:
     return {name: _parsed(field) for name, field in record.items()}
 
 
+def mark_answer(record: Record) -> Record:
+    """Adds `before_answer`: the text of `context` before the first of `answers`, as in SQuAD.
+
+    >>> answers = JsonText('{"text": ["cat"], "answer_start": [8]}')
+    >>> mark_answer({"context": "cats: a cat", "answers": answers})["before_answer"]
+    'cats: a '
+    """
+    found = getattr(record["answers"], "value", record["answers"])
+    given = [found.get(n) for n in ("text", "answer_start")] if isinstance(found, dict) else [None]
+    if not all(isinstance(each, list) for each in given):
+        raise ValueError(
+            f"answers must be an object with lists text and answer_start, got {found!r}"
+        )
+    texts, starts = given
+    if not texts:
+        return {**record, "before_answer": ""}
+    start = starts[0] if starts else -1
+    context = record["context"]
+    if start < 0 or not context.startswith(texts[0], start):
+        raise ValueError(
+            f"answer_start must be where context has the answer {texts[0]!r}, got {start}, where "
+            f"it has {context[max(start, 0) :][: len(texts[0])]!r}"
+        )
+    return {**record, "before_answer": context[:start]}
+
+
 def _parsed(field: str) -> str:
     try:
         value = plain_value(decode_json(field))
@@ -102,6 +128,7 @@ PREPROCESSORS: Mapping[str, Preprocessor] = {
         strip_html_tags,
         drop_if_any_empty,
         parse_json,
+        mark_answer,
     )
 }
 
@@ -122,6 +149,7 @@ _VERSIONS = {
     "strip_html_tags": "3",
     "drop_if_any_empty": "411c3da3",
     "parse_json": "1",
+    "mark_answer": "1",
 }
 
 
