@@ -18,6 +18,7 @@ from t5lite.data.sources.file_source import FileSource
 from t5lite.data.sources.tfds_source import TfdsSource
 from t5lite.data.task import Task
 from t5lite.data.text.augmentations import DropWords, SpanNoise, SwapWords
+from t5lite.data.text.candidate_sampling import SampleCandidates
 from t5lite.data.text.dialogue import Dialogue
 from t5lite.data.text.few_shot import FewShot
 from t5lite.data.text.special_tokens import SpecialTokens
@@ -35,6 +36,7 @@ from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.losses.distillation import Distillation
 from t5lite.losses.layer_distillation import LayerDistillation
 from t5lite.losses.next_sentence import NextSentence
+from t5lite.losses.ranking import ListwiseSoftmax, PairwiseLogistic, PointwiseLogistic
 from t5lite.losses.task_weights import TaskWeights
 from t5lite.losses.two_passes import Adversarial, RDrop
 from t5lite.models.adalora import AdaLoRA
@@ -52,6 +54,7 @@ from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.extraction import Extraction
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.objectives.prefix_lm import PrefixLM
+from t5lite.objectives.ranking import Ranking
 from t5lite.objectives.sentence_pairs import SentencePairs
 from t5lite.objectives.span_corruption import SpanCorruption
 from t5lite.objectives.supervised import Supervised
@@ -204,6 +207,9 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "CrossEntropy": CrossEntropy,
     "CRF": CRF,
     "SpanCrossEntropy": SpanCrossEntropy,
+    "ListwiseSoftmax": ListwiseSoftmax,
+    "PairwiseLogistic": PairwiseLogistic,
+    "PointwiseLogistic": PointwiseLogistic,
     "NextSentence": NextSentence,
     "TaskWeights": TaskWeights,
     "LayerDistillation": LayerDistillation,
@@ -217,6 +223,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "DropWords": DropWords,
     "SwapWords": SwapWords,
     "SpanNoise": SpanNoise,
+    "SampleCandidates": SampleCandidates,
     "FewShot": FewShot,
     "Dialogue": Dialogue,
     "ClassBalance": ClassBalance,
@@ -237,6 +244,7 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "Classification": Classification,
     "Tagging": Tagging,
     "Extraction": Extraction,
+    "Ranking": Ranking,
     "Adafactor": optimizer("Adafactor", adafactor),
     "AdamW": optimizer("AdamW", optax.adamw),
     "Lion": optimizer("Lion", optax.lion),

@@ -6,9 +6,10 @@ from typing import Any
 
 from t5lite.core.errors import UserError
 from t5lite.core.examples import ClassObjective
-from t5lite.models.classifier import SPAN, Classes
+from t5lite.models.classifier import RANKING, SPAN, Classes
 from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.extraction import Extraction
+from t5lite.objectives.ranking import Ranking
 
 # What only models with a decoder read, as gin binds it.
 _OF_DECODERS = (
@@ -45,12 +46,16 @@ def class_objective(classes: Classes, trained: Sequence[Any], inputs_length: int
 
     Args:
         trained: the objectives of the run; none if only the checkpoint is known.
-        inputs_length: maximum number of tokens.
+        inputs_length: maximum number of tokens of one example.
 
     Raises:
         UserError: if the names of the classes are not known, or differ between tasks.
     """
-    found = {dataclasses.replace(each, inputs_length=inputs_length) for each in trained}
+    if classes.structure == RANKING:
+        found = {dataclasses.replace(each, pair_length=inputs_length) for each in trained}
+        found = found or {Ranking(pair_length=inputs_length)}
+    else:
+        found = {dataclasses.replace(each, inputs_length=inputs_length) for each in trained}
     if not found and classes.structure == SPAN:
         found = {Extraction(inputs_length=inputs_length)}
     if not found and classes.names:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from t5lite.core.errors import UserError
 from t5lite.core.named import named
+from t5lite.data.ranking_metrics import mrr, ndcg
 
 Answers = Sequence[Sequence[str]]
 Metric = Callable[[Answers, Sequence[str]], dict[str, float]]
@@ -199,6 +200,8 @@ METRICS_TABLE: Mapping[str, MetricRow] = {
     "word_error_rate": MetricRow(word_error_rate, "rapidfuzz"),
     "character_error_rate": MetricRow(character_error_rate, "rapidfuzz"),
     "squad": MetricRow(squad),
+    "mrr": MetricRow(mrr),
+    "ndcg": MetricRow(ndcg),
 }
 
 METRIC_FUNCTIONS: Mapping[str, Metric] = {name: row.function for name, row in METRICS_TABLE.items()}

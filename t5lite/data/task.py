@@ -138,7 +138,7 @@ class Task:
             if getattr(self, field) and self.token_cache is not None:
                 rule = f"None with {field_name(self, field)}, which changes texts as they are read"
                 raise field_error(self, "token_cache", rule)
-        if self.augmentations and self.list_separator is not None:
+        if self.augmentations and getattr(self.objective, "has_word_classes", False):
             rule = "empty for an objective with a class for each word"
             raise field_error(self, "augmentations", rule)
         if self.few_shot is not None:

@@ -173,7 +173,12 @@ def check_structure(loss: Loss, structure: str) -> None:
     """
     wanted = getattr(loss, "structure", "independent")
     if wanted != structure:
-        losses = {"chain": "CRF", "span": "SpanCrossEntropy", "pairs": "NextSentence"}
+        losses = {
+            "chain": "CRF",
+            "span": "SpanCrossEntropy",
+            "ranking": "ListwiseSoftmax",
+            "pairs": "NextSentence",
+        }
         remedy = f"train.loss = @{losses.get(structure, 'CrossEntropy')}()"
         fields = {"pairs": "T5Config.next_sentence"}
         given = fields.get(structure, f"Classes.structure={structure!r}")

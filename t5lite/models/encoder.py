@@ -147,16 +147,21 @@ class Encoder(nn.Module):
         token_types: Int[Array, "b l"] | None = None,
         *,
         dropout_rate: Number | None,
+        has_queries: bool = False,
     ) -> Stream:
         """Returns the encoder's output.
 
         Args:
             token_types: None for a type of 0 everywhere.
+            has_queries: whether rows hold the candidates of queries, which may be longer together
+                than the learned positions; the run checks that each of them is not.
 
         Raises:
             UserError: if rows are longer than the learned positions, or there are types that the
                 model does not have.
         """
+        if self.position_embedder is not None and not has_queries:
+            check_row_length(self.config, x.shape[1])
         x = self._with_positions_and_types(x, segment_ids, token_types)
         x = constrained(self.input_dropout(self.embedding_norm(x), dropout_rate))
         mixer = MIXERS[self.config.encoder_attention]
@@ -180,8 +185,9 @@ class Encoder(nn.Module):
             rule = "at least 1 for a batch with token types"
             raise field_error(self.config, "num_token_types", rule)
         if self.position_embedder is not None:
-            check_row_length(self.config, x.shape[1])
-            x = x + self.position_embedder(positions_in_examples(segment_ids))
+            positions = positions_in_examples(segment_ids)
+            # There may be more padding than learned positions, beyond which vectors are NaN.
+            x = x + self.position_embedder(jnp.where(segment_ids > 0, positions, 0))
         return x
 
 
@@ -198,6 +204,7 @@ def encoder_output(
         batch["encoder_segment_ids"],
         batch.get("encoder_token_types"),
         dropout_rate=dropout_rate,
+        has_queries="encoder_query_ids" in batch,
     )
 
 

@@ -31,7 +31,7 @@ from t5lite.losses.loss import (
     needed_models,
 )
 from t5lite.models.adalora import AdaLoRA
-from t5lite.models.classifier import INDEPENDENT, SPAN
+from t5lite.models.classifier import INDEPENDENT, RANKING, SPAN
 from t5lite.models.config_fields import DTYPES
 from t5lite.models.initial_text import text_adapters
 from t5lite.models.model import Model, check_adapters
@@ -40,6 +40,7 @@ from t5lite.models.token_adapters import prompt_length
 from t5lite.objectives.classes import Classification, Tagging
 from t5lite.objectives.extraction import Extraction
 from t5lite.objectives.masked_lm import MaskedLM
+from t5lite.objectives.ranking import Ranking
 from t5lite.objectives.sentence_pairs import SentencePairs
 from t5lite.optimizers.by_pattern import OptimizersByPattern
 from t5lite.optimizers.optimizer import Optimizer
@@ -307,6 +308,11 @@ class Run:
         if self.rank_budget is not None:
             ranks = [each.rank for each in config.adapters if isinstance(each, AdaLoRA)]
             self.rank_budget.check(ranks, self.total_steps)
+        if self._ranks and config.encoder_attention == "transient_global":
+            raise UserError(
+                "T5Config.encoder_attention must not be 'transient_global' with Classes.structure "
+                f"{RANKING!r}: its global tokens would mix the candidates of a query"
+            )
         if self.packed and config.encoder_attention == "transient_global":
             raise UserError(
                 f"{field_name(self, 'packed')} must be False with T5Config.encoder_attention "
@@ -342,7 +348,14 @@ class Run:
                     f"{model} cannot train on {objective}: it makes no inputs; use DecoderOnly or "
                     "another objective"
                 )
-        check_row_length(config, max(self.layout.lengths.values()))
+        # Each candidate of a query counts its positions from 0.
+        longest = [getattr(task.objective, "pair_length", 0) for task in self.task.tasks]
+        check_row_length(config, max(longest) or max(self.layout.lengths.values()))
+
+    @property
+    def _ranks(self) -> bool:
+        """Whether the model ranks the candidates of queries."""
+        return self.model.classes is not None and self.model.classes.structure == RANKING
 
     @property
     def ranks_checkpoints(self) -> bool:
@@ -389,6 +402,7 @@ class Run:
             has_types=self.model.config.num_token_types > 1
             and any(getattr(task.objective, "has_types", False) for task in self.task.tasks),
             has_pairs=self.model.config.next_sentence,
+            has_queries=self._ranks,
         )
         prompted = with_prompt(layout, prompt)
         return TaskLayout(prompted) if hasattr(self.loss, "tasks") else prompted
@@ -455,7 +469,7 @@ def _check_document_start(model: Model, task: Task) -> None:
 
 
 # Objectives with one target for each position of the inputs.
-_OF_ENCODERS = (MaskedLM, SentencePairs, Classification, Tagging, Extraction)
+_OF_ENCODERS = (MaskedLM, SentencePairs, Classification, Tagging, Extraction, Ranking)
 
 
 def _check_positions_have_targets(model: Model, objective: Any) -> None:
@@ -471,6 +485,9 @@ def _check_positions_have_targets(model: Model, objective: Any) -> None:
             if model.classes.structure == SPAN:
                 needed = Extraction
                 kind = f"{kind} and Classes.structure={SPAN!r}"
+            if model.classes.structure == RANKING:
+                needed = Ranking
+                kind = f"{kind} and Classes.structure={RANKING!r}"
     if needed is not None and not isinstance(objective, needed):
         raise UserError(f"{kind} cannot train on {name}; use {needed.__name__}")
     if needed is None and isinstance(objective, _OF_ENCODERS):

@@ -1,6 +1,7 @@
 """BERT's recipe and weights of tasks in whole runs: train, evaluate, predict."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 
@@ -17,10 +18,12 @@ from t5lite.inference.decoding import Decoding
 from t5lite.inference.evaluate import make_evaluate
 from t5lite.losses.answer_span import SpanCrossEntropy
 from t5lite.losses.next_sentence import NextSentence
+from t5lite.losses.ranking import ListwiseSoftmax
 from t5lite.losses.task_weights import TaskWeights
 from t5lite.models.architectures import EncoderDecoder, EncoderOnly
 from t5lite.models.classifier import Classes
 from t5lite.objectives.extraction import Extraction
+from t5lite.objectives.ranking import Ranking
 from t5lite.objectives.sentence_pairs import SentencePairs
 from t5lite.objectives.span_corruption import SpanCorruption
 from t5lite.optimizers.optimizer import make_optimizer
@@ -37,12 +40,16 @@ def bert_run(text_file, data_dir, tmp_path):
     def make(objective, loss, *, classes=None, source=None, config=BERT, **changes):
         given = {"train": str(text_file), "validation": str(text_file)}
         fields = {"inputs": None} if source is None else {"inputs": "{q}<extra_id_0>{c}"}
+        metrics = ("squad",) if source is not None else ()
+        if isinstance(objective, Ranking):
+            fields = {"inputs": "{q}<extra_id_0>{c:<extra_id_0>}"}
+            metrics = ("mrr", "ndcg")
         task = Task(
             source=source or FileSource(files=given, data_dir=data_dir),
             vocabulary=ByteVocabulary(),
             objective=objective,
             targets="{text}" if source is None else "{a}",
-            metrics=() if source is None else ("squad",),
+            metrics=metrics,
             **fields,
         )
         choices = {"model": EncoderOnly(config, classes), "task": task, "loss": loss}
@@ -96,6 +103,40 @@ def test_answers_are_found_in_their_context(bert_run, data_dir, tmp_path):
     # By chance one in about eighty spans.
     assert scores["squad_exact_match_fraction"] > 0.8
     assert scores["squad_exact_match_fraction"] >= scores["accuracy_fraction"]
+
+
+@pytest.mark.proof
+def test_candidates_of_a_query_are_ranked(bert_run, data_dir, tmp_path):
+    path = tmp_path / "queries.jsonl"
+    with open(path, "w") as file:
+        for query, other in itertools.permutations("abcde", 2):
+            for candidates in ([query, other], [other, query]):
+                relevance = [int(each == query) for each in candidates]
+                file.write(json.dumps({"q": query, "c": candidates, "a": relevance}) + "\n")
+    files = {"train": str(path), "validation": str(path)}
+    source = FileSource(files=files, data_dir=data_dir, fields=("q", "c", "a"))
+    classes = Classes(count=1, per_token=False, structure="ranking", pooling="first")
+    objective = Ranking(pair_length=6, num_candidates=8)
+    loss = ListwiseSoftmax()
+    run = bert_run(objective, loss, classes=classes, source=source, total_steps=60)
+    assert {"encoder_token_types", "encoder_query_ids"} <= set(run.layout.lengths)
+    # Rows are longer than the learned positions, which each candidate counts by itself.
+    assert run.layout.lengths["encoder_input_tokens"] > run.model.config.max_positions
+    params = small.train(run).params
+    scores = make_evaluate(
+        *(run.model, run.task, run.layout, run.evaluation_loss, small.mesh(run)),
+        split="validation",
+        batch_size=32,
+        decoding=Decoding(),
+    )(params)
+    assert scores["target_tokens"] == 40
+    assert scores["mrr_fraction"] > 0.9
+    # Losses read two candidates in one row, predictions each by itself: the first is the same.
+    assert scores["mrr_fraction"] == pytest.approx((1 + scores["accuracy_fraction"]) / 2)
+    with pytest.raises(UserError, match="cannot train on Extraction; use Ranking"):
+        bert_run(Extraction(inputs_length=20), loss, classes=classes, source=source)
+    with pytest.raises(UserError, match="needs Classes.structure='span', got .*'ranking'; bind tr"):
+        bert_run(objective, SpanCrossEntropy(), classes=classes, source=source)
 
 
 @pytest.mark.proof

@@ -4,10 +4,11 @@ A batch is a dict of int32 [batch, length] arrays:
 
     encoder_input_tokens    encoder_segment_ids    encoder_token_types
     decoder_input_tokens    decoder_segment_ids    decoder_target_tokens    decoder_loss_weights
-    encoder_pair_labels     encoder_task_ids       decoder_task_ids
+    encoder_pair_labels     encoder_query_ids      encoder_task_ids       decoder_task_ids
 
 Padding tokens are 0. The model finds padding by segment ids only: 0 is padding, and the examples
-of a row are 1, 2, ... in every feature, even if one of them has no tokens there.
+of a row are 1, 2, ... in every feature, even if one of them has no tokens there. The candidates of
+a query to rank are one example, and have a segment each.
 
 A layout writes the parts of an example into a row. Packing uses its `capacity` and the `sizes` of
 examples.
@@ -133,20 +134,31 @@ class EncoderLayout:
 
     With `has_types`, `encoder_token_types` are the types of the inputs. With `has_pairs`,
     `encoder_pair_labels` is 1 at the first token of an example whose second part follows the first,
-    2 at that of another, and 0 elsewhere.
+    2 at that of another, and 0 elsewhere. With `has_queries` the candidates of an example have
+    segments of their own, and `encoder_query_ids` is the number of the example in the row.
+
+    >>> two = {"inputs": np.array([5, 1, 6, 1]), "targets": np.array([1, 0, 0, 0])}
+    >>> two["candidates"] = np.array([1, 1, 2, 2])
+    >>> batch = batch_of(EncoderLayout(9, has_queries=True), [[two, two]])
+    >>> for name in ("encoder_segment_ids", "encoder_query_ids"):
+    ...     print(batch[name][0])
+    [1 1 2 2 3 3 4 4 0]
+    [1 1 1 1 2 2 2 2 0]
     """
 
     length: int
     # Not in the text by which runs of before resume; the objective's has it.
     has_types: bool = dataclasses.field(default=False, repr=False)
     has_pairs: bool = dataclasses.field(default=False, repr=False)
+    has_queries: bool = dataclasses.field(default=False, repr=False)
 
     @property
     def lengths(self) -> dict[str, int]:
         names = ("input_tokens", "segment_ids", "target_tokens", "loss_weights")
         types = ("token_types",) if self.has_types else ()
         pairs = ("pair_labels",) if self.has_pairs else ()
-        names = (*names, *types, *pairs)
+        queries = ("query_ids",) if self.has_queries else ()
+        names = (*names, *types, *pairs, *queries)
         return dict.fromkeys((f"encoder_{name}" for name in names), self.length)
 
     @property
@@ -160,8 +172,12 @@ class EncoderLayout:
         self, features: Features, row: int, start: tuple[int, ...], segment: int, example: Example
     ) -> None:
         here = slice(start[0], start[0] + len(example["inputs"]))
+        segments = segment
+        if self.has_queries:
+            features["encoder_query_ids"][row, here] = segment
+            segments = features["encoder_segment_ids"][row].max() + example["candidates"]
         features["encoder_input_tokens"][row, here] = example["inputs"]
-        features["encoder_segment_ids"][row, here] = segment
+        features["encoder_segment_ids"][row, here] = segments
         features["encoder_target_tokens"][row, here] = example["targets"]
         features["encoder_loss_weights"][row, here] = example.get("target_weights", 1)
         if self.has_types:
@@ -274,6 +290,7 @@ def make_layout(
     start_token: int = START_TOKEN,
     has_types: bool = False,
     has_pairs: bool = False,
+    has_queries: bool = False,
 ) -> Layout:
     """Returns the layout of a model whose `layout` is `kind`.
 
@@ -283,10 +300,11 @@ def make_layout(
         start_token: precedes the first target.
         has_types: whether an encoder alone reads the types of tokens.
         has_pairs: whether it decides if the second part of the inputs follows the first.
+        has_queries: whether it ranks the candidates of queries.
     """
     check_choice("the layout of the model", kind, LAYOUTS)
     if kind == "encoder":
-        return EncoderLayout(inputs_length, has_types, has_pairs)
+        return EncoderLayout(inputs_length, has_types, has_pairs, has_queries)
     if kind == "decoder":
         return DecoderLayout(total_length, has_inputs, start_token)
     return EncoderDecoderLayout(inputs_length, targets_length, start_token)

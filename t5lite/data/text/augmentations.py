@@ -301,7 +301,7 @@ def augmented(
 def augmentation_version(augmentation: Augmentation) -> str:
     """Returns a text that changes with what an augmentation does."""
     kind = type(augmentation)
-    if kind.__module__ == __name__:
+    if kind.__module__.startswith("t5lite."):
         return repr(augmentation)
     try:
         source = hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()[:8]
