@@ -90,7 +90,8 @@ def test_answers_are_found_in_their_context(bert_run, data_dir, tmp_path):
     files = {"train": str(path), "validation": str(path)}
     source = FileSource(files=files, data_dir=data_dir, fields=("q", "c", "a"))
     classes = Classes(count=2, per_token=True, structure="span")
-    objective = Extraction(inputs_length=20, span_length=6)
+    # Contexts of 12 and 13 tokens take two windows of 11.
+    objective = Extraction(inputs_length=14, span_length=6, stride=5)
     run = bert_run(objective, SpanCrossEntropy(), classes=classes, source=source, total_steps=60)
     params = small.train(run).params
     scores = make_evaluate(
@@ -99,7 +100,7 @@ def test_answers_are_found_in_their_context(bert_run, data_dir, tmp_path):
         batch_size=32,
         decoding=Decoding(),
     )(params)
-    assert scores["target_tokens"] == 64
+    assert scores["target_tokens"] == scores["examples"] > 64
     # By chance one in about eighty spans.
     assert scores["squad_exact_match_fraction"] > 0.8
     assert scores["squad_exact_match_fraction"] >= scores["accuracy_fraction"]
