@@ -46,7 +46,7 @@ class SpanCrossEntropy:
         axis = 1 if by_row else None
         loss = jnp.sum(of_tokens, axis)
         highest = of_examples(jax.ops.segment_max, log_probs, segments_of(batch))
-        wrong = jnp.any(is_end & (log_probs < highest), axis=-1)[..., None].astype(jnp.int32)
+        wrong = jnp.any(is_end & ~(log_probs >= highest), axis=-1)[..., None].astype(jnp.int32)
         is_wrong = of_examples(jax.ops.segment_max, wrong, segments_of(batch))[..., 0] > 0
         is_right = is_end[..., 0] & ~is_wrong
         return {

@@ -58,6 +58,11 @@ def test_a_sure_model_has_every_span_right():
     assert np.isfinite(grads).all()
 
 
+def test_a_model_that_has_diverged_has_no_span_right(logits):
+    by_row, _ = sums_of(jnp.full_like(logits, jnp.nan))
+    assert by_row["correct"].tolist() == [0, 0, 0]
+
+
 def test_the_best_span_is_the_best_of_all_pairs(logits):
     one = {**BATCH, "encoder_segment_ids": jnp.ones_like(BATCH["encoder_segment_ids"])}
     log_probs = span_log_probs(jnp.asarray(logits), one)
