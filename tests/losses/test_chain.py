@@ -122,7 +122,7 @@ def test_a_loss_of_another_structure_is_rejected(loss, structure, message):
     ("choices", "message"),
     [
         ({"structure": "tree"}, "Classes.structure.*'tree'"),
-        ({"per_token": False}, "structure must be 'independent', its default, without"),
+        ({"per_token": False}, "must be 'independent', its default, or 'ranking' without"),
     ],
 )
 def test_wrong_structures_are_rejected(choices, message):

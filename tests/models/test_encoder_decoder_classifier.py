@@ -85,7 +85,7 @@ def test_tags_depend_on_the_tokens_before_through_the_decoder():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pooling": "first"}, "Classes.pooling is unknown: got 'first'"),
+        ({"pooling": "middle"}, "Classes.pooling is unknown: got 'middle'"),
         ({"pooling": "last", "per_token": True}, "Classes.pooling must be 'mean', its default"),
         ({"names": ["a"]}, r"Classes.names must be empty or 3 names \(Classes.count\), got \('a',"),
     ],
