@@ -122,8 +122,7 @@ class PairObjective(Lengths, Protocol):
     """Makes examples from pairs of an input text and a target text.
 
     An objective that makes several of one pair has a method `examples_of_pair`, with the same
-    arguments,
-    which returns all of them.
+    arguments, which returns all of them.
     """
 
     def from_pair(self, inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> Example: ...

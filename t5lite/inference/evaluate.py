@@ -185,19 +185,22 @@ def _scores_of(
     predictions: Sequence[str],
 ) -> dict[str, float]:
     """Returns the scores of all examples of a task, and of each category."""
-    groups = {"": np.arange(len(categories))}
-    for name in sorted(set(categories)) if part.category is not None else ():
-        groups[f"{part.category}={name}/"] = np.flatnonzero(np.array(categories) == name)
+    # None for all examples.
+    groups: list[str | None] = [None]
+    if part.category is not None:
+        groups += sorted(set(categories))
     scores: dict[str, float] = {}
-    for prefix, numbers in groups.items():
+    for category in groups:
+        numbers = np.array([n for n, own in enumerate(categories) if category in (None, own)])
         group = _loss_scores(loss, {name: values[numbers] for name, values in sums.items()})
         if predictions:
             own = [
                 (question.answers, prediction)
                 for question, prediction in zip(asked, predictions, strict=True)
-                if not prefix or prefix == f"{part.category}={question.category or ''}/"
+                if category in (None, question.category or "")
             ]
             group |= part.score([a for a, _ in own], [p for _, p in own])
+        prefix = "" if category is None else f"{part.category}={category}/"
         scores |= {f"{prefix}{name}": value for name, value in group.items()}
     return scores
 

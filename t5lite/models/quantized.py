@@ -28,9 +28,7 @@ def quantized(
     Differs: activations are not quantized, and no feature is kept apart as an outlier.
     """
     wide = kernel.astype(jnp.float32)
-    # From the end: the kernel may have a first axis of layers.
-    last = len(site.outputs)
-    axes = tuple(range(-last - len(site.inputs), -last))
+    axes = _input_axes(site)
     largest = jnp.max(jnp.abs(wide), axis=axes, keepdims=True)
     scale = jnp.where(largest > 0, largest / _LARGEST, 1.0)
     values = jnp.round(wide / scale).astype(jnp.int8)
@@ -41,9 +39,7 @@ def dequantized(
     site: MapSite, values: Int8[Array, "..."], scale: Float[Array, "..."]
 ) -> Float[Array, "..."]:
     """Returns the float32 kernel that `quantized` stands for."""
-    last = len(site.outputs)
-    axes = tuple(range(-last - len(site.inputs), -last))
-    wide: Any = jnp.expand_dims(scale, axes)
+    wide: Any = jnp.expand_dims(scale, _input_axes(site))
     return values.astype(jnp.float32) * wide
 
 
@@ -54,3 +50,9 @@ def scaled_result(
     letters = site.letters
     wide = broadcast_to_axes(scale, letters.stacked + letters.outputs, letters.result)
     return (result.astype(jnp.float32) * wide).astype(result.dtype)
+
+
+def _input_axes(site: MapSite) -> tuple[int, ...]:
+    """Returns the axes of a kernel's inputs from its end: it may have a first axis of layers."""
+    last = len(site.outputs)
+    return tuple(range(-last - len(site.inputs), -last))

@@ -22,6 +22,7 @@ from t5lite.core.fields import check_number, field_error, field_name
 from t5lite.objectives.answer_location import located
 from t5lite.objectives.lengths import check_length
 from t5lite.objectives.prefixed import exceeds, framed
+from t5lite.objectives.separators import check_separator
 
 log = logging.getLogger(__name__)
 
@@ -92,10 +93,7 @@ class Extraction:
 
     def check(self, vocabulary: Sentinels) -> None:
         """Raises a UserError if the separator is not one token of the vocabulary."""
-        ids = vocabulary.encode(self.separator)
-        if len(ids) != 1:
-            rule = f"one token of the vocabulary, which has {len(ids)} for it"
-            raise field_error(self, "separator", rule, "use a sentinel or an added token")
+        check_separator(self, vocabulary)
 
     def from_pair(self, inputs: Tokens, targets: Tokens, vocabulary: Sentinels) -> Example:
         """Returns the first of `examples_of_pair`.

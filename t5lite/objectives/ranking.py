@@ -11,6 +11,7 @@ from t5lite.core.examples import Example, Found, Prediction, Sentinels, Tokens
 from t5lite.core.fields import check_counts, field_error, field_name
 from t5lite.objectives.lengths import MAX_LENGTH, check_length
 from t5lite.objectives.prefixed import framed
+from t5lite.objectives.separators import check_separator
 
 _DIGITS = "0 1 2 3 4 5 6 7 8 9"
 
@@ -78,10 +79,7 @@ class Ranking:
 
     def check(self, vocabulary: Sentinels) -> None:
         """Raises a UserError if the separator is not one token, or numbers are not known."""
-        ids = vocabulary.encode(self.separator)
-        if len(ids) != 1:
-            rule = f"one token of the vocabulary, which has {len(ids)} for it"
-            raise field_error(self, "separator", rule, "use a sentinel or an added token")
+        check_separator(self, vocabulary)
         if vocabulary.decode(vocabulary.encode(_DIGITS)).split() != _DIGITS.split():
             raise UserError(
                 f"Ranking needs a vocabulary that encodes numbers, got {_DIGITS!r} as "

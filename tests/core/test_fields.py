@@ -11,6 +11,7 @@ from t5lite.core.numbers import Number, numeric
 class Choices:
     steps: int
     limit: int | None
+    # A default of None allows None, whatever the declared type.
     cap: int = None  # type: ignore[assignment]
 
 
