@@ -159,7 +159,7 @@ def train_fold(data_set, method, fold, trainers):
     trainer = trainer_of(run, trainers)
     pretrained = pretrained_by_spans(data_set, fold, trainers) if method == PRETRAINED else {}
     asked = {
-        split: [question.example for question in questions(run.task, split)]
+        split: [question.examples[0] for question in questions(run.task, split)]
         for split in ("validation", "test")
     }
     history = []
