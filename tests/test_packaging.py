@@ -21,6 +21,7 @@ def wheel(tmp_path_factory):
     return zipfile.ZipFile(path)
 
 
+@pytest.mark.proof
 def test_the_wheel_holds_every_module_and_gin_file(wheel):
     names = set(wheel.namelist())
     modules = {str(p.relative_to(ROOT)) for p in ROOT.glob("t5lite/**/*.py")}
@@ -29,6 +30,7 @@ def test_the_wheel_holds_every_module_and_gin_file(wheel):
     assert len(gin_files) >= 3
 
 
+@pytest.mark.proof
 def test_a_wheel_elsewhere_finds_its_gin_files(wheel, tmp_path):
     wheel.extractall(tmp_path)
     code = (

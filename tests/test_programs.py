@@ -2,8 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 
+@pytest.mark.proof
 def test_a_program_that_another_process_is_writing_is_compiled_again(programs_dir, rng):
     number = float(rng.uniform())
 

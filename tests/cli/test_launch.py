@@ -15,6 +15,7 @@ from t5lite.launching.processes import t5lite_command
 from tests import small
 from tests.cli.test_commands import SMALL
 from tests.faults import Fault, needs_preload, preloaded
+from tests.proofs import proof
 
 SWEEP = ["--sweep=Cosine.learning_rate=log(1e-4, 1e-2, 2)", "--sweep=train.seed=range(2)"]
 TRAIN = ["--", *SMALL, "--gin.train.show_examples=0"]
@@ -135,7 +136,7 @@ def test_bad_trials_are_pruned_and_diverged_trials_fail(launch):
     assert results(launch, "pruned")["trials"][1]["step"] < 60
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.proof)])
+@pytest.mark.parametrize("processes", [1, proof(2)])
 def test_a_launch_without_a_sweep_trains_one_run(processes, launch, tmp_path):
     code, out, err = launch("--on=local", "--name=two", f"--processes={processes}", *TRAIN)
     assert code == 0, err

@@ -10,6 +10,7 @@ from t5lite.core.errors import UserError
 from t5lite.data.sources.file_source import FileSource
 from t5lite.data.storage.building import BuildOptions, Recipe, build_shards
 from t5lite.data.storage.shards import summaries_of
+from tests.proofs import proof
 
 NUM_PARTS = 6
 
@@ -36,6 +37,7 @@ def _build(folder, options=BuildOptions(workers=1), **choices):  # noqa: B008
     return build_shards(folder, lambda: _parts(**choices), recipe, options)
 
 
+@pytest.mark.proof
 def test_the_result_is_the_same_for_any_number_of_processes(tmp_path):
     seen = []
     one = _build(tmp_path / "one", BuildOptions(1, lambda *counts: seen.append(counts)))
@@ -63,7 +65,7 @@ def test_a_failed_build_resumes(tmp_path):
     assert len(again) == NUM_PARTS
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, proof(2)])
 def test_a_killed_build_resumes(workers, tmp_path):
     context = multiprocessing.get_context("spawn")
     process = context.Process(
@@ -83,6 +85,7 @@ def test_a_killed_build_resumes(workers, tmp_path):
     assert not list((tmp_path / "a").glob("*.tmp"))
 
 
+@pytest.mark.proof
 def test_two_processes_that_build_a_folder_share_the_result(tmp_path):
     context = multiprocessing.get_context("spawn")
     processes = [
@@ -97,6 +100,7 @@ def test_two_processes_that_build_a_folder_share_the_result(tmp_path):
     assert _build(tmp_path / "a") == _build(tmp_path / "b")
 
 
+@pytest.mark.proof
 def test_bad_rows_of_several_processes_are_counted_together(tmp_path, monkeypatch):
     # Processes never import modules of the working directory instead of standard ones.
     monkeypatch.chdir(tmp_path)

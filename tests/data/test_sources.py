@@ -19,6 +19,7 @@ from t5lite.data.sources.tfds_source import TfdsSource
 from t5lite.data.storage.array_records import ArrayRecords
 from t5lite.data.storage.building import BuildOptions
 from tests import small
+from tests.proofs import proof
 
 ROWS = [{"en": f"größer {n}", "de": f"日本 {n}" * (n % 5), "n": n} for n in range(500)]
 PAIRS = [(row["en"], row["de"]) for row in ROWS]
@@ -192,7 +193,7 @@ def test_bad_rows_up_to_the_limit_are_skipped_and_counted(tmp_path, caplog):
     assert "a.jsonl:2: not JSON" in caplog.text
 
 
-@pytest.mark.parametrize("megabytes", [2, pytest.param(50, marks=pytest.mark.proof)])
+@pytest.mark.parametrize("megabytes", [2, proof(50)])
 def test_pieces_of_a_large_document_concatenate_to_it(megabytes, tmp_path):
     text = "größer und größer, 日本\n" * (megabytes * 1_000_000 // 30)
     (tmp_path / "a.txt").write_text(text)
@@ -330,7 +331,7 @@ def _fingerprint(folder, data_dir, results):
     results.put(source.records("train").fingerprint)
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.proof)])
+@pytest.mark.parametrize("count", [2, proof(4)])
 def test_builds_of_the_same_text_have_the_same_fingerprint(count, tmp_path):
     _write(tmp_path / "a.jsonl", "jsonl")
     context = multiprocessing.get_context("spawn")

@@ -13,6 +13,7 @@ from t5lite.data.task import Task
 from tests import small
 from tests.data import streams
 from tests.data.streams import BATCH_SIZE, digest, global_batches, take
+from tests.proofs import proof
 
 NUM_BATCHES = 200
 
@@ -38,10 +39,10 @@ def _features(batches):
     ("processes", "workers"),
     [
         (1, 1),
-        pytest.param(1, 4, marks=pytest.mark.proof),
-        (2, 0),
-        pytest.param(4, 0, marks=pytest.mark.proof),
-        pytest.param(8, 0, marks=pytest.mark.proof),
+        proof(1, 4),
+        proof(2, 0),
+        proof(4, 0),
+        proof(8, 0),
     ],
 )
 def test_batches_are_the_same_for_any_number_of_processes_and_workers(
@@ -52,9 +53,7 @@ def test_batches_are_the_same_for_any_number_of_processes_and_workers(
     assert cursors == whole[-1][1]
 
 
-@pytest.mark.parametrize(
-    "numbers", [(1, 2), pytest.param((1, 4, 2, 8), marks=pytest.mark.proof)], ids=str
-)
+@pytest.mark.parametrize("numbers", [(1, 2), proof((1, 4, 2, 8))], ids=str)
 def test_batches_are_the_same_after_restarts_on_other_numbers_of_processes(
     numbers, folder, whole, rng
 ):

@@ -127,6 +127,7 @@ def test_an_unknown_split_is_rejected_with_the_known_ones(data_dir):
         TfdsSource(name="python_docs", data_dir=data_dir).records("test")
 
 
+@pytest.mark.proof
 def test_processes_that_prepare_a_data_set_get_the_same_fingerprint(tmp_path):
     # TFDS orders the fields by their hashes.
     processes = [
@@ -156,6 +157,7 @@ def test_a_data_set_may_be_prepared_elsewhere_once_its_builder_was_created(tmp_p
     assert len(TfdsSource(name="python_docs", data_dir=str(tmp_path)).records("train")) > 50
 
 
+@pytest.mark.proof
 def test_processes_may_prepare_a_data_set_at_the_same_time(tmp_path):
     command = [sys.executable, "-c", PREPARE, str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -22,6 +22,7 @@ from t5lite.planning.program_text import COLLECTIVES, Program
 from tests import small
 from tests.models import reference
 from tests.models.families import FAMILIES
+from tests.proofs import proof
 
 EOS = 1
 # Few enough tokens to enumerate all targets of four.
@@ -153,7 +154,7 @@ def test_greedy_follows_the_float64_reference():
 
 @pytest.mark.parametrize(
     "name",
-    ["t5gemma", *(pytest.param(n, marks=pytest.mark.proof) for n in ("t5gemma_2", "redllm"))],
+    ["t5gemma", *(proof(n) for n in ("t5gemma_2", "redllm"))],
 )
 def test_beams_have_the_log_probabilities_of_the_float64_reference(name):
     model = FAMILIES[name]
@@ -228,6 +229,7 @@ def test_samples_of_a_row_depend_on_its_own_key_only():
     np.testing.assert_array_equal(whole.tokens[2], alone.tokens[0])
 
 
+@pytest.mark.proof
 def test_samples_do_not_depend_on_how_many_share_a_cache(monkeypatch):
     keys = jax.random.split(jax.random.key(3), 3)
     decoding = Decoding(temperature=1.0, num_samples=5)
@@ -285,7 +287,7 @@ def test_a_decoder_only_model_continues_its_prompt():
     ("search", "decoding"),
     [
         (beam_search, Decoding(num_beams=3)),
-        pytest.param(sample, Decoding(temperature=1.0, num_samples=2), marks=pytest.mark.proof),
+        proof(sample, Decoding(temperature=1.0, num_samples=2)),
     ],
     ids=["beams", "samples"],
 )
@@ -379,6 +381,7 @@ def test_fields_of_beam_search_may_have_their_defaults_with_one_beam():
     assert Decoding(**values, num_beams=1) == usual
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("num_beams", [1, 2])
 @pytest.mark.parametrize(
     ("axes", "expected"),

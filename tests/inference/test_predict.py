@@ -12,6 +12,7 @@ from t5lite.inference.score import make_score
 from t5lite.models.architectures import DecoderOnly, EncoderDecoder
 from t5lite.parallel.mesh import Mesh
 from tests import small
+from tests.proofs import proof
 
 EOS = 1
 MODEL = EncoderDecoder(small.config(vocab_size=12))
@@ -77,11 +78,9 @@ def scores(targets):
     [
         (MODEL, Decoding()),
         (MODEL, Decoding(num_beams=4, num_beam_groups=2, diversity_penalty=0.7)),
-        pytest.param(
-            MODEL, Decoding(temperature=1.2, top_k=5, num_samples=2), marks=pytest.mark.proof
-        ),
-        pytest.param(PREFIX_LM, Decoding(num_beams=3), marks=pytest.mark.proof),
-        pytest.param(EXPERTS, Decoding(num_beams=2), marks=pytest.mark.proof),
+        proof(MODEL, Decoding(temperature=1.2, top_k=5, num_samples=2)),
+        proof(PREFIX_LM, Decoding(num_beams=3)),
+        proof(EXPERTS, Decoding(num_beams=2)),
     ],
     ids=["greedy", "groups", "samples", "beams_of_a_prefix_lm", "beams_of_experts"],
 )
@@ -175,6 +174,7 @@ def test_samples_depend_on_the_number_of_the_prompt_only():
     assert tokens_of(predict(again, decoding)) != tokens_of(predict(given[7:8], decoding))
 
 
+@pytest.mark.proof
 def test_each_length_bucket_compiles_one_program(caplog):
     lengths = [3, 9, 16, 17, 30, 33, 40, 5, 12, 31]
     given = [Prompt(inputs=np.full(length, 4, np.int32)) for length in lengths]

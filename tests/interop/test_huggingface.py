@@ -22,24 +22,17 @@ from t5lite.models.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
 from t5lite.models.classifier import Classes
 from tests import small
 from tests.interop.comparison import check
+from tests.proofs import proofs_but
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "huggingface"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
-# Heads and choices of families that have a copy of their stacks.
-VARIANTS = {
-    "bert_untied",
-    "modernbert_biases",
-    "modernbert_tagger",
-    "t5gemma_classifier",
-    "t5gemma_decoder_classifier",
-    "t5gemma_decoder_tagger",
-    "t5gemma_encoder",
-}
+# One of each kind of model; the others are proofs.
+FAMILIES = ("t5_1_1", "umt5", "t5gemma2", "bert_model", "llama")
 
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(c, marks=pytest.mark.proof) if c in VARIANTS else c for c in CASES],
+    proofs_but(FAMILIES, CASES),
 )
 def test_logits_states_loss_and_gradients_equal_those_of_transformers(case):
     check(GOLDEN / case)

@@ -19,11 +19,12 @@ from t5lite.models.lora import LoRA
 from t5lite.models.model import parameters
 from t5lite.models.token_adapters import prompt_length
 from tests.interop.comparison import TOLERANCE, batch_of, check_close, nested
+from tests.proofs import proof
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 # Written by tests/interop/peft_adapters.py.
 CASES = ("ia3", "rslora_dora")
-READ = (*CASES, pytest.param("adalora", marks=pytest.mark.proof))
+READ = (*CASES, proof("adalora"))
 TENSORS = "adapter_model.safetensors"
 
 

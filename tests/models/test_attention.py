@@ -12,6 +12,7 @@ from t5lite.models.masks import AttentionMask
 from tests import small
 from tests.models import chunked_attention
 from tests.models.incremental import logits_by_pieces, packed, prefixed
+from tests.proofs import proof, proofs_but
 
 CHUNKED = "tests.models.chunked_attention:attention"
 # float32, the same sums in another order.
@@ -51,14 +52,6 @@ MODELS = {
 }
 
 
-# The others are proofs.
-PLAIN = ("grouped_rotary_prefix", "transient_global")
-
-
-def proof(name):
-    return pytest.param(name, marks=pytest.mark.proof)
-
-
 def chunked(model):
     return model.clone(config=dataclasses.replace(model.config, attention=CHUNKED))
 
@@ -67,7 +60,7 @@ def batch_for(model):
     return prefixed(4) if model.config.prefix_attention else packed(2)
 
 
-@pytest.mark.parametrize("name", [n if n in PLAIN else proof(n) for n in MODELS])
+@pytest.mark.parametrize("name", proofs_but(("grouped_rotary_prefix", "transient_global"), MODELS))
 def test_attention_from_outside_gives_the_logits_and_gradients_of_the_reference(name):
     model, batch = MODELS[name], jax.tree.map(jnp.asarray, batch_for(MODELS[name]))
     params = small.params(model)

@@ -143,6 +143,7 @@ def test_more_than_two_experts_per_token_are_rejected():
         small.config(num_experts=4, experts_per_token=3)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("chunks", [1, 3])
 def test_sums_of_rows_add_up_to_those_of_the_batch(chunks):
     model = EncoderDecoder(small.config(**EXPERTS))

@@ -40,6 +40,7 @@ def test_every_optimizer_of_optax_is_found_or_rejected_by_name():
     assert {"optax.nadam", "optax.nadamw", "optax.contrib.prodigy"} <= public_names.TABLE.keys()
 
 
+@pytest.mark.proof
 @pytest.mark.filterwarnings("ignore:Specifying a key will be required")
 @pytest.mark.parametrize("name", sorted(FACTORIES.keys() - {"optax.contrib.muon"}))
 def test_every_optax_optimizer_takes_its_numbers_as_inputs(name):

@@ -18,6 +18,7 @@ from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.stored_checkpoints import StoredCheckpoints
 from tests import small
+from tests.proofs import proof
 
 
 def losses(run, split="train"):
@@ -41,11 +42,8 @@ def trained(of_three_steps, tmp_path):
     "choices",
     [
         {},
-        pytest.param({"causal": True}, marks=pytest.mark.proof),
-        pytest.param(
-            {"param_dtype": "bfloat16", "offload_optimizer": True, "mesh": Mesh(fsdp=2)},
-            marks=pytest.mark.proof,
-        ),
+        proof({"causal": True}),
+        proof({"param_dtype": "bfloat16", "offload_optimizer": True, "mesh": Mesh(fsdp=2)}),
     ],
     ids=["span_corruption", "causal", "bfloat16_and_offloaded"],
 )
@@ -210,6 +208,7 @@ def test_a_missing_initial_checkpoint_is_rejected(make_run, tmp_path):
         small.train(make_run(tmp_path, initial_checkpoint="nowhere/3"))
 
 
+@pytest.mark.proof
 def test_a_run_that_diverges_stops_before_it_saves(make_run, tmp_path):
     sgd = make_optimizer(optax.sgd, name="optax.sgd", learning_rate=1e30)
     with pytest.raises(

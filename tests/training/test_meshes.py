@@ -32,6 +32,7 @@ from tests import small
 from tests.models.encoders import BERT_PARTS, MODERNBERT_PARTS
 from tests.models.families import T5GEMMA, T5GEMMA_2
 from tests.models.low_rank import LowRank
+from tests.proofs import proof
 
 # Sums in another order, in float32: some units in the last place of each of some hundred terms.
 ROUNDING = 2e-5
@@ -121,10 +122,6 @@ def assert_trains_as_one(trained):
         jax.tree.map(same, jax.device_get(state), wanted)
 
     return check
-
-
-def proof(*values):
-    return pytest.param(*values, marks=pytest.mark.proof)
 
 
 @pytest.mark.proof

@@ -74,6 +74,7 @@ def bad_run(make_run, monkeypatch):
     return make
 
 
+@pytest.mark.proof
 def test_a_run_returns_to_its_last_good_checkpoint_and_skips_the_batches(bad_run, tmp_path, capsys):
     state = small.train(bad_run(tmp_path / "run"), shared=False)
     out = " ".join(capsys.readouterr().out.split())

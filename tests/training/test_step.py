@@ -19,6 +19,7 @@ from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.state import abstract_state, initial_state
 from t5lite.training.step import make_train_step
 from tests import small
+from tests.proofs import proof
 
 # float32 sums of up to a few thousand numbers in another order, over five steps.
 ROUNDING = 1e-5
@@ -95,10 +96,10 @@ SPLIT = {"data": 2, "fsdp": 2, "tensor": 2}
     [
         (SPLIT, 1),
         # Beside AdamW in `test_meshes`.
-        pytest.param(SPLIT, 2, marks=pytest.mark.proof),
-        pytest.param({"fsdp": 8, "data": 1}, 1, marks=pytest.mark.proof),
-        pytest.param({"data": 8}, 1, marks=pytest.mark.proof),
-        pytest.param({"data": 4, "tensor": 2}, 1, marks=pytest.mark.proof),
+        proof(SPLIT, 2),
+        proof({"fsdp": 8, "data": 1}, 1),
+        proof({"data": 8}, 1),
+        proof({"data": 4, "tensor": 2}, 1),
     ],
     ids=str,
 )
@@ -202,6 +203,7 @@ def test_numbers_are_inputs_of_the_program_not_constants_in_it():
     assert text(max_gradient_norm=None) != plain
 
 
+@pytest.mark.proof
 def test_dropout_follows_the_seed_and_the_step():
     mesh = mesh_of_one()
     numbers = hyper(dropout_rate=0.5)
