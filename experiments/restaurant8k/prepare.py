@@ -3,6 +3,7 @@
 Words are runs of letters, runs of digits, or single other characters, in lower case. The slots
 that the system asked for come first, as words of their own. Every tenth training record is for
 validation. SPLIT_slots.jsonl asks for each slot of an utterance, whose answer may be empty.
+SPLIT_text.jsonl has all slots and values of an utterance as one text, or "none".
 """
 
 import json
@@ -43,11 +44,25 @@ def questions(example):
     """Returns a question for each slot, of words and tags; the answer is the first such span."""
     words, tags = example["words"], example["tags"]
     for slot in SLOTS:
-        start = tags.index(f"B-{slot}") if f"B-{slot}" in tags else len(tags)
-        end = start + 1
-        while end < len(tags) and tags[end] == f"I-{slot}":
-            end += 1
-        yield {"slot": slot, "text": " ".join(words), "answer": " ".join(words[start:end])}
+        found = [value for name, value in values(words, tags) if name == slot]
+        yield {"slot": slot, "text": " ".join(words), "answer": found[0] if found else ""}
+
+
+def values(words, tags):
+    """Yields the slot and the value of each span, in order."""
+    for start, tag in enumerate(tags):
+        if tag.startswith("B-"):
+            end = start + 1
+            while end < len(tags) and tags[end] == f"I-{tag[2:]}":
+                end += 1
+            yield tag[2:], " ".join(words[start:end])
+
+
+def as_text(example):
+    """Returns an utterance, and its slots and values as one text."""
+    found = values(example["words"], example["tags"])
+    slots = " ; ".join(f"{slot} : {value}" for slot, value in found)
+    return {"text": " ".join(example["words"]), "slots": slots or "none"}
 
 
 def _stripped(text, start, end):
@@ -57,7 +72,7 @@ def _stripped(text, start, end):
 
 
 def main(_):
-    """Writes two files for each of train, validation and test."""
+    """Writes three files for each of train, validation and test."""
     data = pathlib.Path(DATA.value)
     train = json.loads((data / "train_0.json").read_text())
     splits = {
@@ -70,7 +85,8 @@ def main(_):
     for split, records in splits.items():
         examples = [tagged(record) for record in records]
         asked = [question for example in examples for question in questions(example)]
-        for name, some in ((split, examples), (f"{split}_slots", asked)):
+        texts = [as_text(example) for example in examples]
+        for name, some in ((split, examples), (f"{split}_slots", asked), (f"{split}_text", texts)):
             lines = "".join(json.dumps(each) + "\n" for each in some)
             (folder / f"{name}.jsonl").write_text(lines)
 
