@@ -1,5 +1,7 @@
 """Pairs of words that follow each other, as words of their own, for several experiments."""
 
+import itertools
+
 FIELDS = ("question", "text")
 
 
@@ -13,6 +15,6 @@ def add_bigrams(record):
     for field in FIELDS:
         if field in record:
             words = record[field].split()
-            pairs = map("_".join, zip(["", *words], words, strict=False))
+            pairs = map("_".join, itertools.pairwise(["", *words]))
             changed[field] = " ".join([*words, *pairs])
     return changed

@@ -42,10 +42,11 @@ def tagged(record):
 
 def questions(example):
     """Returns a question for each slot, of words and tags; the answer is the first such span."""
-    words, tags = example["words"], example["tags"]
+    text = " ".join(example["words"])
+    # Of several values of a slot the first.
+    first = dict(reversed(list(values(example["words"], example["tags"]))))
     for slot in SLOTS:
-        found = [value for name, value in values(words, tags) if name == slot]
-        yield {"slot": slot, "text": " ".join(words), "answer": found[0] if found else ""}
+        yield {"slot": slot, "text": text, "answer": first.get(slot, "")}
 
 
 def values(words, tags):

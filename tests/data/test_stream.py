@@ -37,13 +37,7 @@ def _features(batches):
 
 @pytest.mark.parametrize(
     ("processes", "workers"),
-    [
-        (1, 1),
-        proof(1, 4),
-        proof(2, 0),
-        proof(4, 0),
-        proof(8, 0),
-    ],
+    [(1, 1), proof(1, 4), proof(2, 0), proof(4, 0), proof(8, 0)],
 )
 def test_batches_are_the_same_for_any_number_of_processes_and_workers(
     processes, workers, folder, whole

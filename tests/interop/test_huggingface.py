@@ -30,10 +30,7 @@ CASES = sorted(path.name for path in GOLDEN.iterdir())
 FAMILIES = ("t5_1_1", "umt5", "t5gemma2", "bert_model", "llama")
 
 
-@pytest.mark.parametrize(
-    "case",
-    proofs_but(FAMILIES, CASES),
-)
+@pytest.mark.parametrize("case", proofs_but(FAMILIES, CASES))
 def test_logits_states_loss_and_gradients_equal_those_of_transformers(case):
     check(GOLDEN / case)
 
