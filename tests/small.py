@@ -28,9 +28,10 @@ from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.parallel.mesh import POPULATION, DeviceMesh, Mesh
 from t5lite.parallel.rules import MESH_AXES
 from t5lite.training import loop
+from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.program import TrainProgram, train_program
 from t5lite.training.run import Run
-from t5lite.training.state import TrainState
+from t5lite.training.state import TrainState, state_before_training
 from t5lite.training.step import CompiledStep, compile_once
 
 # Seconds that tests wait for a process: machines differ by ten times.
@@ -55,6 +56,9 @@ QUICKSTART = (
     "--gin.evaluate.batch_size=64",
     f"--gin.train.eval_split={EVALUATED}",
 )
+
+# The description of first values that are computed from other parameters.
+COMPUTED = "from the kernel"
 
 CONFIG = T5Config(
     vocab_size=384,
@@ -110,28 +114,56 @@ def _compiled(model: Model) -> Any:
 
 
 @functools.cache
-def params(model: Model, seed: int = 0) -> Any:
-    """Random parameters of the scales that the model initialises; norms and biases are uneven.
+def params(model: Model, seed: int = 0, *, uneven: float = 0.5) -> Any:
+    """Random parameters of the scales that the model initialises.
 
     NumPy draws them, because compiling the initialisation takes longer than most tests.
+
+    Args:
+        uneven: scales of norms and biases differ from their first values by up to this.
     """
     boxed = parameter_tree(model)
     rng = np.random.default_rng(seed)
 
     def draw(path: Any, box: Parameter) -> jax.Array:
-        if box.initializer == "from the kernel":
+        if box.initializer == COMPUTED:
             return jnp.ones(box.value.shape)
         # Such as "normal, std 0.25" and "constant 1".
         kind, number = box.initializer.split()[-2:]
         shape = box.value.shape
         values = float(number) * (rng.normal(size=shape) if kind == "std" else np.ones(shape))
-        if path[-1].key in ("scale", "bias", "logits_bias"):
-            values += rng.uniform(-0.5, 0.5, shape)
+        if uneven and path[-1].key in ("scale", "bias", "logits_bias"):
+            values += rng.uniform(-uneven, uneven, shape)
         return jnp.asarray(values, jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(
-        draw, boxed, is_leaf=lambda leaf: isinstance(leaf, Parameter)
+    return jax.tree_util.tree_map_with_path(draw, boxed, is_leaf=_is_parameter)
+
+
+def _is_parameter(leaf: object) -> bool:
+    return isinstance(leaf, Parameter)
+
+
+def program_of(run: Run) -> TrainProgram:
+    """The program of a run on `mesh(run)`, of which NumPy draws the first parameters.
+
+    Compiling their initialisation takes as long as compiling the step.
+    """
+    program = train_program(run, mesh(run))
+    boxes = jax.tree.leaves(parameter_tree(run.model), is_leaf=_is_parameter)
+    if any(box.initializer == COMPUTED for box in boxes):
+        return program
+    choices = (run.param_dtype, run.trainable, run.base_dtype)
+    state = jax.jit(
+        lambda params, hyper: state_before_training(
+            run.model, params, hyper, program.param_axes, *choices
+        ),
+        out_shardings=jax.tree.map(lambda x: x.sharding, program.state),
     )
+
+    def init(hyper: Hyperparameters) -> TrainState:
+        return state(params(run.model, int(hyper.seed), uneven=0.0), hyper)
+
+    return dataclasses.replace(program, init=init)
 
 
 def task(text: pathlib.Path, data_dir: str, *, causal: bool = False) -> Task:
@@ -192,7 +224,7 @@ def train(run: Run, *, shared: bool = True) -> TrainState:
     Args:
         shared: whether the step may be that of an earlier run of the same program.
     """
-    program = train_program(run, mesh(run))
+    program = program_of(run)
     pathlib.Path(run.model_dir).mkdir(exist_ok=True)
     config_text = "# all that was in force\n"
     with pytest.MonkeyPatch.context() as patch:

@@ -96,6 +96,19 @@ def initial_state(
         base_dtype: of what neither trains nor belongs to an adapter; None for `param_dtype`.
     """
     params = nn.unbox(init(model, stream(jax.random.key(hyper.seed), "init")))
+    return state_before_training(model, params, hyper, axes, param_dtype, trainable, base_dtype)
+
+
+def state_before_training(
+    model: Model,
+    params: Any,
+    hyper: Hyperparameters,
+    axes: Any,
+    param_dtype: str = "float32",
+    trainable: Sequence[str] = EVERYTHING,
+    base_dtype: str | None = None,
+) -> TrainState:
+    """Returns the state before the first step from float32 parameters; see `initial_state`."""
     state = _state_of(params, hyper, axes, param_dtype, trainable)
     stored, _ = stored_base(model, state.params, trainable, base_dtype)
     return dataclasses.replace(state, params=stored)

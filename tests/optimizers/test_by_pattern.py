@@ -12,7 +12,6 @@ from t5lite.optimizers.by_pattern import optimizers_by_pattern
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.optimizers.schedules import LinearSchedule
 from t5lite.parallel.mesh import Mesh
-from t5lite.training.program import train_program
 from tests import small
 
 FALLING = LinearSchedule(learning_rate=0.1, decay_steps=4)
@@ -92,7 +91,7 @@ def test_patterns_that_do_not_divide_the_parameters_are_rejected(
     both = optimizers_by_pattern(optimizers=optimizers)
     run = small.run(text_file, data_dir, tmp_path, optimizer=both)
     with pytest.raises(UserError, match=message):
-        train_program(run, small.mesh(run))
+        small.program_of(run)
 
 
 @pytest.mark.parametrize(

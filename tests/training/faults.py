@@ -18,7 +18,7 @@ from t5lite.core.numbers import numeric
 from t5lite.losses.cross_entropy import CrossEntropy
 from t5lite.losses.loss import Apply, LossSums
 from t5lite.training import determinism, feed, loop
-from t5lite.training.program import TrainProgram, train_program
+from t5lite.training.program import TrainProgram
 from t5lite.training.run import Run
 from t5lite.training.state import TrainState
 from t5lite.training.step import compile_once
@@ -87,7 +87,7 @@ def _made_once(run: Run) -> Any:
     """Program, compiled step and evaluation of all runs that differ from `run` in numbers only."""
     key = str(jax.tree.structure(run.hyperparameters))
     if key not in _programs:
-        program = train_program(run, small.mesh(run))
+        program = small.program_of(run)
         _programs[key] = program, compile_once(program, print)(), small.evaluate_of(run)
     return _programs[key]
 

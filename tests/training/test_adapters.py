@@ -8,7 +8,6 @@ from t5lite.core.errors import UserError
 from t5lite.core.lazy import by_name
 from t5lite.models.architectures import EncoderDecoder
 from t5lite.models.lora import LoRA
-from t5lite.training.program import train_program
 from t5lite.training.restore import new_state
 from t5lite.training.stored_checkpoints import StoredCheckpoints
 from tests import small
@@ -24,7 +23,7 @@ def adapted(**choices):
 
 def test_only_adapters_move_and_the_base_stays(tuned):
     base, after, run = tuned
-    program = train_program(run, small.mesh(run))
+    program = small.program_of(run)
     fresh = by_name(jax.device_get(program.init(program.hyper).params))
     added = after.keys() - base.keys()
     assert added
@@ -50,9 +49,7 @@ def test_a_run_from_a_base_computes_first_values_from_its_kernels(
     source = of_three_steps[1] / "checkpoints" / "3"
     run = make_run(tmp_path, model=model, initial_checkpoint=str(source))
     lines = []
-    state = new_state(
-        train_program(run, small.mesh(run)), StoredCheckpoints(tmp_path), lines.append
-    )
+    state = new_state(small.program_of(run), StoredCheckpoints(tmp_path), lines.append)
     base = by_name(of_three_steps[0].params)
     params = by_name(jax.device_get(state.params))
     name = "decoder/layers/self_attention/query"
@@ -74,4 +71,4 @@ def test_a_base_with_a_part_of_an_adapter_is_rejected(tuned, make_run, tmp_path)
     model = EncoderDecoder(small.config(adapters=(LowRank(), Rescaled())))
     run = make_run(tmp_path, model=model, initial_checkpoint=source)
     with pytest.raises(UserError, match="does not contain .*/ia3, the source of .*; add .'fresh'"):
-        new_state(train_program(run, small.mesh(run)), StoredCheckpoints(tmp_path), print)
+        new_state(small.program_of(run), StoredCheckpoints(tmp_path), print)

@@ -13,7 +13,6 @@ from t5lite.training.array_checksums import array_checksums
 from t5lite.training.base_checkpoint import parameters_fingerprint
 from t5lite.training.checkpoints import Checkpoints
 from t5lite.training.checksums_item import read_checksums
-from t5lite.training.program import train_program
 from t5lite.training.restore import open_checkpoints, resume_latest
 from t5lite.training.stored_checkpoints import StoredCheckpoints
 from tests import small
@@ -50,7 +49,7 @@ def test_a_checkpoint_of_an_adapter_holds_what_trains_and_names_its_base(tuned):
 def test_a_checkpoint_is_read_together_with_its_base(tuned):
     _, after, run = tuned
     checkpoints = StoredCheckpoints(folder_of(run).parent)
-    program = train_program(run, small.mesh(run))
+    program = small.program_of(run)
     params = by_name(jax.device_get(checkpoints.restore_params(2, program.state.params)))
     assert params.keys() == after.keys()
     for name, value in params.items():
@@ -114,7 +113,7 @@ def test_damage_of_a_base_is_no_damage_of_its_adapters(moved):
     run = dataclasses.replace(run, model_dir=str(next_dir))
     small.train(run)
     (base / "state" / "_METADATA").unlink()
-    program = train_program(run, small.mesh(run))
+    program = small.program_of(run)
     checkpoints = open_checkpoints(run)
     try:
         with pytest.raises(

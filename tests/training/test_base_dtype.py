@@ -19,7 +19,6 @@ from t5lite.models.lora import LoRA
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.training.base_dtype import check_left_out, stored_base, with_float_kernels
 from t5lite.training.hyperparameters import Hyperparameters
-from t5lite.training.program import train_program
 from t5lite.training.restore import new_state
 from t5lite.training.state import TrainState, initial_opt_state, params_and_axes
 from t5lite.training.step import make_train_step
@@ -99,7 +98,7 @@ def run_from(of_three_steps, make_run, folder, **changes):
 @pytest.mark.parametrize("base_dtype", [proof("bfloat16"), "int8"])
 def test_a_new_run_has_the_base_of_its_checkpoint(base_dtype, of_three_steps, make_run, tmp_path):
     run = run_from(of_three_steps, make_run, tmp_path, base_dtype=base_dtype)
-    program = train_program(run, small.mesh(run))
+    program = small.program_of(run)
     checkpoints = StoredCheckpoints(tmp_path)
     state = new_state(program, checkpoints, lambda line: None)
     abstract, got = by_name(program.state.params), by_name(state.params)
@@ -178,7 +177,7 @@ def test_runs_without_a_base_that_stays_are_rejected(changes, message, make_run,
 
     def program():
         run = make_run(tmp_path, **{**choices, **changes})
-        return train_program(run, small.mesh(run))
+        return small.program_of(run)
 
     with pytest.raises(UserError, match=message):
         program()

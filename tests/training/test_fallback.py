@@ -8,7 +8,6 @@ import pytest
 
 from t5lite.core.errors import UserError
 from t5lite.core.run_directory import read_metrics
-from t5lite.training.program import train_program
 from t5lite.training.slot import VectorizedTrial
 from t5lite.training.stored_checkpoints import StoredCheckpoints
 from t5lite.training.vectorized_loop import train_vectorized
@@ -117,7 +116,7 @@ def test_a_trial_of_a_vectorized_sweep_falls_back(damaged, make_run, tmp_path, c
     )
     assert ended == {run.model_dir: "finished"}
     assert f"WARNING: the run falls back to {tmp_path / 'checkpoints' / '4'}" in caplog.text
-    wanted = train_program(run, small.mesh(run)).state
+    wanted = small.program_of(run).state
     again = StoredCheckpoints(tmp_path / "checkpoints").restore(6, wanted)
     for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(state), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=ROUNDING, atol=ROUNDING)

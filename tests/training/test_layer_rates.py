@@ -16,7 +16,6 @@ from t5lite.models.classifier import Classes
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.training.layer_rates import LayerRates
 from t5lite.training.one_program import check_one_program
-from t5lite.training.program import train_program
 from t5lite.training.state import params_and_axes
 from t5lite.training.step import compile_once
 from tests import small
@@ -42,7 +41,7 @@ def take_steps(text_file, data_dir, tmp_path_factory):
     rates = LayerRates(decay=1.0, top_layers=1, unfreeze_every_steps=1)
     folder = tmp_path_factory.mktemp("rates")
     run = small.run(text_file, data_dir, folder, optimizer=MOMENTUM, layer_rates=rates)
-    program = train_program(run, small.mesh(run))
+    program = small.program_of(run)
     compiled = compile_once(program, lambda line: None)().step
     batch = {name: small.batch(0, rows=8, inputs=24)[name] for name in ENCODER}
     batch |= {name: x for name, x in small.batch(0, rows=8).items() if name not in ENCODER}
@@ -129,7 +128,7 @@ def test_the_numbers_are_inputs_of_the_program(make_run, tmp_path):
 def test_a_selection_without_layers_is_rejected(make_run, tmp_path):
     run = make_run(tmp_path, trainable=["token_embedder/.*"], layer_rates=LayerRates(decay=0.5))
     with pytest.raises(UserError, match="train.layer_rates needs layers among the parameters"):
-        train_program(run, small.mesh(run))
+        small.program_of(run)
 
 
 @pytest.mark.parametrize(

@@ -282,7 +282,7 @@ def test_the_program_is_as_long_for_48_layers_as_for_2(make_run, tmp_path):
 
 def program_text(make_run, tmp_path, sizes, **choices):
     run = make_run(tmp_path, **{"length_multiple": 8, "mesh": Mesh(**sizes), **choices})
-    program = train_program(run, small.mesh(run))
+    program = small.program_of(run)
     return program, Program(lower_train_step(program).compile().as_text())
 
 

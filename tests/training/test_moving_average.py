@@ -15,7 +15,6 @@ from t5lite.training.lazy_checkpoints import stored_params
 from t5lite.training.moving_average import MovingAverage
 from t5lite.training.one_program import check_one_program
 from t5lite.training.partial_restore import restore_by_rules
-from t5lite.training.program import train_program
 from t5lite.training.stored_checkpoints import StoredCheckpoints
 from tests import small
 from tests.training.faults import NOT_A_NUMBER, MarkedLoss, mark_batches
@@ -37,7 +36,7 @@ def states(text_file, data_dir, tmp_path_factory):
     """The state before and after each step, of runs that each resume the one before."""
     folder = tmp_path_factory.mktemp("average")
     runs = [small.run(text_file, data_dir, folder, total_steps=n, **CHOICES) for n in (1, 2, 3)]
-    program = train_program(runs[0], small.mesh(runs[0]))
+    program = small.program_of(runs[0])
     initial = jax.device_get(program.init(program.hyper))
     return [initial, *(jax.device_get(small.train(run)) for run in runs)], folder
 
@@ -94,7 +93,7 @@ def test_the_average_is_evaluated_and_read_unless_the_trained_values_are_asked_f
     assert recorded["loss_nats_per_token"] == evaluate(last.evaluated_params)["loss_nats_per_token"]
     assert recorded["loss_nats_per_token"] != evaluate(last.params)["loss_nats_per_token"]
     checkpoints = StoredCheckpoints(folder / "checkpoints")
-    shapes = train_program(run, small.mesh(run)).state.params
+    shapes = small.program_of(run).state.params
     wanted = {None: last.evaluated_params, "average": last.evaluated_params, "trained": last.params}
     for which, expected in wanted.items():
         read = checkpoints.restore_params(STEPS, shapes, which)

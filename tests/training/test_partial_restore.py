@@ -9,7 +9,6 @@ from t5lite.models.architectures import EncoderDecoder, EncoderOnly
 from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.parallel.mesh import Mesh
 from t5lite.training.partial_restore import check_rules, plan_restore
-from t5lite.training.program import train_program
 from t5lite.training.restore import new_state
 from t5lite.training.stored_checkpoints import StoredCheckpoints
 from tests import small
@@ -152,7 +151,7 @@ def test_restore_optimizer_continues_step_and_optimizer_state(trained, make_run,
     first, source = trained
     choices = {"initial_checkpoint": source, "restore_optimizer": True}
     run = make_run(tmp_path / "b", total_steps=5, **choices)
-    second = new_state(train_program(run, small.mesh(run)), StoredCheckpoints(tmp_path), print)
+    second = new_state(small.program_of(run), StoredCheckpoints(tmp_path), print)
     assert int(second.step) == 3
     for ours, theirs in zip(
         by_name(second.opt_state).values(), by_name(first.opt_state).values(), strict=True

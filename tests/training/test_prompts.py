@@ -8,7 +8,6 @@ from t5lite.core.errors import UserError
 from t5lite.core.lazy import by_name
 from t5lite.models.architectures import EncoderDecoder
 from t5lite.models.prompt_tuning import PromptTuning
-from t5lite.training.program import train_program
 from t5lite.training.restore import new_state
 from t5lite.training.stored_checkpoints import StoredCheckpoints
 from tests import small
@@ -34,7 +33,7 @@ def test_a_prompt_starts_from_a_text_trains_alone_and_resumes_to_the_bit(
 ):
     base = by_name(jax.device_get(of_three_steps[0].params))
     run = run_from(of_three_steps, make_run, tmp_path / "whole")
-    program = train_program(run, small.mesh(run))
+    program = small.program_of(run)
     state = new_state(program, StoredCheckpoints(tmp_path / "none"), lambda line: None)
     first = base["token_embedder/embedding"][[3 + ord(letter) for letter in "aba"]]
     np.testing.assert_array_equal(state.params["prompt"]["prompt_embedding"], first)

@@ -14,7 +14,6 @@ from t5lite.models.adalora import AdaLoRA
 from t5lite.models.architectures import EncoderDecoder
 from t5lite.models.lora import LoRA
 from t5lite.training.moving_average import MovingAverage
-from t5lite.training.program import train_program
 from t5lite.training.rank_budget import RankBudget, mean_rank, no_scores
 from t5lite.training.stored_checkpoints import StoredCheckpoints
 from tests import small
@@ -134,7 +133,7 @@ def test_a_run_with_a_budget_resumes_exactly_and_skips_bad_steps(
     assert float(mean_rank(whole.params)) == 1
 
     checkpoints = StoredCheckpoints(tmp_path / "whole" / "checkpoints")
-    shapes = train_program(run, small.mesh(run)).state
+    shapes = small.program_of(run).state
     first, second, third = (jax.device_get(checkpoints.restore(n, shapes)) for n in (1, 2, 3))
     for part in ("ranks", "average", "params"):
         jax.tree.map(np.testing.assert_array_equal, getattr(first, part), getattr(second, part))
@@ -178,7 +177,7 @@ def test_a_budget_that_does_not_fit_the_run_is_rejected(changes, message, make_r
 
     def program():
         run = make_run(tmp_path, **{**choices, **changes})
-        return train_program(run, small.mesh(run))
+        return small.program_of(run)
 
     with pytest.raises(UserError, match=message):
         program()

@@ -22,7 +22,6 @@ from t5lite.models.prompt_tuning import PromptTuning
 from t5lite.training import loop
 from t5lite.training.checkpoint_names import open_checkpoint
 from t5lite.training.frozen import load_frozen, open_frozen
-from t5lite.training.program import train_program
 from t5lite.training.step import compile_once
 from t5lite.training.teacher import Teacher
 from tests import small
@@ -57,7 +56,7 @@ def program(teacher, text_file, data_dir, tmp_path_factory):
     """The program of all runs, and its compiled step."""
     folder = tmp_path_factory.mktemp("program")
     run = distilled_run(lambda path: small.run(text_file, data_dir, path), folder, teacher)
-    program = train_program(run, small.mesh(run))
+    program = small.program_of(run)
     return program, compile_once(program, print)()
 
 

@@ -83,7 +83,7 @@ def test_trials_of_one_program_share_a_teacher_and_train_as_alone(teacher, make,
     for run in runs:
         alone = small.train(dataclasses.replace(run, model_dir=f"{run.model_dir}_alone"))
         checkpoints = StoredCheckpoints(pathlib.Path(run.model_dir) / FOLDER)
-        state = train_program(run, small.mesh(run)).state
+        state = small.program_of(run).state
         together = by_name(checkpoints.restore(4, state).params)
         for name, value in by_name(alone.params).items():
             np.testing.assert_allclose(together[name], value, atol=2e-4, err_msg=name)
@@ -92,14 +92,14 @@ def test_trials_of_one_program_share_a_teacher_and_train_as_alone(teacher, make,
 @pytest.mark.proof
 def test_steps_with_a_teacher_are_deterministic(teacher, make, tmp_path):
     run = make(tmp_path / "run", teacher)
-    text = verify_determinism(train_program(run, small.mesh(run)), 2)
+    text = verify_determinism(small.program_of(run), 2)
     assert text.startswith("deterministic: 2 steps taken again")
 
 
 @pytest.mark.proof
 def test_a_plan_counts_the_memory_and_the_products_of_the_teacher(teacher, make, tmp_path):
     run = make(tmp_path / "run", teacher)
-    program = train_program(run, small.mesh(run))
+    program = small.program_of(run)
     frozen = {name: part.params for name, part in program.frozen.items()}
     state = program.state
     costs = costs_of(
@@ -114,6 +114,6 @@ def test_a_plan_counts_the_memory_and_the_products_of_the_teacher(teacher, make,
     size = sum(x.size * 4 for x in jax.tree.leaves(frozen))
     assert costs.memory.frozen == size
     plain = dataclasses.replace(run, teacher=None, loss=CrossEntropy())
-    without = train_program(plain, small.mesh(run)).flops_per_step
+    without = small.program_of(plain).flops_per_step
     assert program.flops_per_step == without + 8 * program.frozen["teacher"].flops_per_row
     assert costs.program_flops == pytest.approx(costs.model_flops, rel=1e-3)

@@ -14,7 +14,6 @@ from t5lite.optimizers.adafactor import adafactor
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.training.feed import open_feed
 from t5lite.training.one_program import check_one_program
-from t5lite.training.program import train_program
 from t5lite.training.step import lower_train_step
 from t5lite.training.train_first import TrainFirst
 from tests import small
@@ -29,7 +28,7 @@ def states(text_file, data_dir, tmp_path_factory):
     choices = {**FIRST, "max_gradient_norm": 0.1}
     folder = tmp_path_factory.mktemp("first")
     run = small.run(text_file, data_dir, folder, total_steps=4, **choices)
-    program = train_program(run, small.mesh(run))
+    program = small.program_of(run)
     step = lower_train_step(program).compile()
     feed = open_feed(program, None, log=print)
     state = program.init(program.hyper)
@@ -101,9 +100,7 @@ def test_the_number_of_steps_is_an_input_of_the_program(make_run, tmp_path):
         make_run(tmp_path, train_first=TrainFirst(parameters=[CROSS], steps=n)) for n in (2, 3)
     )
     check_one_program(first, other, dropout=False)
-    texts = [
-        lower_train_step(train_program(run, small.mesh(run))).as_text() for run in (first, other)
-    ]
+    texts = [lower_train_step(small.program_of(run)).as_text() for run in (first, other)]
     assert texts[0] == texts[1]
     mlp = make_run(tmp_path, train_first=TrainFirst(parameters=[".*/mlp/.*"], steps=2))
     with pytest.raises(UserError, match="loss, bad steps, train_first"):
@@ -117,7 +114,7 @@ def test_weight_decay_and_rounding_are_withheld_too(make_run, tmp_path):
     run = make_run(
         tmp_path, optimizer=decays, param_dtype="bfloat16", total_steps=2, microbatches=2, **FIRST
     )
-    program = train_program(run, small.mesh(run))
+    program = small.program_of(run)
     before = jax.device_get(program.init(program.hyper))
     after = jax.device_get(small.train(run))
     assert all(name.startswith("decoder/layers/encoder_decoder") for name in moved(before, after))
@@ -152,4 +149,4 @@ def test_patterns_without_effect_are_rejected_before_compilation(
     first = TrainFirst(parameters=patterns, steps=2)
     run = make_run(tmp_path, trainable=["decoder/.*"], train_first=first)
     with pytest.raises(UserError, match=message):
-        train_program(run, small.mesh(run))
+        small.program_of(run)

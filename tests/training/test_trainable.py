@@ -11,7 +11,6 @@ from t5lite.core.run_directory import read_metrics
 from t5lite.optimizers.adafactor import adafactor
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.parallel.mesh import Mesh
-from t5lite.training.program import train_program
 from t5lite.training.step import lower_train_step
 from t5lite.training.stored_checkpoints import StoredCheckpoints
 from t5lite.training.trainable import join_params, split_params
@@ -29,7 +28,7 @@ def frozen(text_file, data_dir, tmp_path_factory):
 
 
 def initial_params(run):
-    program = train_program(run, small.mesh(run))
+    program = small.program_of(run)
     return by_name(jax.device_get(program.init(program.hyper).params))
 
 
@@ -105,7 +104,7 @@ def test_constants_with_all_that_changes_the_step(choices, make_run, tmp_path):
 
 def test_everything_trainable_is_the_same_program(make_run, tmp_path):
     programs = [
-        train_program(run, small.mesh(run))
+        small.program_of(run)
         for run in (make_run(tmp_path), make_run(tmp_path, trainable=["encoder/.*", "[^e].*"]))
     ]
     texts = [lower_train_step(program).as_text() for program in programs]
@@ -134,7 +133,7 @@ def test_patterns_that_are_none_are_rejected(patterns, message, make_run, tmp_pa
 def test_a_pattern_that_matches_nothing_is_rejected_before_compilation(make_run, tmp_path):
     run = make_run(tmp_path, trainable=["decoder/.*", "encodr/.*"])
     with pytest.raises(UserError, match="train.trainable: 'encodr/.*' matches no parameter"):
-        train_program(run, small.mesh(run))
+        small.program_of(run)
     with pytest.raises(UserError, match="matches no parameter"):
         parameter_rows(run.model, None, run.trainable)
 
