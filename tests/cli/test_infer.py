@@ -222,6 +222,7 @@ def test_a_mistake_of_infer_is_one_line_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.proof
 def test_eval_takes_the_best_and_the_average(command, trained):
     results = []
     for flags in (["--checkpoint=all"], ["--checkpoint=best"], ["--average=3"]):
@@ -236,6 +237,7 @@ def test_eval_takes_the_best_and_the_average(command, trained):
     assert averaged["cross_entropy_nats_per_token"] < max(losses)
 
 
+@pytest.mark.proof
 def test_a_moved_run_is_scored_and_used_by_its_name_alone(command, trained, asked, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(trained, moved, ignore=shutil.ignore_patterns("eval"))

@@ -151,6 +151,7 @@ def test_files_of_a_build_may_disappear_while_it_is_listed(unfinished, tmp_path,
     assert [each.file_bytes for each in found(tmp_path)] == [10]
 
 
+@pytest.mark.proof
 def test_a_file_that_changes_while_it_is_read_is_an_error(make, tmp_path):
     source = make({"train": ["a.jsonl", "b.jsonl"]})
 

@@ -331,7 +331,8 @@ def _fingerprint(folder, data_dir, results):
     results.put(source.records("train").fingerprint)
 
 
-@pytest.mark.parametrize("count", [2, proof(4)])
+@pytest.mark.proof
+@pytest.mark.parametrize("count", [2, 4])
 def test_builds_of_the_same_text_have_the_same_fingerprint(count, tmp_path):
     _write(tmp_path / "a.jsonl", "jsonl")
     context = multiprocessing.get_context("spawn")

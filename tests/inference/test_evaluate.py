@@ -150,6 +150,7 @@ def scores_of(task, mesh=Mesh(data=8), batch_size=8, model=None, decoding=Decodi
 WORDS = ["red", "green", "blue", "black"]
 
 
+@pytest.mark.proof
 def test_the_most_likely_choice_is_predicted(tmp_path, data_dir):
     losses = []
     for word in WORDS:

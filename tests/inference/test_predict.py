@@ -77,7 +77,7 @@ def scores(targets):
     ("model", "decoding"),
     [
         (MODEL, Decoding()),
-        (MODEL, Decoding(num_beams=4, num_beam_groups=2, diversity_penalty=0.7)),
+        proof(MODEL, Decoding(num_beams=4, num_beam_groups=2, diversity_penalty=0.7)),
         proof(MODEL, Decoding(temperature=1.2, top_k=5, num_samples=2)),
         proof(PREFIX_LM, Decoding(num_beams=3)),
         proof(EXPERTS, Decoding(num_beams=2)),
@@ -95,7 +95,7 @@ def test_targets_depend_neither_on_batch_nor_order_nor_mesh(decoding, model):
     np.testing.assert_allclose(scores(together), scores(turned[::-1]), atol=1e-4)
 
 
-@pytest.mark.parametrize("model", [MODEL, PREFIX_LM], ids=["encoder_decoder", "prefix_lm"])
+@pytest.mark.parametrize("model", [MODEL, proof(PREFIX_LM)], ids=["encoder_decoder", "prefix_lm"])
 def test_a_score_is_the_likelihood_of_the_target(model):
     given = prompts()
     found = predict(given, Decoding(num_beams=3), model=model)
@@ -156,6 +156,7 @@ def test_targets_end_at_stop_ids():
     assert stopped == usual[index][0][: usual[index][0].index(stop)]
 
 
+@pytest.mark.proof
 def test_a_search_with_more_beams_than_hypotheses_returns_only_hypotheses():
     # One token of 12 is a whole target here.
     decoding = Decoding(num_beams=20, max_length=1)
@@ -213,6 +214,7 @@ def test_progress_counts_finished_prompts():
     assert done == [4, 6]
 
 
+@pytest.mark.proof
 def test_groups_of_beams_differ_by_the_diversity_penalty():
     """Compares with a search in plain Python, one row and one group after another."""
     decoding = Decoding(

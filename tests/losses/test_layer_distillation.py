@@ -31,6 +31,7 @@ def apply_of(model, teacher=TEACHER, rows=None):
     return ModelApply(model, None, {"teacher": frozen})
 
 
+@pytest.mark.proof
 def test_layers_follow_those_of_a_wider_teacher(batch):
     loss = LayerDistillation(layers=PAIRS, layer_weight=0.5)
     params = small.params(MODEL)

@@ -65,6 +65,7 @@ def batch():
     return jax.tree.map(jnp.asarray, small.batch(0))
 
 
+@pytest.mark.proof
 def test_a_loss_that_calls_the_model_twice_equals_its_formula():
     params, key = small.params(MODEL), jax.random.key(3)
     apply = ModelApply(MODEL, 0.2)
@@ -87,6 +88,7 @@ def test_a_loss_that_calls_the_model_twice_equals_its_formula():
     assert metrics["loss_nats_per_token"] > 0
 
 
+@pytest.mark.proof
 def test_the_numbers_of_any_loss_are_inputs_of_the_program():
     _, axes = params_and_axes(MODEL)
 

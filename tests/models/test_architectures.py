@@ -71,9 +71,7 @@ TREES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", proofs_but(("t5_1_1", "gemma_style", "t5gemma_2", "llama_3"), VARIANTS)
-)
+@pytest.mark.parametrize("name", proofs_but(("t5_1_1", "t5gemma_2"), VARIANTS))
 def test_logits_equal_an_independent_float64_t5(name):
     kind, config = VARIANTS[name]
     model, batch = kind(config), small.batch(1)
@@ -126,7 +124,7 @@ def test_parameter_tree_equals_its_golden(name):
     assert text == golden.read_text(), f"if this change is intended, write {golden} with:\n{text}"
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", proofs_but(("t5_1_1", "t5gemma_2", "llama_3"), VARIANTS))
 def test_logits_ignore_later_targets(name):
     kind, config = VARIANTS[name]
     model, batch = kind(config), small.batch(3)
@@ -229,7 +227,7 @@ def test_initialisers_have_t5s_scales():
         assert float(array.std()) == pytest.approx(deviation, rel=0.04), name
 
 
-@pytest.mark.parametrize("attention", ["local", "transient_global"])
+@pytest.mark.parametrize("attention", ["local", proof("transient_global")])
 def test_a_token_of_a_long_input_sees_only_its_neighbourhood(attention):
     config = small.config(encoder_attention=attention, local_radius=2, global_block_size=4)
     # One layer: the neighbourhood grows with each.

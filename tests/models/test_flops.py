@@ -114,8 +114,10 @@ def test_flops_of_merged_attention_are_those_of_the_program(patterns):
                 PrefixTuning(length=7),
             ),
         ),
-        ((".*/lora_(down|up)",), (LoRA(targets=("encoder/.*/wo", "dec.*/key"), rank=3),)),
-        ((".*/ia3_scale",), (IA3(targets=("decoder/.*/key",), input_targets=("enc.*/value",)),)),
+        proof((".*/lora_(down|up)",), (LoRA(targets=("encoder/.*/wo", "dec.*/key"), rank=3),)),
+        proof(
+            (".*/ia3_scale",), (IA3(targets=("decoder/.*/key",), input_targets=("enc.*/value",)),)
+        ),
     ],
     ids=["all", "lora", "ia3"],
 )

@@ -166,10 +166,11 @@ def bound_in(path):
 
 
 def model_file(path):
-    """Returns a case; deep stacks of alternating layers take long to trace."""
+    """Returns a case, a proof if the model is large or a deep stack of alternating layers."""
     is_deep = path.stem.startswith(("t5gemma", "gemma", "modernbert"))
     is_small = path.stem in ("t5gemma_s_s", "gemma3_270m", "modernbert_base")
-    marks = pytest.mark.proof if is_deep and not is_small else ()
+    is_large = path.stem.endswith(("large", "xl", "3b", "11b"))
+    marks = pytest.mark.proof if is_large or (is_deep and not is_small) else ()
     return pytest.param(path, marks=marks, id=path.stem)
 
 

@@ -16,7 +16,7 @@ from tests.proofs import proofs_but
 FACTORIES = optax_factories()
 # Muon has tests of its own, and noise is drawn for each array.
 NAMES = sorted(FACTORIES.keys() - {"optax.contrib.muon", "optax.noisy_sgd"})
-KEPT = ("optax.adamw", "optax.adafactor", "optax.contrib.dog", "optax.lamb")
+KEPT = ("optax.adamw", "optax.adafactor")
 AXES = {
     "encoder": {
         "wi": ("layers", "embed", "mlp"),

@@ -135,6 +135,7 @@ print(jax.process_index(), jax.process_count())
 """
 
 
+@pytest.mark.proof
 def test_processes_are_detected_under_slurm():
     with socket.socket() as free:
         free.bind(("localhost", 0))

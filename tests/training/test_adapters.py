@@ -21,6 +21,7 @@ def adapted(**choices):
     return EncoderDecoder(small.config(adapters=(LowRank(**choices),)))
 
 
+@pytest.mark.proof
 def test_only_adapters_move_and_the_base_stays(tuned):
     base, after, run = tuned
     program = small.program_of(run)
@@ -41,6 +42,7 @@ def test_another_adapter_than_the_runs_is_rejected(tuned):
         small.train(other)
 
 
+@pytest.mark.proof
 def test_a_run_from_a_base_computes_first_values_from_its_kernels(
     make_run, of_three_steps, tmp_path
 ):
@@ -66,6 +68,7 @@ def test_a_run_from_a_base_computes_first_values_from_its_kernels(
     assert "30 parameters of adapters are new, the first is decoder/layers/encoder_" in lines[-1]
 
 
+@pytest.mark.proof
 def test_a_base_with_a_part_of_an_adapter_is_rejected(tuned, make_run, tmp_path):
     source = f"{tuned[2].model_dir}/checkpoints/2"
     model = EncoderDecoder(small.config(adapters=(LowRank(), Rescaled())))

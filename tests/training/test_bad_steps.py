@@ -157,6 +157,7 @@ def test_a_run_without_bad_steps_is_bitwise_the_run_without_the_check(make_run, 
     assert [m["bad_steps"] for m in lines if m["split"] == "train"] == [0.0] * 6
 
 
+@pytest.mark.proof
 def test_a_bad_batch_is_skipped_counted_and_recorded(make_run, tmp_path, monkeypatch, capsys):
     mark_batches(monkeypatch, {4: NOT_A_NUMBER, 5: SPIKE}, of=("bad",))
     choices = {"loss": MarkedLoss(), "bad_steps": SOON, "total_steps": 7}

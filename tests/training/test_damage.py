@@ -183,6 +183,7 @@ def test_a_checkpoint_of_an_earlier_version_is_read_and_reported(caplog, tmp_pat
     jax.tree.map(np.testing.assert_array_equal, state, golden_state())
 
 
+@pytest.mark.proof
 def test_reading_damaged_arrays_prints_nothing(of_large_files, tmp_path, capfd):
     copy = copy_of(of_large_files, tmp_path)
     damage_arrays(copy)

@@ -24,7 +24,6 @@ from t5lite.objectives.masked_lm import MaskedLM
 from t5lite.optimizers.optimizer import make_optimizer
 from tests import small
 from tests.models.encoders import BERT_PARTS
-from tests.proofs import proof
 
 WORDS = ["red", "blue", "cat", "dog", "seven", "nine"]
 KINDS = {"red": "color", "blue": "color", "cat": "animal", "dog": "animal"}
@@ -120,7 +119,8 @@ def test_a_chain_is_trained_evaluated_and_inferred(make_run, tmp_path, data_dir,
     assert all(-1.0 < each["score"] < 0 for each in found)
 
 
-@pytest.mark.parametrize("packed", [False, proof(True)])
+@pytest.mark.proof
+@pytest.mark.parametrize("packed", [False, True])
 def test_examples_are_classified(packed, make_run, tmp_path):
     classes = Classes(count=3, per_token=False)
     run = make_run(tmp_path, CLASSIFY, "{kind}", classes, packed=packed, total_steps=240)

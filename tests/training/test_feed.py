@@ -111,6 +111,7 @@ assert merged == {row: {"example": "x" * row * 50} for row in range(5)}, merged
 """
 
 
+@pytest.mark.proof
 def test_two_processes_exchange_their_cursors():
     with socket.socket() as free:
         free.bind(("localhost", 0))

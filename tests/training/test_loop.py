@@ -151,6 +151,7 @@ def test_a_run_of_another_model_is_not_resumed(change, trained, make_run, tmp_pa
         small.train(other)
 
 
+@pytest.mark.proof
 def test_parameters_of_another_model_are_logged(trained, make_run, tmp_path, capsys):
     model = EncoderDecoder(small.config(mlp_activations=("relu", "linear")))
     source = str(tmp_path / "checkpoints" / "3")

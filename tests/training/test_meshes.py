@@ -270,6 +270,7 @@ def test_a_device_has_its_share_of_parameters_and_moments(trained):
     assert total(moments) == 2 * total(state.params)
 
 
+@pytest.mark.proof
 def test_the_program_is_as_long_for_48_layers_as_for_2(make_run, tmp_path):
     def instructions(layers):
         config = small.config(num_encoder_layers=layers, num_decoder_layers=layers)

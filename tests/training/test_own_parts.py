@@ -55,6 +55,7 @@ def own_run(data_dir, programs_dir, tmp_path_factory):
     return folder
 
 
+@pytest.mark.proof
 def test_a_loss_of_ones_own_trains_and_reports_its_metric(own_run):
     lines = read_metrics(own_run)
     trained = [m for m in lines if m["split"] == "train"]

@@ -130,6 +130,7 @@ def test_a_deeper_model_with_a_larger_vocabulary_and_another_head(
     assert out.count(", layers 0, 1, 0, 1") == sum(n.startswith("encoder/layers/") for n in second)
 
 
+@pytest.mark.proof
 def test_an_encoder_is_taken_out_of_an_encoder_decoder(trained, make_run, tmp_path):
     first = by_name(trained[0].params)
     run = make_run(tmp_path)

@@ -91,6 +91,7 @@ def test_a_run_returns_to_its_last_good_checkpoint_and_skips_the_batches(bad_run
     assert set(checkpoint_steps(tmp_path / "run")) <= set(history.good)
 
 
+@pytest.mark.proof
 def test_events_of_a_run_that_returned_hold_each_step_once(bad_run, tmp_path):
     train_alike(bad_run(tmp_path))
     files = sorted((tmp_path / "tensorboard").iterdir(), key=lambda path: path.name[-1])
@@ -209,6 +210,7 @@ def lost_checkpoint(of_three_steps, make_run, tmp_path):
     return run
 
 
+@pytest.mark.proof
 def test_a_run_leaves_a_lost_checkpoint_of_an_earlier_release(lost_checkpoint, tmp_path, capsys):
     run = dataclasses.replace(lost_checkpoint, total_steps=9)
     state = train_alike(run)

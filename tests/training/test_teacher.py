@@ -112,6 +112,7 @@ def expected_loss(run, params):
     return total / batch["decoder_loss_weights"].sum()
 
 
+@pytest.mark.proof
 def test_the_first_step_has_the_loss_of_the_formula(trained, program):
     run = program[0].run
     initial = program[0].init(program[0].hyper).params
@@ -123,6 +124,7 @@ def test_the_first_step_has_the_loss_of_the_formula(trained, program):
     assert metrics[-1]["distillation_nats_per_token"] < metrics[0]["distillation_nats_per_token"]
 
 
+@pytest.mark.proof
 def test_checkpoints_have_the_path_and_the_fingerprint_of_the_teacher_alone(trained, teacher):
     source, step = open_checkpoint(str(trained[1]))
     described = source.about(step)["frozen"]["teacher"]
@@ -132,6 +134,7 @@ def test_checkpoints_have_the_path_and_the_fingerprint_of_the_teacher_alone(trai
     assert names == set(by_name(small.params(STUDENT)))
 
 
+@pytest.mark.proof
 def test_a_resumed_run_equals_an_uninterrupted_one_with_a_copy_of_the_teacher(
     trained, train, teacher, make, tmp_path
 ):
@@ -142,6 +145,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_with_a_copy_of_the_teacher(
     jax.tree.map(np.testing.assert_array_equal, trained[0], jax.device_get(state))
 
 
+@pytest.mark.proof
 def test_a_run_with_another_teacher_or_none_does_not_resume(
     trained, train, teacher, make, tmp_path
 ):

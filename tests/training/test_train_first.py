@@ -46,6 +46,7 @@ def moved(before, after):
     return {n for n, x in by_name(before.params).items() if x.tobytes() != after[n].tobytes()}
 
 
+@pytest.mark.proof
 def test_others_keep_their_bits_until_the_step_and_move_after_it(states):
     steps, _ = states
     names = set(by_name(steps[0].params))
@@ -95,6 +96,7 @@ def test_chosen_keeps_every_bit_inside_a_program(dtype):
         assert np.asarray(chosen["b"]).tobytes() == np.asarray(new["b"]).tobytes()
 
 
+@pytest.mark.proof
 def test_the_number_of_steps_is_an_input_of_the_program(make_run, tmp_path):
     first, other = (
         make_run(tmp_path, train_first=TrainFirst(parameters=[CROSS], steps=n)) for n in (2, 3)

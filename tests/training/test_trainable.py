@@ -102,6 +102,7 @@ def test_constants_with_all_that_changes_the_step(choices, make_run, tmp_path):
         assert bool(np.any(after[name] != value)) == name.startswith("decoder/"), name
 
 
+@pytest.mark.proof
 def test_everything_trainable_is_the_same_program(make_run, tmp_path):
     programs = [
         small.program_of(run)
