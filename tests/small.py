@@ -161,7 +161,9 @@ def program_of(run: Run) -> TrainProgram:
     )
 
     def init(hyper: Hyperparameters) -> TrainState:
-        return state(params(run.model, int(hyper.seed), uneven=0.0), hyper)
+        drawn = params(run.model, int(hyper.seed), uneven=0.0)
+        # On no device, whatever mesh drew them first.
+        return state(jax.device_get(drawn), hyper)
 
     return dataclasses.replace(program, init=init)
 

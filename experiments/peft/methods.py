@@ -15,7 +15,7 @@ class Method:
 
     adapter: str | None
     bindings: tuple[str, ...] = ()
-    rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
 
     @property
     def flags(self):
@@ -25,7 +25,7 @@ class Method:
 
 
 METHODS = {
-    "full": Method(adapter=None, rates=(1e-3, 3e-3, 1e-2)),
+    "full": Method(adapter=None, rates=(3e-4, 1e-3, 3e-3)),
     "lora": Method(adapter="lora"),
     "rslora": Method(adapter="lora", bindings=("LoRA.rank_stabilized=True",)),
     "dora": Method(adapter="dora"),

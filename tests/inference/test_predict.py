@@ -113,7 +113,7 @@ def test_a_score_is_the_likelihood_of_the_target(model):
     assert [one.target_tokens for one in found] == [len(e["targets"]) for e in examples]
 
 
-@pytest.mark.parametrize("model", [MODEL, PREFIX_LM], ids=["encoder_decoder", "prefix_lm"])
+@pytest.mark.parametrize("model", [MODEL, proof(PREFIX_LM)], ids=["encoder_decoder", "prefix_lm"])
 def test_a_target_begins_with_its_prefix(model):
     free = prompts(4)
     prefix = np.array([5, 7, 3], np.int32)
@@ -165,6 +165,7 @@ def test_a_search_with_more_beams_than_hypotheses_returns_only_hypotheses():
     assert all(-100 < target.score < 0 for target in found)
 
 
+@pytest.mark.proof
 def test_samples_depend_on_the_number_of_the_prompt_only():
     decoding = Decoding(temperature=1.5, num_samples=3)
     given = prompts()
@@ -188,7 +189,7 @@ def test_each_length_bucket_compiles_one_program(caplog):
     assert len(finished) == 3, finished
 
 
-@pytest.mark.parametrize("model", [MODEL, PREFIX_LM], ids=["encoder_decoder", "prefix_lm"])
+@pytest.mark.parametrize("model", [MODEL, proof(PREFIX_LM)], ids=["encoder_decoder", "prefix_lm"])
 def test_prefixes_of_many_lengths_share_one_program(model, caplog):
     given = [
         Prompt(inputs=np.full(5, 4, np.int32), prefix=np.full(length, 5, np.int32))

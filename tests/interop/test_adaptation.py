@@ -228,7 +228,7 @@ def test_a_prefix_model_reads_its_prefix_in_the_encoder():
 
 @pytest.mark.parametrize(
     ("form", "left", "windows"),
-    [(SEPARATE, 2, (3, 3)), (MERGED, 2, (1, 1)), (MERGED, 3, (1, 2))],
+    [(SEPARATE, 2, (3, 3)), proof(MERGED, 2, (1, 1)), proof(MERGED, 3, (1, 2))],
 )
 def test_encoder_windows_reach_as_far_as_those_of_the_published_models(form, left, windows):
     config = small.decoder_config(**ROTARY, decoder_windows=((left, 0), None))

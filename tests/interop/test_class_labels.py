@@ -14,6 +14,7 @@ from t5lite.core.lazy import LazyArray
 from t5lite.interop.huggingface import read_huggingface, write_huggingface
 from t5lite.models.classifier import Classes
 from t5lite.models.encoder_decoder_classifier import EncoderDecoderClassifier
+from tests.proofs import proof
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "huggingface"
 
@@ -104,7 +105,7 @@ def test_class_of_a_sequence_by_t5gemmas_decoder_comes_with_a_remark():
     ("end", "classes"),
     [
         ("ForSequenceClassification", Classes(count=2, per_token=False, pooling="last")),
-        ("ForTokenClassification", Classes(count=2, per_token=True)),
+        proof("ForTokenClassification", Classes(count=2, per_token=True)),
     ],
 )
 def test_classes_of_t5gemma_2_are_written_and_read_back(end, classes, tmp_path):

@@ -72,7 +72,7 @@ def test_tokens_may_be_processed_in_pieces_of_any_size(sizes):
     [
         {"positions": "shared_bias"},
         proof({"positions": "layer_bias"}),
-        {"positions": "rotary", "decoder_windows": (2, None)},
+        proof({"positions": "rotary", "decoder_windows": (2, None)}),
     ],
     ids=["shared_bias", "layer_bias", "rotary_with_windows"],
 )
@@ -93,7 +93,7 @@ def test_a_prefix_changes_what_its_tokens_see():
     assert np.abs(causal[0, 0] - whole[0, 0]).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["t5_1_1", "t5gemma_2"])
+@pytest.mark.parametrize("name", ["t5_1_1", proof("t5gemma_2")])
 def test_encoder_keys_and_values_are_computed_once(name):
     model, batch = MODELS[name], jax.tree.map(jnp.asarray, small.batch(6))
     params = small.params(model)

@@ -10,6 +10,7 @@ from t5lite.models.architectures import DecoderOnly, EncoderDecoder, ModelApply
 from t5lite.models.experts import Experts, route
 from t5lite.models.flops import train_flops
 from tests import small
+from tests.proofs import proof
 
 EXPERTS = {"num_experts": 4, "capacity_factor": 4.0}
 
@@ -60,7 +61,7 @@ def test_router_z_is_the_mean_square_of_the_log_sum_exp_over_tokens():
     assert float(statistics["router_z"][0]) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("choices", [1, 2])
+@pytest.mark.parametrize("choices", [proof(1), 2])
 def test_experts_equal_a_float64_loop_over_tokens(choices):
     config = small.config(**EXPERTS, experts_per_token=choices)
     x = jax.random.normal(jax.random.key(1), (2, 5, config.embed_dim))

@@ -75,7 +75,7 @@ def program_flops(patterns, **choices):
     [
         (".*",),
         proof(("decoder/.*",)),
-        ("encoder/.*",),
+        proof(("encoder/.*",)),
         proof(("decoder/decoder_norm/.*",)),
         proof((".*/(query|value)/kernel",)),
         proof(("token_embedder/.*", "decoder/layers/mlp/.*")),

@@ -6,6 +6,7 @@ import pytest
 from t5lite.models.architectures import DecoderOnly
 from t5lite.models.frozen import FrozenModel, JoinedRows, SameRows
 from tests import small
+from tests.proofs import proof
 
 EOS = 1
 # The same products of a row, with more or fewer rows and padding.
@@ -67,7 +68,7 @@ def examples(rng):
 
 @pytest.mark.parametrize(
     ("packed", "start", "prefix"),
-    [(False, None, False), (True, None, True), (False, 5, True)],
+    [proof(False, None, False), (True, None, True), proof(False, 5, True)],
 )
 def test_each_target_has_the_logits_of_the_token_before_it(packed, start, prefix, examples):
     model = DecoderOnly(small.decoder_config(**SIZES, prefix_attention=prefix))

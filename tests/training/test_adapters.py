@@ -36,6 +36,7 @@ def test_only_adapters_move_and_the_base_stays(tuned):
             np.testing.assert_array_equal(value, base[name], err_msg=name)
 
 
+@pytest.mark.proof
 def test_another_adapter_than_the_runs_is_rejected(tuned):
     other = dataclasses.replace(tuned[2], model=adapted(scale=7.0))
     with pytest.raises(UserError, match="was trained with T5Config.adapters .*2.0.* got .*7.0"):

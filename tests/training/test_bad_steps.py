@@ -177,6 +177,7 @@ def test_a_bad_batch_is_skipped_counted_and_recorded(make_run, tmp_path, monkeyp
     assert records[0]["rows"] == json.loads(about.read_text())["data"]["rows"]
 
 
+@pytest.mark.proof
 def test_a_window_of_bad_steps_only_has_no_loss(make_run, tmp_path, monkeypatch):
     mark_batches(monkeypatch, {2: NOT_A_NUMBER})
     run = make_run(tmp_path, loss=MarkedLoss(), total_steps=3)

@@ -19,6 +19,9 @@ from tests import small
 from tests.conftest import COMPILE_FAST
 from tests.training.own_parts import FocalLoss
 
+# The command line trains once for most of them.
+pytestmark = pytest.mark.proof
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 OWN = "tests.training.own_parts"
 
@@ -55,7 +58,6 @@ def own_run(data_dir, programs_dir, tmp_path_factory):
     return folder
 
 
-@pytest.mark.proof
 def test_a_loss_of_ones_own_trains_and_reports_its_metric(own_run):
     lines = read_metrics(own_run)
     trained = [m for m in lines if m["split"] == "train"]
@@ -96,7 +98,6 @@ def test_the_configuration_of_parts_of_ones_own_can_be_loaded_again(own_run):
     assert json.loads((own_run / "environment.json").read_text())["command"][0] == "t5lite"
 
 
-@pytest.mark.proof
 def test_trials_differ_in_the_number_of_a_loss_of_ones_own(make_run, tmp_path):
     runs = [
         make_run(

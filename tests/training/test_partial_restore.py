@@ -148,6 +148,7 @@ def test_an_encoder_is_taken_out_of_an_encoder_decoder(trained, make_run, tmp_pa
         np.testing.assert_array_equal(array, first[name])
 
 
+@pytest.mark.proof
 def test_restore_optimizer_continues_step_and_optimizer_state(trained, make_run, tmp_path):
     first, source = trained
     choices = {"initial_checkpoint": source, "restore_optimizer": True}

@@ -175,6 +175,7 @@ def test_a_diverged_run_resumes_on_its_path_with_a_lower_learning_rate(make_run,
     assert steps_of(tmp_path / "run") == list(range(1, 10))
 
 
+@pytest.mark.proof
 def test_a_checkpoint_of_lost_parameters_is_not_good_and_is_left(make_run, tmp_path):
     run = make_run(tmp_path, optimizer=adamw(0.01), total_steps=3, bad_steps=RULES)
     train_alike(run)

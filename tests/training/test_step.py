@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from t5lite.optimizers.schedules import CosineSchedule
 from t5lite.parallel.mesh import Mesh
 from t5lite.parallel.sharding import batch_sharding, make_global, on_mesh
 from t5lite.training.hyperparameters import Hyperparameters
-from t5lite.training.state import abstract_state, initial_state
+from t5lite.training.state import abstract_state, state_before_training
 from t5lite.training.step import make_train_step
 from tests import small
 
@@ -55,7 +56,11 @@ def program(mesh, inputs, microbatches, config):
         )
         abstract, axes = abstract_state(model, inputs, mesh)
         shardings = jax.tree.map(lambda x: x.sharding, abstract)
-        init = jax.jit(lambda h: initial_state(model, h, axes), out_shardings=shardings)
+        initial = jax.jit(
+            lambda params, h: state_before_training(model, params, h, axes),
+            out_shardings=shardings,
+        )
+        init = functools.partial(initial, jax.device_get(small.params(model)))
         step = make_train_step(model, axes, microbatches=microbatches)
         jitted = jax.jit(step, donate_argnums=1, out_shardings=(shardings, None))
         _programs[key] = init, jitted.lower(inputs, abstract, shapes).compile()
@@ -113,6 +118,7 @@ def test_eight_devices_train_as_one(sizes, microbatches, one_device):
     )
 
 
+@pytest.mark.proof
 def test_each_device_has_a_share_of_parameters_and_moments():
     _, state, _ = train(Mesh(**SPLIT).make(), hyper(), steps=1)
     query = state.params["encoder"]["layers"]["attention"]["query"]["kernel"]
@@ -140,7 +146,7 @@ def test_the_loss_is_divided_by_the_target_tokens_of_the_whole_batch():
             max_gradient_norm=None,
         )
     )
-    state = jax.jit(lambda h: initial_state(model, h, axes))(numbers)
+    state = state_before_training(model, small.params(model), numbers, axes)
     after, sums = jax.jit(step)(numbers, state, shapes)
 
     def mean_loss(params):
@@ -220,7 +226,7 @@ def test_a_large_gradient_is_clipped_to_its_norm():
     sgd = make_optimizer(optax.sgd, name="sgd", learning_rate=1.0)
     numbers = as_inputs(hyper(optimizer=sgd, max_gradient_norm=0.01))
     axes = abstract_state(model, hyper(), mesh_of_one())[1]
-    state = jax.jit(lambda h: initial_state(model, h, axes))(numbers)
+    state = state_before_training(model, small.params(model), numbers, axes)
     after, _ = jax.jit(make_train_step(model, axes))(numbers, state, shapes)
     moved = jax.tree.map(lambda a, b: a - b, state.params, after.params)
     assert float(optax.tree.norm(moved)) == pytest.approx(0.01, rel=1e-3)
