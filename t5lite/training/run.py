@@ -31,17 +31,12 @@ from t5lite.losses.loss import (
     needed_models,
 )
 from t5lite.models.adalora import AdaLoRA
-from t5lite.models.classifier import INDEPENDENT, RANKING, SPAN
+from t5lite.models.classifier import INDEPENDENT, RANKING
 from t5lite.models.config_fields import DTYPES
 from t5lite.models.initial_text import text_adapters
 from t5lite.models.model import Model, check_adapters
 from t5lite.models.positions import check_row_length
 from t5lite.models.token_adapters import prompt_length
-from t5lite.objectives.classes import Classification, Tagging
-from t5lite.objectives.extraction import Extraction
-from t5lite.objectives.masked_lm import MaskedLM
-from t5lite.objectives.ranking import Ranking
-from t5lite.objectives.sentence_pairs import SentencePairs
 from t5lite.optimizers.by_pattern import OptimizersByPattern
 from t5lite.optimizers.optimizer import Optimizer
 from t5lite.parallel.mesh import Mesh
@@ -53,6 +48,7 @@ from t5lite.training.layer_rates import LayerRates
 from t5lite.training.moving_average import MovingAverage
 from t5lite.training.partial_restore import check_rules
 from t5lite.training.rank_budget import RankBudget
+from t5lite.training.tasks_fit import check_tasks_fit
 from t5lite.training.teacher import Teacher
 from t5lite.training.train_first import TrainFirst
 from t5lite.training.trainable import EVERYTHING
@@ -297,8 +293,6 @@ class Run:
 
     def _check_fit(self) -> None:
         config = self.model.config
-        classes = self.model.classes
-        vocabulary = self.task.vocabulary
         check_adapters(self.model)
         if text_adapters(config.adapters) and self.initial_checkpoint is None:
             raise UserError(
@@ -318,36 +312,7 @@ class Run:
                 f"{field_name(self, 'packed')} must be False with T5Config.encoder_attention "
                 "'transient_global', whose global tokens would mix several examples"
             )
-        if vocabulary.size > config.vocab_size:
-            raise UserError(
-                f"T5Config.vocab_size must be at least the vocabulary's {vocabulary.size} ids "
-                f"({vocabulary.num_sentinels} sentinels included), got {config.vocab_size}"
-            )
-        for task in self.task.tasks:
-            model = type(self.model).__name__
-            objective = type(task.objective).__name__
-            _check_positions_have_targets(self.model, task.objective)
-            _check_document_start(self.model, task)
-            _check_few_shot(task, self.train_split)
-            predicts = self.model.has_decoder or classes is not None
-            if task.metrics and not predicts:
-                raise UserError(
-                    f"Task.metrics of {task.name!r} need a model with a decoder to write, or with "
-                    f"classes, got {model}; its accuracy is reported without metrics"
-                )
-            if task.choices is not None and not self.model.has_decoder:
-                raise UserError(
-                    f"Task.choices of {task.name!r} need a model with a decoder, got {model}"
-                )
-            if task.metrics and task.objective.inputs_length == 0:
-                raise UserError(
-                    f"Task.metrics of {task.name!r} need an objective with inputs, got {objective}"
-                )
-            if self.model.has_encoder and task.objective.inputs_length == 0:
-                raise UserError(
-                    f"{model} cannot train on {objective}: it makes no inputs; use DecoderOnly or "
-                    "another objective"
-                )
+        check_tasks_fit(self.model, self.task, self.train_split)
         # Each candidate of a query counts its positions from 0.
         longest = [getattr(task.objective, "pair_length", 0) for task in self.task.tasks]
         check_row_length(config, max(longest) or max(self.layout.lengths.values()))
@@ -441,67 +406,3 @@ class Run:
             moving_average=self.moving_average,
             rank_budget=self.rank_budget,
         )
-
-
-def _check_few_shot(task: Task, train_split: str) -> None:
-    """Raises a UserError if few-shot examples come from another split than that of training."""
-    few_shot = task.few_shot
-    if few_shot is None:
-        return
-    # A slice is as in "train[:10%]".
-    name = train_split.partition("[")[0]
-    if few_shot.split.partition("[")[0] != name:
-        rule = f"{name!r}, the split of training, or a part of it"
-        raise field_error(few_shot, "split", rule)
-
-
-def _check_document_start(model: Model, task: Task) -> None:
-    """Checks that documents whose every token is predicted start as decoding does."""
-    if task.join_documents or not getattr(task.objective, "lookahead", 0):
-        return
-    wanted = task.vocabulary.document_start
-    if model.config.start_token != wanted:
-        raise UserError(
-            f"T5Config.start_token must be {wanted}, the token before each document of "
-            f"{type(task.objective).__name__}, got {model.config.start_token}; bind one of "
-            "T5Config.start_token and SpecialTokens.bos_id of the vocabulary"
-        )
-
-
-# Objectives with one target for each position of the inputs.
-_OF_ENCODERS = (MaskedLM, SentencePairs, Classification, Tagging, Extraction, Ranking)
-
-
-def _check_positions_have_targets(model: Model, objective: Any) -> None:
-    """Checks that an encoder alone gets objectives with one target for each position."""
-    kind = type(model).__name__
-    name = type(objective).__name__
-    needed: type | None = None
-    if not model.has_decoder:
-        needed = SentencePairs if model.config.next_sentence else MaskedLM
-        if model.classes is not None:
-            needed = Tagging if model.classes.per_token else Classification
-            kind = f"{kind} with Classes.per_token={model.classes.per_token}"
-            if model.classes.structure == SPAN:
-                needed = Extraction
-                kind = f"{kind} and Classes.structure={SPAN!r}"
-            if model.classes.structure == RANKING:
-                needed = Ranking
-                kind = f"{kind} and Classes.structure={RANKING!r}"
-    if needed is not None and not isinstance(objective, needed):
-        raise UserError(f"{kind} cannot train on {name}; use {needed.__name__}")
-    if needed is None and isinstance(objective, _OF_ENCODERS):
-        raise UserError(f"{kind} cannot train on {name}, which is for EncoderOnly and classifiers")
-    if isinstance(objective, Classification | Tagging):
-        count = model.classes.count if model.classes else 0
-        if len(objective.classes) != count:
-            raise UserError(
-                f"Classes.count must be the number of {name}.classes ({len(objective.classes)}), "
-                f"got {count}"
-            )
-        names = model.classes.names if model.classes else ()
-        if names and tuple(names) != tuple(objective.classes):
-            raise UserError(
-                f"{name}.classes must be the model's Classes.names {list(names)}, in this order, "
-                f"got {list(objective.classes)}"
-            )
