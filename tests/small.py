@@ -27,7 +27,7 @@ from t5lite.objectives.span_corruption import SpanCorruption
 from t5lite.optimizers.optimizer import make_optimizer
 from t5lite.parallel.mesh import POPULATION, DeviceMesh, Mesh
 from t5lite.parallel.rules import MESH_AXES
-from t5lite.training import loop
+from t5lite.training import loop, vectorized_loop
 from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.program import TrainProgram, train_program
 from t5lite.training.run import Run
@@ -144,11 +144,16 @@ def _is_parameter(leaf: object) -> bool:
 
 
 def program_of(run: Run) -> TrainProgram:
-    """The program of a run on `mesh(run)`, of which NumPy draws the first parameters.
+    """The program of a run on `mesh(run)`, of which NumPy draws the first parameters."""
+    return with_drawn_params(train_program(run, mesh(run)))
+
+
+def with_drawn_params(program: TrainProgram) -> TrainProgram:
+    """The same program, of which NumPy draws the first parameters.
 
     Compiling their initialisation takes as long as compiling the step.
     """
-    program = train_program(run, mesh(run))
+    run = program.run
     boxes = jax.tree.leaves(parameter_tree(run.model), is_leaf=_is_parameter)
     if any(box.initializer == COMPUTED for box in boxes):
         return program
@@ -234,6 +239,17 @@ def train(run: Run, *, shared: bool = True) -> TrainState:
             program, compiled = shared_programs(program)
             patch.setattr(loop, "compile_once", lambda program, log: compiled)
         return loop.train(program, evaluate=evaluate_of(run), config_text=config_text)
+
+
+def train_vectorized(*args: Any, **choices: Any) -> None:
+    """Trains trials in one program from the same first parameters as `train`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            vectorized_loop,
+            "train_program",
+            lambda run, mesh: with_drawn_params(train_program(run, mesh)),
+        )
+        vectorized_loop.train_vectorized(*args, **choices)
 
 
 def run(text: pathlib.Path, data_dir: str, model_dir: pathlib.Path, **changes: Any) -> Run:

@@ -139,7 +139,7 @@ def test_examples_are_classified_by_a_decoder(packed, make_run, tmp_path):
         None,
         model=EncoderDecoderClassifier(config, classes),
         packed=packed,
-        total_steps=240,
+        total_steps=300,
     )
     # Two in five would be right by chance.
     assert accuracy(run) > 0.8

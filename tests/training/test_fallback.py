@@ -10,7 +10,6 @@ from t5lite.core.errors import UserError
 from t5lite.core.run_directory import read_metrics
 from t5lite.training.slot import VectorizedTrial
 from t5lite.training.stored_checkpoints import StoredCheckpoints
-from t5lite.training.vectorized_loop import train_vectorized
 from tests import small
 from tests.equal_runs import events_in
 
@@ -106,7 +105,7 @@ def test_a_trial_of_a_vectorized_sweep_falls_back(damaged, make_run, tmp_path, c
     ended = {}
     run = make_run(tmp_path, checkpoint_every_steps=2, eval_every_steps=2)
     trial = VectorizedTrial(run=run, config_text="# all\n", command=["t5lite", "train"])
-    train_vectorized(
+    small.train_vectorized(
         iter([trial]),
         1,
         small.mesh(run),

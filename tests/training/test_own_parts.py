@@ -14,7 +14,6 @@ from t5lite.core.numbers import as_inputs
 from t5lite.core.run_directory import read_metrics
 from t5lite.training.slot import VectorizedTrial
 from t5lite.training.stored_checkpoints import StoredCheckpoints
-from t5lite.training.vectorized_loop import train_vectorized
 from tests import small
 from tests.conftest import COMPILE_FAST
 from tests.training.own_parts import FocalLoss
@@ -109,7 +108,7 @@ def test_trials_differ_in_the_number_of_a_loss_of_ones_own(make_run, tmp_path):
         for gamma in (0.0, 2.0)
     ]
     trials = (VectorizedTrial(run=run, config_text="", command=["t5lite"]) for run in runs)
-    train_vectorized(trials, 2, small.mesh(runs[0]), evaluate=small.evaluate_of)
+    small.train_vectorized(trials, 2, small.mesh(runs[0]), evaluate=small.evaluate_of)
     first, second = (read_metrics(tmp_path / name)[1] for name in ("0.0", "2.0"))
     # Without focus the loss is the cross-entropy.
     assert first["loss_nats_per_token"] == pytest.approx(

@@ -19,7 +19,6 @@ from t5lite.training.program import train_program
 from t5lite.training.slot import VectorizedTrial
 from t5lite.training.step import lower_train_step
 from t5lite.training.stored_checkpoints import StoredCheckpoints
-from t5lite.training.vectorized_loop import train_vectorized
 from tests import small
 from tests.training.teachers import LOSS, batches, distilled_run, save_teacher
 
@@ -74,7 +73,7 @@ def test_meshes_microbatches_and_chunks_train_as_one_device(packed, teacher, mak
 def test_trials_of_one_program_share_a_teacher_and_train_as_alone(teacher, make, tmp_path):
     losses = [LOSS, dataclasses.replace(LOSS, weight=0.1, temperature=4.0)]
     runs = [make(tmp_path / f"{i}", teacher, loss=loss, seed=i) for i, loss in enumerate(losses)]
-    train_vectorized(
+    small.train_vectorized(
         (VectorizedTrial(run=run, config_text="# all\n", command=["t5lite"]) for run in runs),
         2,
         small.mesh(runs[0]),

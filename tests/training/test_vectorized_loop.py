@@ -29,7 +29,6 @@ from t5lite.training.program import train_program
 from t5lite.training.rank_budget import RankBudget
 from t5lite.training.slot import VectorizedTrial
 from t5lite.training.stored_checkpoints import StoredCheckpoints
-from t5lite.training.vectorized_loop import train_vectorized
 from tests import small
 from tests.training.faults import NOT_A_NUMBER, MarkedLoss, mark_batches
 
@@ -54,7 +53,7 @@ def make_run(text_file, data_dir, tmp_path):
 
 def together(runs, size, **options):
     ended = {}
-    train_vectorized(
+    small.train_vectorized(
         (
             VectorizedTrial(
                 run=run, config_text=f"# {run.model_dir}\n", command=["t5lite", "train"]
