@@ -31,7 +31,7 @@ from t5lite.training import loop, vectorized_loop
 from t5lite.training.hyperparameters import Hyperparameters
 from t5lite.training.program import TrainProgram, train_program
 from t5lite.training.run import Run
-from t5lite.training.state import TrainState, state_before_training
+from t5lite.training.state import TrainState, initial_state
 from t5lite.training.step import CompiledStep, compile_once
 
 # Seconds that tests wait for a process: machines differ by ten times.
@@ -159,8 +159,8 @@ def with_drawn_params(program: TrainProgram) -> TrainProgram:
         return program
     choices = (run.param_dtype, run.trainable, run.base_dtype)
     state = jax.jit(
-        lambda params, hyper: state_before_training(
-            run.model, params, hyper, program.param_axes, *choices
+        lambda params, hyper: initial_state(
+            run.model, hyper, program.param_axes, *choices, params=params
         ),
         out_shardings=jax.tree.map(lambda x: x.sharding, program.state),
     )

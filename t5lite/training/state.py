@@ -86,6 +86,8 @@ def initial_state(
     param_dtype: str = "float32",
     trainable: Sequence[str] = EVERYTHING,
     base_dtype: str | None = None,
+    *,
+    params: Any = None,
 ) -> TrainState:
     """Returns the state before the first step, a function of the seed; meant to be compiled.
 
@@ -94,21 +96,10 @@ def initial_state(
         param_dtype: "float32" or "bfloat16"; the optimizer's state is float32 with both.
         trainable: patterns of the parameters that train.
         base_dtype: of what neither trains nor belongs to an adapter; None for `param_dtype`.
+        params: float32 parameters instead of those of the seed.
     """
-    params = nn.unbox(init(model, stream(jax.random.key(hyper.seed), "init")))
-    return state_before_training(model, params, hyper, axes, param_dtype, trainable, base_dtype)
-
-
-def state_before_training(
-    model: Model,
-    params: Any,
-    hyper: Hyperparameters,
-    axes: Any,
-    param_dtype: str = "float32",
-    trainable: Sequence[str] = EVERYTHING,
-    base_dtype: str | None = None,
-) -> TrainState:
-    """Returns the state before the first step from float32 parameters; see `initial_state`."""
+    if params is None:
+        params = nn.unbox(init(model, stream(jax.random.key(hyper.seed), "init")))
     state = _state_of(params, hyper, axes, param_dtype, trainable)
     stored, _ = stored_base(model, state.params, trainable, base_dtype)
     return dataclasses.replace(state, params=stored)

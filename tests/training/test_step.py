@@ -17,7 +17,7 @@ from t5lite.optimizers.schedules import CosineSchedule
 from t5lite.parallel.mesh import Mesh
 from t5lite.parallel.sharding import batch_sharding, make_global, on_mesh
 from t5lite.training.hyperparameters import Hyperparameters
-from t5lite.training.state import abstract_state, state_before_training
+from t5lite.training.state import abstract_state, initial_state
 from t5lite.training.step import make_train_step
 from tests import small
 
@@ -57,7 +57,7 @@ def program(mesh, inputs, microbatches, config):
         abstract, axes = abstract_state(model, inputs, mesh)
         shardings = jax.tree.map(lambda x: x.sharding, abstract)
         initial = jax.jit(
-            lambda params, h: state_before_training(model, params, h, axes),
+            lambda params, h: initial_state(model, h, axes, params=params),
             out_shardings=shardings,
         )
         init = functools.partial(initial, jax.device_get(small.params(model)))
@@ -146,7 +146,7 @@ def test_the_loss_is_divided_by_the_target_tokens_of_the_whole_batch():
             max_gradient_norm=None,
         )
     )
-    state = state_before_training(model, small.params(model), numbers, axes)
+    state = initial_state(model, numbers, axes, params=small.params(model))
     after, sums = jax.jit(step)(numbers, state, shapes)
 
     def mean_loss(params):
@@ -226,7 +226,7 @@ def test_a_large_gradient_is_clipped_to_its_norm():
     sgd = make_optimizer(optax.sgd, name="sgd", learning_rate=1.0)
     numbers = as_inputs(hyper(optimizer=sgd, max_gradient_norm=0.01))
     axes = abstract_state(model, hyper(), mesh_of_one())[1]
-    state = state_before_training(model, small.params(model), numbers, axes)
+    state = initial_state(model, numbers, axes, params=small.params(model))
     after, _ = jax.jit(make_train_step(model, axes))(numbers, state, shapes)
     moved = jax.tree.map(lambda a, b: a - b, state.params, after.params)
     assert float(optax.tree.norm(moved)) == pytest.approx(0.01, rel=1e-3)
